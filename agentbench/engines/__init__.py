@@ -1,0 +1,97 @@
+"""The engine contract: token ids in, sampled ids and log-probs out. Leaves out prompts, parsing and scoring.
+
+Scoring given tokens is a teacher's work (`agentbench.trainers.teachers`); engines only sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from ..errors import EngineFailure
+from ..types import Action, SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One continuation to sample.
+
+    Attributes:
+        key: echoed with the answer; requests of one conversation share their `slot`.
+        token_ids: the whole prompt [P].
+        sampling: temperature and limits.
+        seed: all randomness of this request; the answer does not depend on batch mates.
+        slot: conversation id; engines may keep its KV cache and reuse the longest common prefix of ids.
+        choices: guided choice: the reply must be one of these id sequences (each ends with an end token); log-probs
+            are then of the distribution restricted to them. None = free.
+    """
+
+    key: str
+    token_ids: Sequence[int]
+    sampling: SamplingParams
+    seed: int
+    slot: str = ""
+    choices: tuple[tuple[int, ...], ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """An answer, or the failure that took its place; exactly one of `action` and `failure` is set."""
+
+    key: str
+    action: Action | None = None
+    failure: EngineFailure | None = None
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """Samples continuations. `submit` queues, `poll` works until at least one request is done.
+
+    Attributes:
+        tokenizer: a Hugging Face tokenizer whose ids the engine speaks.
+        max_context: prompt plus reply may not exceed this many tokens.
+        policy_version: number of weight updates seen; stamped on every Action.
+        info: name, model, dtype, revision ... for the run's records.
+    """
+
+    tokenizer: Any
+    max_context: int
+    policy_version: int
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """Say which model answers, for the records."""
+        ...
+
+    def submit(self, requests: Sequence[Request]) -> None:
+        """Queue requests; returns at once."""
+        ...
+
+    def poll(self) -> list[Completion]:
+        """Work until at least one queued request is finished; [] when none is queued."""
+        ...
+
+    def release(self, slot: str) -> None:
+        """Forget the cache of a finished conversation; unknown slots are ignored."""
+        ...
+
+    def load_weights(self, named_tensors: Iterable[tuple[str, Any]]) -> int:
+        """Replace the weights, drop every cache, return the new policy version."""
+        ...
+
+
+def sample(engine: Engine, requests: Sequence[Request]) -> list[Action]:
+    """Answer all requests and return the actions in their order.
+
+    Raises: EngineFailure: any request failed.
+    """
+    engine.submit(requests)
+    done: dict[str, Action] = {}
+    while len(done) < len(requests):
+        for completion in engine.poll():
+            if completion.failure is not None:
+                raise completion.failure
+            assert completion.action is not None
+            done[completion.key] = completion.action
+    return [done[request.key] for request in requests]

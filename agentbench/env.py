@@ -1,0 +1,154 @@
+"""The environment contract: `TextEnv` and the `EnvSpec` that describes one benchmark to the rest of the house.
+
+Leaves out: limits, parsing and prompts (rollout and policy apply those to every env alike).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import gymnasium
+import numpy as np
+
+from .errors import ContractError
+
+Info = dict[str, Any]
+StepReturn = tuple[str, float, bool, bool, Info]
+
+INFO_KEYS: dict[str, str] = {
+    "task": "str: id of the task being played; on every reset and step",
+    "admissible": "list[str]: commands the env would carry out now; empty when it cannot list them",
+    "success": "bool: the task is solved",
+    "score": "float in [0, 1]: partial credit; 1.0 exactly when solved, unless the EnvSpec says otherwise",
+    "task_type": "str: stratum used in reports; '' when the benchmark has none",
+}
+"""Keys that every env puts into `info`; further keys are the env's own and must be JSON values."""
+
+
+class AnyText(gymnasium.Space[str]):
+    """All strings, whatever their characters and length (`gymnasium.spaces.Text` refuses most of Unicode)."""
+
+    def __init__(self, examples: Sequence[str] = ("look",), seed: int | None = None) -> None:
+        """Remember `examples`, the strings that `sample` draws from."""
+        super().__init__(shape=None, dtype=np.str_, seed=seed)
+        self.examples = tuple(examples)
+
+    def sample(self, mask: Any = None, probability: Any = None) -> str:
+        """Draw one of the examples."""
+        return self.examples[int(self.np_random.integers(len(self.examples)))]
+
+    def contains(self, x: Any) -> bool:
+        """Tell whether `x` is a string."""
+        return isinstance(x, str)
+
+    def __eq__(self, other: object) -> bool:
+        """Compare by type: all such spaces hold the same strings."""
+        return isinstance(other, AnyText)
+
+    def __hash__(self) -> int:
+        """Hash by type, as `__eq__` compares."""
+        return hash(AnyText)
+
+    def __repr__(self) -> str:
+        """Name the space."""
+        return "AnyText()"
+
+    @property
+    def is_np_flattenable(self) -> bool:
+        """Strings have no fixed size."""
+        return False
+
+
+class TextEnv(gymnasium.Env[str, str]):
+    """A text environment.
+
+    A bad action never raises: it is answered in the observation. Deterministic given (task, seed, actions).
+    Subclasses set `spec_id`, implement `reset`, `step` and, where the state is small, `snapshot` and `restore`.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"]}  # type: ignore[misc]
+    can_snapshot: ClassVar[bool] = False
+
+    def __init__(self) -> None:
+        """Declare both spaces as arbitrary text."""
+        self.observation_space = AnyText()
+        self.action_space = AnyText()
+        self.render_mode: str | None = None
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, Info]:
+        """Start an episode; `options={"task": id}` names the task, else one is drawn with `seed`."""
+        raise NotImplementedError
+
+    def step(self, action: str) -> StepReturn:
+        """Carry out one command: (observation, reward, terminated, truncated, info)."""
+        raise NotImplementedError
+
+    def snapshot(self) -> Any:
+        """Return the state of the running episode as a picklable value, in O(state)."""
+        raise ContractError(f"{type(self).__name__} has no snapshot; the rollout replays its actions instead")
+
+    def restore(self, snapshot: Any) -> tuple[str, Info]:
+        """Return to a snapshot of the same or another instance; gives the observation and info of that moment."""
+        raise ContractError(f"{type(self).__name__} has no snapshot to restore")
+
+
+class Expert(Protocol):
+    """Knows what to do next in the env it was made for, from any state."""
+
+    def act(self) -> str:
+        """Return the command to give now."""
+        ...
+
+
+@dataclass(frozen=True)
+class EnvSpec:
+    """One benchmark as a plug-in (entry-point group `agentbench.envs`).
+
+    Attributes:
+        id: plug-in name, lower case: "alfworld".
+        gym_id: Gymnasium id, "agentbench/ALFWorld-v1"; the version rises when scores stop being comparable.
+        make: builds an env; keyword options are the env's own (`--env-option key=value`).
+        splits: names accepted by `tasks`, embedded ones first.
+        tasks: split -> ordered task ids. Raises MissingData when the files are absent.
+        prompt: "package:folder/name" of the prompt, see `agentbench.prompts`.
+        parser: name of the action parser and its options, see `agentbench.parse`.
+        max_turns: turn limit of the benchmark's protocol.
+        history: observation-action pairs shown in a fresh prompt.
+        metric: headline metric, "success" or "score".
+        reward_unit: what the env pays for success, in its own unit (10 for ALFWorld).
+        invalid_penalty: subtracted from a turn's reward when its reply could not be parsed cleanly.
+        expert: builds an expert for a running env; None when there is none.
+        extra: pip extra to name when an optional package is missing.
+        rules: version of everything that moves a score; part of every record.
+        blocking: steps may wait (network, subprocess), so rollout runs them in threads.
+    """
+
+    id: str
+    gym_id: str
+    make: Callable[..., TextEnv]
+    splits: tuple[str, ...]
+    tasks: Callable[[str], Sequence[str]]
+    prompt: str
+    parser: str
+    max_turns: int
+    history: int = 2
+    metric: str = "success"
+    reward_unit: float = 1.0
+    invalid_penalty: float = 0.0
+    expert: Callable[[TextEnv], Expert] | None = None
+    extra: str = ""
+    rules: str = "1"
+    blocking: bool = False
+
+
+def register_gymnasium(spec: EnvSpec, entry_point: str) -> None:
+    """Make `gym.make(spec.gym_id)` work; a second call for the same id changes nothing.
+
+    Args:
+        spec: the benchmark.
+        entry_point: "module:attribute" of the env factory, resolved by Gymnasium at `make`.
+    """
+    if spec.gym_id not in gymnasium.registry:
+        gymnasium.register(id=spec.gym_id, entry_point=entry_point)

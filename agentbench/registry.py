@@ -1,0 +1,120 @@
+"""Finds plug-ins by entry point: ours are found the same way as a stranger's. Listing reads metadata only.
+
+Anywhere a name is accepted, "package.module:Name" and "path/to/file.py:Name" are too.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.resources
+import importlib.util
+import sys
+from collections.abc import Callable
+from functools import lru_cache
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar
+
+from .engines import Engine
+from .env import EnvSpec
+from .errors import ContractError, UnknownName, unknown_name
+from .trainer import TrainerSpec
+
+KINDS = ("envs", "trainers", "engines", "panels", "datasets")
+_Spec = TypeVar("_Spec")
+_REINSTALL = "A plug-in added after installation is found once its package is installed again."
+
+
+@lru_cache(maxsize=16)
+def entry_points(kind: str) -> dict[str, importlib.metadata.EntryPoint]:
+    """Entry points of the group `agentbench.<kind>`, by name, without importing anything."""
+    found = importlib.metadata.entry_points(group=f"agentbench.{kind}")
+    return {point.name: point for point in sorted(found, key=lambda point: point.name)}
+
+
+def names(kind: str) -> list[str]:
+    """Names of the installed plug-ins of one kind, see `KINDS`."""
+    if kind not in KINDS:
+        raise unknown_name("kind of plug-in", kind, KINDS)
+    return list(entry_points(kind))
+
+
+def load(kind: str, name: str) -> Any:
+    """Import a plug-in by name, "package.module:Name" or "file.py:Name".
+
+    Raises:
+        UnknownName: nothing of that name is installed.
+        ImportError: the plug-in's own import failed; a note names the plug-in.
+    """
+    points = entry_points(kind)
+    if name in points:
+        try:
+            return points[name].load()
+        except ImportError as error:
+            error.add_note(f"while loading the plug-in {name!r} of group agentbench.{kind}")
+            raise
+    module_name, colon, attribute = name.rpartition(":")
+    if not colon:
+        raise unknown_name(kind.removesuffix("s"), name, points, _REINSTALL)
+    module = _import_file(Path(module_name)) if module_name.endswith(".py") else _import_module(module_name)
+    if not hasattr(module, attribute):
+        raise UnknownName(f"{module_name!r} has no attribute {attribute!r}")
+    return getattr(module, attribute)
+
+
+def _import_module(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name and name.startswith(error.name):
+            raise UnknownName(f"no module {name!r}; is its package installed?") from error
+        raise
+
+
+def _import_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise UnknownName(f"no file {str(path)!r}")
+    name = f"agentbench_plugin_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def env_spec(name: str) -> EnvSpec:
+    """Load the spec of an environment."""
+    return _checked(load("envs", name), EnvSpec, "env", name)
+
+
+def trainer_spec(name: str) -> TrainerSpec:
+    """Load the spec of an algorithm."""
+    return _checked(load("trainers", name), TrainerSpec, "trainer", name)
+
+
+def engine_factory(name: str) -> Callable[..., Engine]:
+    """Load the function that builds an engine."""
+    factory: Callable[..., Engine] = load("engines", name)
+    if not callable(factory):
+        raise ContractError(f"engine plug-in {name!r} must be callable, got {type(factory).__name__}")
+    return factory
+
+
+def _checked(found: Any, kind: type[_Spec], label: str, name: str) -> _Spec:
+    if not isinstance(found, kind):
+        raise ContractError(f"{label} plug-in {name!r} must be a {kind.__name__}, got {type(found).__name__}")
+    return found
+
+
+def panel_files() -> dict[str, Traversable]:
+    """Every shipped panel file by its file stem, from the resource packages of the group `agentbench.panels`."""
+    files: dict[str, Traversable] = {}
+    for point in entry_points("panels").values():
+        for file in importlib.resources.files(point.value).iterdir():
+            if file.name.endswith(".yaml"):
+                files[file.name.removesuffix(".yaml")] = file
+    return dict(sorted(files.items()))

@@ -1,0 +1,69 @@
+"""The trainer contract: what an algorithm offers to the loop in `agentbench.train`. Holds no tensors.
+
+Leaves out the loop itself (collect, update, publish, evaluate, save, resume) and all maths (`agentbench.trainers`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from .types import Group, RolloutPlan
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What one update did.
+
+    Attributes:
+        metrics: name -> number, written to metrics.jsonl.
+        turn_columns: column -> {(trajectory id, turn index): value}; become turn annotations in the records.
+    """
+
+    metrics: Mapping[str, float]
+    turn_columns: Mapping[str, Mapping[tuple[str, int], float]] = field(default_factory=dict)
+
+
+class Trainer(Protocol):
+    """One algorithm with its student, teachers and optimizer."""
+
+    def plan(self, step: int) -> RolloutPlan:
+        """Say which episodes step `step` needs."""
+        ...
+
+    def update(self, groups: Sequence[Group], step: int) -> Update:
+        """Learn from the collected groups."""
+        ...
+
+    def weights(self) -> Iterable[tuple[str, Any]]:
+        """Name and tensor of every student weight, for the engine."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write the student as a plain Hugging Face folder plus optimizer and trainer state."""
+        ...
+
+    def load(self, folder: Path) -> None:
+        """Restore what `save` wrote, to the bit."""
+        ...
+
+
+@dataclass(frozen=True)
+class TrainerSpec:
+    """One algorithm as a plug-in (entry-point group `agentbench.trainers`).
+
+    Attributes:
+        id: plug-in name: "atod".
+        config: pydantic model of the algorithm's own keys (`extra="forbid"`).
+        build: makes the trainer from the resolved run configuration.
+        needs: subset of {"teacher", "groups", "expert"}.
+        paper: where the algorithm comes from.
+    """
+
+    id: str
+    config: type[Any]
+    build: Callable[..., Trainer]
+    needs: frozenset[str] = frozenset()
+    paper: str = ""

@@ -1,0 +1,229 @@
+"""The records every part exchanges: Action, Turn, Trajectory, Group, RolloutPlan.
+
+Frozen dataclasses of plain Python values with a JSON round trip; compared with `==`. Leaves out tensors (see
+`agentbench.trainers.batch`) and anything that acts. Frozen is shallow: never mutate a list held by a record.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from .errors import ContractError
+
+Finish = Literal["stop", "length", "abort"]
+End = Literal["terminated", "max_turns", "max_tokens", "context_full", "error"]
+Mode = Literal["episode", "step"]
+
+FINISHES: tuple[str, ...] = get_args(Finish)
+ENDS: tuple[str, ...] = get_args(End)
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """What an author said in one turn.
+
+    Attributes:
+        text: the reply as text, special tokens left out.
+        token_ids: the sampled ids [A], end-of-turn token included when it was sampled; empty for text-only authors.
+        logprobs: nats [A], under the distribution the ids were sampled from (after temperature, top-k and top-p).
+        finish: "stop" (end token), "length" (token limit) or "abort" (cancelled).
+        policy_version: number of weight updates the sampling model had seen.
+        author: "student", "teacher", "expert" ...
+    """
+
+    text: str
+    token_ids: Sequence[int] = ()
+    logprobs: Sequence[float] = ()
+    finish: Finish = "stop"
+    policy_version: int = 0
+    author: str = "student"
+
+    def __post_init__(self) -> None:
+        if len(self.token_ids) != len(self.logprobs):
+            raise ContractError(
+                f"an Action needs one log-prob per token id; got {len(self.token_ids)} ids and "
+                f"{len(self.logprobs)} log-probs from author {self.author!r}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One observation, the reply to it, and what came of it.
+
+    Attributes:
+        index: position in the episode, 0 first.
+        observation: the env's text shown before acting.
+        context_ids: only the token ids that are new since the last turn's reply [C]; the whole prompt when `fresh`.
+        fresh: the prompt restarts here, it does not extend the tokens on record.
+        action: the reply.
+        env_action: what was sent to the env; None when nothing could be parsed (the env was told so).
+        reward: of this step, in the env's own unit.
+        info: JSON values worth keeping (parse failure, validity, reward parts).
+        annotations: numbers added later by trainers: weight, advantage, disagreement, uncertainty ...
+    """
+
+    index: int
+    observation: str
+    action: Action
+    env_action: str | None
+    reward: float
+    context_ids: Sequence[int] = ()
+    fresh: bool = True
+    info: Mapping[str, Any] = field(default_factory=dict)
+    annotations: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An infrastructure failure: what broke, where, with which message."""
+
+    type: str
+    message: str
+    where: Literal["env", "engine", "policy"]
+
+
+@dataclass(frozen=True, slots=True)
+class Parent:
+    """Where a forked trajectory left its parent: at the start of turn `turn`."""
+
+    trajectory: str
+    turn: int
+
+
+@dataclass(frozen=True, slots=True)
+class Trajectory:
+    """One episode.
+
+    Attributes:
+        id: unique within a run.
+        env: plug-in name of the environment.
+        task: task id.
+        task_type: stratum of the task used in reports; "" when the benchmark has none.
+        seed: the episode's own seed; everything random in the episode follows from it.
+        repeat: 0 for the first run of the task, 1 for the second ...
+        turns: [N] in order.
+        success: the headline yes/no; None where the env has none or the episode broke.
+        score: in [0, 1].
+        end: why it stopped.
+        error: set exactly when `end == "error"`.
+        final_observation: the env's last text, which no turn answers.
+        parent: set when the episode was forked from another.
+        seconds: wall time; not part of the saved record, so that records are reproducible to the byte.
+    """
+
+    id: str
+    env: str
+    task: str
+    seed: int
+    turns: Sequence[Turn]
+    success: bool | None
+    score: float
+    end: End
+    repeat: int = 0
+    task_type: str = ""
+    error: Failure | None = None
+    final_observation: str = ""
+    parent: Parent | None = None
+    seconds: float = field(default=0.0, compare=False)
+
+    @property
+    def ok(self) -> bool:
+        """Whether the episode is free of infrastructure failures and may be scored."""
+        return self.end != "error"
+
+    @property
+    def reward(self) -> float:
+        """Sum of the turn rewards, in the env's own unit."""
+        return float(sum(turn.reward for turn in self.turns))
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Trajectories that are compared with each other.
+
+    Attributes:
+        key: task id, or task id and state.
+        anchor: first turn in which members may differ; 0 for whole episodes.
+        members: [S].
+    """
+
+    key: str
+    anchor: int
+    members: Sequence[Trajectory]
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How an engine samples: temperature 0 is greedy; log-probs are of the distribution sampled from."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    max_new_tokens: int = 512
+    min_new_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutPlan:
+    """What an algorithm asks of the rollout, as data.
+
+    Attributes:
+        groups: number of tasks (episode mode) or anchors (step mode).
+        members: trajectories per group.
+        mode: "episode" runs whole episodes; "step" forks every member at an anchor (trajectory, turn).
+        anchors: name of the anchor sampler, see `agentbench.sampling` (step mode only).
+        authors: hand-overs ((first turn, author), ...); the author acts from that turn on until the next hand-over.
+        max_turns: turn limit; None takes the env's own.
+        sampling: how the student samples.
+        steps_per_member: turns each member plays after its anchor; None plays to the end (step mode only).
+    """
+
+    groups: int
+    members: int
+    mode: Mode = "episode"
+    anchors: str = "uniform"
+    authors: tuple[tuple[int, str], ...] = ((0, "student"),)
+    max_turns: int | None = None
+    sampling: SamplingParams = SamplingParams()
+    steps_per_member: int | None = None
+
+    def author_of(self, turn: int) -> str:
+        """Name of the author who acts on turn `turn`."""
+        return [name for first, name in self.authors if first <= turn][-1]
+
+
+def derive_seed(*parts: object) -> int:
+    """Hash any printable parts to a 63-bit seed; equal parts give equal seeds on every machine."""
+    text = "\x1f".join(str(part) for part in parts)
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def to_dict(record: Any) -> dict[str, Any]:
+    """Turn a record into plain dicts and lists; `Trajectory.seconds` is left out."""
+    data = dataclasses.asdict(record)
+    if isinstance(record, Trajectory):
+        del data["seconds"]
+    return data
+
+
+def trajectory_from_dict(data: Mapping[str, Any]) -> Trajectory:
+    """Rebuild a trajectory from `to_dict`'s output; sequences come back as tuples."""
+    values = dict(data)
+    values["turns"] = tuple(_turn_from_dict(turn) for turn in data["turns"])
+    values["error"] = Failure(**data["error"]) if data.get("error") else None
+    values["parent"] = Parent(**data["parent"]) if data.get("parent") else None
+    return Trajectory(**values)
+
+
+def _turn_from_dict(data: Mapping[str, Any]) -> Turn:
+    values = dict(data)
+    action = dict(data["action"])
+    action["token_ids"] = tuple(action["token_ids"])
+    action["logprobs"] = tuple(action["logprobs"])
+    values["action"] = Action(**action)
+    values["context_ids"] = tuple(data["context_ids"])
+    return Turn(**values)

@@ -1,0 +1,1 @@
+"""Task panels: versioned YAML files, found by the entry-point group `agentbench.panels`."""

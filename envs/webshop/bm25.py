@@ -1,0 +1,236 @@
+"""BM25 over index terms, equal to Lucene's float32 scores bit for bit, in NumPy; in memory or mapped from disk.
+
+Knows nothing of products or text: terms come from an analyzer, ties are broken by ranks the caller gives. Building an
+index is `bm25_build`.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agentbench.errors import CorruptData
+
+K1 = np.float32(0.9)
+B = np.float32(0.4)
+DENSE_LIMIT = 1 << 15
+"""Up to this many documents a full accumulator costs less than skipping hopeless documents."""
+
+Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+Ints = NDArray[np.int32]
+
+
+def stored_length(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return document lengths as one byte remembers them.
+
+    Args:
+        lengths: terms per document.
+    Returns: below 24 as it is; else 24 + (length - 24) with its four highest binary digits kept.
+    Source: Lucene's SmallFloat.
+    """
+    excess = np.maximum(lengths - 24, 0)
+    shift = np.maximum(np.frexp(excess.astype(np.float64))[1] - 4, 0)
+    kept: NDArray[np.int64] = np.minimum(lengths, 24) + ((excess >> shift) << shift)
+    return kept
+
+
+def inverse_norm(lengths: NDArray[np.int64], average: float) -> Floats:
+    """Return 1 / (k1 * (1 - b + b * length / average)) in float32 at each step, as Lucene caches it."""
+    relative = B * stored_length(lengths).astype(np.float32) / np.float32(average)
+    result: Floats = np.float32(1) / (K1 * ((np.float32(1) - B) + relative))
+    return result
+
+
+@dataclass(frozen=True, eq=False)
+class Bm25Index:
+    """Postings of a document collection.
+
+    Attributes:
+        vocabulary: all terms in UTF-8, sorted by bytes, end to end.
+        term_start: int64 [V + 1], where each term begins.
+        posting_start: int64 [V + 1], where the postings of each term begin.
+        docs: int32 [P], documents of each posting, ascending within a term.
+        saturation: float32 [P], 1 + tf * inverse norm.
+        ceiling: float32 [V], greatest saturation of each term, an upper bound for skipping.
+        rank: int32 [D], order in which equal scores are listed.
+        documents: number of documents that have a term at all.
+    """
+
+    vocabulary: NDArray[np.uint8]
+    term_start: NDArray[np.int64]
+    posting_start: NDArray[np.int64]
+    docs: Ints
+    saturation: Floats
+    ceiling: Floats
+    rank: Ints
+    documents: int
+    _scratch: list[Doubles] = field(default_factory=list, repr=False)
+    _known: dict[str, int] = field(default_factory=dict, repr=False)
+
+    ARRAYS = ("vocabulary", "term_start", "posting_start", "docs", "saturation", "ceiling", "rank")
+
+    @classmethod
+    def open(cls, directory: Path) -> Bm25Index:
+        """Map an index that `bm25_build` wrote; pages are shared between processes.
+
+        Raises: CorruptData: a file is missing or broken.
+        """
+        try:
+            arrays: dict[str, Any] = {
+                name: np.load(directory / f"{name}.npy", mmap_mode="r").view(np.ndarray) for name in cls.ARRAYS
+            }
+            documents = int(np.load(directory / "documents.npy"))
+        except (OSError, ValueError) as error:
+            raise CorruptData(f"search index {directory} cannot be read ({error}); delete it, it is rebuilt") from error
+        return cls(documents=documents, **arrays)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave caches out of pickles."""
+        return {**self.__dict__, "_scratch": [], "_known": {}}
+
+    def term_id(self, term: str) -> int:
+        """Return the number of a term, -1 if no document has it."""
+        if term not in self._known:
+            if len(self._known) > 100_000:
+                self._known.clear()
+            wanted = term.encode()
+            place = bisect_left(range(len(self.ceiling)), wanted, key=self._term)
+            found = place < len(self.ceiling) and self._term(place) == wanted
+            self._known[term] = place if found else -1
+        return self._known[term]
+
+    def _term(self, number: int) -> bytes:
+        return self.vocabulary[self.term_start[number] : self.term_start[number + 1]].tobytes()
+
+    def search(self, terms: Sequence[str], k: int) -> tuple[Ints, Floats]:
+        """Return the k best documents.
+
+        Args:
+            terms: analysed query; repeats count.
+            k: how many at most, > 0.
+        Returns: documents and their scores, best first, equal scores by rank.
+        """
+        query = self._query(terms)
+        if not query:
+            return np.empty(0, np.int32), np.empty(0, np.float32)
+        if len(self.rank) <= DENSE_LIMIT:
+            found, scores = self._score_all(query)
+        else:
+            found = self._contenders(query, k)
+            scores = self._score_some(query, found)
+        if len(found) > k:
+            keep = scores >= _kth_largest(scores, k)  # ties at the edge stay, their ranks decide
+            found, scores = found[keep], scores[keep]
+        order = np.lexsort((self.rank[found], -scores))[:k]
+        return found[order], scores[order]
+
+    def hits(self, terms: Sequence[str]) -> int:
+        """Count the documents with at least one of the terms."""
+        query = self._query(terms)
+        return len(self._score_all(query)[0]) if query else 0
+
+    def _query(self, terms: Sequence[str]) -> list[_Clause]:
+        """Look the terms up, in order of first appearance; unknown ones score nothing."""
+        clauses = []
+        for term, count in Counter(terms).items():
+            number = self.term_id(term)
+            if number < 0:
+                continue
+            start, end = int(self.posting_start[number]), int(self.posting_start[number + 1])
+            frequency = end - start
+            # idf = ln(1 + (N - df + 0.5) / (df + 0.5)), rounded to float32; w = count in query * idf
+            idf = np.float32(np.log(1 + (self.documents - frequency + 0.5) / (frequency + 0.5)))
+            weight = np.float32(count) * idf
+            clauses.append(_Clause(weight, start, end, float(weight - weight / self.ceiling[number])))
+        return clauses
+
+    def _part(self, clause: _Clause, chosen: slice | NDArray[np.intp]) -> Floats:
+        """Return w - w / (1 + tf * inv), float32 at each step."""
+        part: Floats = clause.weight - clause.weight / self.saturation[clause.start : clause.end][chosen]
+        return part
+
+    def _score_all(self, query: list[_Clause]) -> tuple[Ints, Floats]:
+        """Score every document that has any of the terms."""
+        docs = np.concatenate([self.docs[clause.start : clause.end] for clause in query])
+        parts = np.concatenate([self._part(clause, slice(None)) for clause in query])
+        sums = np.bincount(docs, parts, len(self.rank))  # bincount sums in double, in query order
+        found = np.flatnonzero(sums).astype(np.int32)
+        return found, sums[found].astype(np.float32)
+
+    def _score_some(self, query: list[_Clause], found: Ints) -> Floats:
+        """Score the documents `found` (ascending), summing in double in query order, rounded to float32."""
+        sums = np.zeros(len(found))
+        for clause in query:
+            at, present = self._places(clause, found)
+            sums[present] += self._part(clause, at[present])
+        return sums.astype(np.float32)
+
+    def _places(self, clause: _Clause, found: Ints) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+        """Find documents in a posting list: where they would be, and whether they are there."""
+        docs = self.docs[clause.start : clause.end]
+        at = np.minimum(np.searchsorted(docs, found), len(docs) - 1)
+        return at, docs[at] == found
+
+    def _contenders(self, query: list[_Clause], k: int) -> Ints:
+        """Find all documents that may be among the k best, skipping those that cannot catch up any more.
+
+        Terms go in from the heaviest to the lightest. As soon as the k-th best sum beats all that the terms left
+        could give, documents not met so far are hopeless and the posting lists left are only looked up.
+        """
+        sums = self._scratch.pop() if self._scratch else np.zeros(len(self.rank))
+        ordered = sorted(query, key=lambda clause: -clause.ceiling)
+        left = [sum(clause.ceiling for clause in ordered[number + 1 :]) for number in range(len(ordered))]
+        met: list[Ints] = []
+        contenders: Ints | None = None
+        for number, clause in enumerate(ordered):
+            docs = self.docs[clause.start : clause.end]
+            if contenders is None:
+                before = sums[docs]
+                met.append(docs[before == 0])
+                sums[docs] = before + self._part(clause, slice(None))
+                if number + 1 < len(ordered) and left[number] > sum(item.ceiling for item in ordered[: number + 1]):
+                    continue
+                contenders = self._settle(sums, np.concatenate(met), left[number], k)
+            elif len(contenders) * 4 > len(docs):  # a scan is cheaper than so many look-ups
+                sums[docs] += self._part(clause, slice(None))
+                contenders = self._settle(sums, contenders, left[number], k)
+            else:
+                at, present = self._places(clause, contenders)
+                sums[contenders[present]] += self._part(clause, at[present])
+                contenders = self._settle(sums, contenders, left[number], k)
+            if contenders is not None:
+                met = [contenders]
+        sums.fill(0)
+        self._scratch.append(sums)
+        assert contenders is not None
+        return contenders
+
+    def _settle(self, sums: Doubles, met: Ints, left: float, k: int) -> Ints | None:
+        """Drop documents that cannot reach the k best; None when documents not met so far still could."""
+        here = sums[met]
+        least = _kth_largest(here, k) * (1 - 1e-6) if len(met) >= k else 0.0  # room for float32 rounding
+        if least <= left and left > 0:
+            return None
+        return np.sort(met[here + left >= least])
+
+
+@dataclass(frozen=True, slots=True)
+class _Clause:
+    """One query term: weight, posting range, and the most it can add to a score."""
+
+    weight: np.float32
+    start: int
+    end: int
+    ceiling: float
+
+
+def _kth_largest(values: NDArray[Any], k: int) -> float:
+    return float(np.partition(values, len(values) - k)[len(values) - k])

@@ -1,0 +1,197 @@
+"""Schedules: numbers that depend on the training step alone.
+
+Owns: constant, linear, cosine, stair and piecewise schedules as frozen values: called with a step they return a
+float, `config()` gives the mapping that `from_config` reads back, and `table` shows what they will do. Being pure
+functions of the step they hold no other state, so a resumed run continues exactly. Leaves out: learning-rate
+schedules of the optimiser (the model library's).
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, asdict, dataclass, fields
+from typing import Any, ClassVar
+
+from agentbench.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Schedule(ABC):
+    """A number for every training step; step 0 is the first update."""
+
+    kind: ClassVar[str]
+
+    def __call__(self, step: int) -> float:
+        """Return the value at `step`.
+
+        Raises: ConfigError: the step is negative.
+        """
+        if step < 0:
+            raise ConfigError(f"step={step}: schedules start at step 0")
+        return self.at(step)
+
+    @abstractmethod
+    def at(self, step: int) -> float:
+        """Compute the value at a step that is known to be >= 0."""
+
+    def config(self) -> dict[str, Any]:
+        """Return the plain mapping that `from_config` turns into an equal schedule."""
+        return {"kind": self.kind, **asdict(self)}
+
+    def rows(self, steps: Iterable[int]) -> list[tuple[int, float]]:
+        """List (step, value)."""
+        return [(step, self(step)) for step in steps]
+
+
+@dataclass(frozen=True)
+class Constant(Schedule):
+    """The same value at every step."""
+
+    kind: ClassVar[str] = "constant"
+    value: float
+
+    def at(self, step: int) -> float:
+        """Return the value."""
+        return float(self.value)
+
+
+@dataclass(frozen=True)
+class Linear(Schedule):
+    """Straight from `start` at step 0 to `end` at step `steps`, then `end` for good.
+
+    ATOD's two coefficients: kappa = Linear(1.0, 0.1, T) falls to its floor, rho = Linear(1.0, 2.0, T) rises to
+    its ceiling.
+    """
+
+    kind: ClassVar[str] = "linear"
+    start: float
+    end: float
+    steps: int
+
+    def __post_init__(self) -> None:
+        """Refuse a horizon that is not positive."""
+        _check_horizon(self.steps)
+
+    def at(self, step: int) -> float:
+        """Interpolate; both end points are returned exactly."""
+        progress = min(step / self.steps, 1.0)
+        return float(self.end) if progress == 1.0 else self.start + (self.end - self.start) * progress
+
+
+@dataclass(frozen=True)
+class Cosine(Schedule):
+    """Half a cosine from `start` at step 0 to `end` at step `steps`, then `end` for good."""
+
+    kind: ClassVar[str] = "cosine"
+    start: float
+    end: float
+    steps: int
+
+    def __post_init__(self) -> None:
+        """Refuse a horizon that is not positive."""
+        _check_horizon(self.steps)
+
+    def at(self, step: int) -> float:
+        """Interpolate along the cosine; both end points are returned exactly."""
+        progress = min(step / self.steps, 1.0)
+        if progress == 1.0:
+            return float(self.end)
+        return self.end + (self.start - self.end) * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+@dataclass(frozen=True)
+class Stair(Schedule):
+    """`start + increment * floor(step / every)`, no further than `limit`: a curriculum's turn horizon."""
+
+    kind: ClassVar[str] = "stair"
+    start: float = 1.0
+    every: int = 2
+    increment: float = 1.0
+    limit: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a tread that is not positive."""
+        _check_horizon(self.every, name="every")
+
+    def at(self, step: int) -> float:
+        """Count whole treads."""
+        value = self.start + self.increment * (step // self.every)
+        if self.limit is None:
+            return float(value)
+        return float(min(value, self.limit) if self.increment >= 0 else max(value, self.limit))
+
+
+@dataclass(frozen=True)
+class Piecewise(Schedule):
+    """`values[i]` from step `starts[i]` until the next start."""
+
+    kind: ClassVar[str] = "piecewise"
+    starts: tuple[int, ...]
+    values: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        """Accept lists from a config; refuse pieces that do not begin at 0 or do not rise."""
+        object.__setattr__(self, "starts", tuple(self.starts))
+        object.__setattr__(self, "values", tuple(self.values))
+        rising = all(a < b for a, b in zip(self.starts, self.starts[1:], strict=False))
+        if not self.starts or self.starts[0] != 0 or not rising or len(self.starts) != len(self.values):
+            raise ConfigError(
+                f"starts={self.starts} with {len(self.values)} values; starts must begin at 0, rise strictly "
+                "and have one value each"
+            )
+
+    def at(self, step: int) -> float:
+        """Find the piece that holds the step."""
+        return float(next(v for s, v in reversed(list(zip(self.starts, self.values, strict=True))) if s <= step))
+
+
+KINDS: dict[str, type[Schedule]] = {c.kind: c for c in (Constant, Linear, Cosine, Stair, Piecewise)}
+
+
+def from_config(config: float | Mapping[str, Any] | Schedule) -> Schedule:
+    """Build a schedule from a number (constant) or a mapping with `kind` and that kind's fields.
+
+    Raises: ConfigError: unknown kind, unknown or missing field, a value of the wrong type.
+    """
+    if isinstance(config, Schedule):
+        return config
+    if isinstance(config, int | float) and not isinstance(config, bool):
+        return Constant(float(config))
+    if not isinstance(config, Mapping):
+        raise ConfigError(f"a schedule is a number or a mapping with 'kind', not {config!r}")
+    given = dict(config)
+    kind = given.pop("kind", None)
+    if kind not in KINDS:
+        raise ConfigError(f"no schedule kind {kind!r}; choose one of {', '.join(KINDS)}{_near(kind, KINDS)}")
+    allowed = {f.name: f.default is MISSING for f in fields(KINDS[kind])}
+    for name in given:
+        if name not in allowed:
+            raise ConfigError(f"schedule {kind!r} has no field {name!r}; it has {', '.join(allowed)}{_near(name, allowed)}")
+    missing = [name for name, needed in allowed.items() if needed and name not in given]
+    if missing:
+        raise ConfigError(f"schedule {kind!r} lacks {', '.join(missing)}")
+    try:
+        return KINDS[kind](**given)
+    except TypeError as error:
+        raise ConfigError(f"schedule {kind!r} with {given}: {error}; fields must be numbers") from error
+
+
+def table(schedules: Mapping[str, Schedule], steps: Iterable[int]) -> str:
+    """Print several schedules side by side, one line per step."""
+    lines = [" ".join(["step".rjust(6), *(name.rjust(10) for name in schedules)])]
+    for step in steps:
+        lines.append(" ".join([f"{step:6d}", *(f"{schedule(step):10.4g}" for schedule in schedules.values())]))
+    return "\n".join(lines)
+
+
+def _check_horizon(steps: int, name: str = "steps") -> None:
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        raise ConfigError(f"{name}={steps!r} must be a whole number of steps, at least 1")
+
+
+def _near(name: object, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(str(name), list(known), n=1)
+    return f". Did you mean {close[0]!r}?" if close else ""
