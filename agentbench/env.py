@@ -120,6 +120,8 @@ class EnvSpec:
         reward_unit: what the env pays for success, in its own unit (10 for ALFWorld).
         invalid_penalty: subtracted from a turn's reward when its reply could not be parsed cleanly.
         expert: builds an expert for a running env; None when there is none.
+        decoy: builds an expert that pursues another goal of the same scene, chosen by the seed; mixed behaviour for
+            training data. None when there is none.
         extra: pip extra to name when an optional package is missing.
         rules: version of everything that moves a score; part of every record.
         blocking: steps may wait (network, subprocess), so rollout runs them in threads.
@@ -138,6 +140,7 @@ class EnvSpec:
     reward_unit: float = 1.0
     invalid_penalty: float = 0.0
     expert: Callable[[TextEnv], Expert] | None = None
+    decoy: Callable[[TextEnv, int], Expert] | None = None
     extra: str = ""
     rules: str = "1"
     blocking: bool = False

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from .env import EnvSpec, Info, TextEnv
 from .errors import ContractError, UsageError
-from .types import Trajectory
+from .types import Authors, Trajectory
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +25,8 @@ class Episode:
     """One episode to run.
 
     Attributes:
-        seed: all randomness of sampling, and of the env unless `env_seed` is given.
-        env_seed: the env's own; members of a group share it.
+        seed: of the env, and of sampling unless `sampling_seed` is given; kept in the record.
+        sampling_seed: of the authors; members of a group share `seed` and differ in this.
         authors: hand-overs (first turn, author name), see `RolloutPlan.authors`.
         start: where to branch from; None begins at the beginning.
     """
@@ -36,8 +36,8 @@ class Episode:
     seed: int
     repeat: int = 0
     id: str = ""
-    env_seed: int | None = None
-    authors: tuple[tuple[int, str], ...] = ((0, "student"),)
+    sampling_seed: int | None = None
+    authors: Authors = ((0, "student"),)
     start: Start | None = None
     max_turns: int | None = None
 

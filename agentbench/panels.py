@@ -30,8 +30,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
+from .config import Section, validate
 from .env import EnvSpec
 from .errors import ConfigError, MissingData, UsageError, unknown_name
 from .registry import panel_files
@@ -46,10 +47,8 @@ def digest(ids: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(ids).encode()).hexdigest()
 
 
-class Panel(BaseModel):
+class Panel(Section):
     """One panel file; the module docstring explains the keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     id: str = Field(pattern=r"^[^@\s]+@[^@\s]+$")
     env: str
@@ -59,7 +58,7 @@ class Panel(BaseModel):
     tasks: tuple[str, ...] | None = None
     count: int | None = Field(default=None, ge=1)
     official_size: int | None = Field(default=None, ge=1)
-    env_options: dict[str, Any] = {}
+    env_options: dict[str, Any] = Field(default_factory=dict)
 
     def resolve(self, spec: EnvSpec, *, allow_missing: bool = False) -> ResolvedPanel:
         """Match the panel with the tasks that are on disk.
@@ -187,12 +186,7 @@ def parse_panel(text: str, source: str) -> Panel:
     seen = digest(map(str, tasks)) if isinstance(tasks, list) else None
     if seen and "sha256" not in values:
         raise ConfigError(f"panel file {source} lacks sha256; for the tasks in it that is {seen}")
-    try:
-        panel = Panel.model_validate(dict(values))
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise ConfigError(f"panel file {source}: {key}: {first['msg']} (value {first['input']!r})") from error
+    panel = validate(Panel, dict(values), f"panel file {source}: ")
     _refuse_repeats(panel.tasks or (), f"panel {panel.id}")
     if seen and seen != panel.sha256:
         raise ConfigError(

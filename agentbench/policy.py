@@ -98,12 +98,16 @@ class InstantPolicy:
         """Return the command for this episode."""
         raise NotImplementedError
 
+    def decision(self, view: View) -> Decision:
+        """Say the command as it is, without tokens."""
+        command = self.decide(view)
+        return Decision(Action(command, author=self.name), env_action=command)
+
     def submit(self, views: Sequence[View]) -> None:
         """Decide for each episode."""
         for view in views:
             try:
-                command = self.decide(view)
-                decision = Decision(Action(command, author=self.name), env_action=command)
+                decision = self.decision(view)
             except UsageError:
                 raise
             except Exception as error:  # a broken expert ends its own episode, not the run

@@ -17,8 +17,8 @@ from typing import Any
 from .env import INFO_KEYS, EnvSpec, Info, StepReturn, TextEnv
 from .episode import Episode, Limits, replay
 from .errors import ContractError, CorruptData, UsageError
-from .policy import Decision, Policy, View
-from .types import End, Failure, Parent, Trajectory, Turn
+from .policy import Decision, InstantPolicy, Policy, View
+from .types import End, Failure, Parent, Trajectory, Turn, author_of
 
 
 @dataclass(slots=True)
@@ -30,6 +30,7 @@ class _Running:
     started: float
     tokens: int = 0
     decision: Decision | None = None
+    label: Decision | None = None
     step_started: float = 0.0
 
 
@@ -42,6 +43,7 @@ class _Rollout:
     env_options: Mapping[str, Any]
     tolerate_corrupt: bool
     threads: ThreadPoolExecutor
+    labeller: InstantPolicy | None = None
     running: dict[str, _Running] = field(default_factory=dict)
     waiting: list[_Running] = field(default_factory=list)
     pending: Counter[str] = field(default_factory=Counter)
@@ -71,16 +73,9 @@ class _Rollout:
                 raise
             self._fail(episode, started, [], _failure(error, "env"))
             return
+        seed = episode.seed if episode.sampling_seed is None else episode.sampling_seed
         view = View(
-            episode.key,
-            episode.spec,
-            env,
-            episode.task,
-            episode.seed,
-            episode.repeat,
-            observation,
-            info,
-            turns,
+            episode.key, episode.spec, env, episode.task, seed, episode.repeat, observation, info, turns
         )
         max_turns = self.limits.max_turns or episode.max_turns or episode.spec.max_turns
         run = _Running(episode, env, view, max_turns, started)
@@ -95,8 +90,7 @@ class _Rollout:
         return spec.make(**self.env_options)
 
     def _reset(self, env: TextEnv, episode: Episode) -> tuple[str, Info, list[Turn]]:
-        seed = episode.seed if episode.env_seed is None else episode.env_seed
-        observation, info = env.reset(seed=seed, options={"task": episode.task})
+        observation, info = env.reset(seed=episode.seed, options={"task": episode.task})
         if episode.start is None:
             return observation, info, []
         start = episode.start
@@ -116,8 +110,12 @@ class _Rollout:
         """Hand every waiting episode to the author of its next turn."""
         by_author: dict[str, list[View]] = {}
         for run in self.waiting:
-            author = [name for first, name in run.episode.authors if first <= len(run.view.turns)][-1]
+            author = author_of(run.episode.authors, len(run.view.turns))
             by_author.setdefault(author, []).append(run.view)
+        if self.labeller is not None and self.waiting:
+            self.labeller.submit([run.view for run in self.waiting])
+            for key, decision in self.labeller.poll():
+                self.running[key].label = decision
         self.waiting = []
         for author, views in by_author.items():
             if author not in self.policies:
@@ -196,6 +194,9 @@ class _Rollout:
         if decision.invalid:
             kept["invalid"] = decision.invalid
             reward -= run.episode.spec.invalid_penalty
+        if run.label is not None:
+            kept["label"] = run.label.env_action
+            kept["label_ids"] = list(run.label.action.token_ids)
         view.turns.append(
             Turn(
                 index=len(view.turns),
@@ -281,6 +282,7 @@ def run_episodes(
     limits: Limits | None = None,
     env_options: Mapping[str, Any] | None = None,
     tolerate_corrupt: bool = False,
+    labeller: InstantPolicy | None = None,
 ) -> Iterator[Trajectory]:
     """Run episodes and yield each trajectory as it ends, in any order.
 
@@ -291,6 +293,7 @@ def run_episodes(
         limits: what an episode may use.
         env_options: keyword arguments of the env factory.
         tolerate_corrupt: record a task whose data is corrupt as a failed episode instead of stopping.
+        labeller: asked on every turn what it would do; kept in `Turn.info` as "label" and "label_ids".
     Raises:
         UsageError: the caller can fix it (missing data, corrupt data, a policy that cannot play this env).
         ContractError: a plug-in broke its protocol, for instance an env that is not deterministic on replay.
@@ -299,7 +302,7 @@ def run_episodes(
         raise UsageError(f"concurrency must be at least 1, got {concurrency}")
     policies = policy if isinstance(policy, Mapping) else {"student": policy}
     threads = ThreadPoolExecutor(max_workers=concurrency, thread_name_prefix="env")
-    state = _Rollout(policies, limits or Limits(), env_options or {}, tolerate_corrupt, threads)
+    state = _Rollout(policies, limits or Limits(), env_options or {}, tolerate_corrupt, threads, labeller)
     queue = iter(episodes)
     more = True
     try:

@@ -48,11 +48,44 @@ def wilson(successes: int, n: int) -> Estimate:
     """
     if not 0 <= successes <= n or n == 0:
         raise ValueError(f"need 0 <= successes <= n and n > 0, got {successes} of {n}")
-    rate, z2 = successes / n, Z95 * Z95
+    low, high = _wilson_ends(successes / n, n)
+    return Estimate(successes / n, low, high, n)
+
+
+def _wilson_ends(rate: float, n: float) -> tuple[float, float]:
+    z2 = Z95 * Z95
     middle = (rate + z2 / (2 * n)) / (1 + z2 / n)
     half = Z95 * math.sqrt(rate * (1 - rate) / n + z2 / (4 * n * n)) / (1 + z2 / n)
     # Rounding must not push the ends past the rate or the unit interval (0 of n has low = 0 exactly).
-    return Estimate(rate, min(max(middle - half, 0.0), rate), max(min(middle + half, 1.0), rate), n)
+    return min(max(middle - half, 0.0), rate), max(min(middle + half, 1.0), rate)
+
+
+def wilson_repeated(outcomes: Sequence[Sequence[bool]]) -> Estimate:
+    """Give a success rate its Wilson interval when tasks were played several times.
+
+    Repeats of one task are not independent, so the interval is that of the effective number of episodes
+    p(1-p) / Var(task means) × tasks, kept between the number of tasks and the number of episodes; with one repeat
+    that is the plain interval, and tasks that always end alike count once.
+
+    Args:
+        outcomes: per task, whether each of its episodes succeeded; tasks without episodes are left out.
+    Source: effective sample size under clustering, Korn and Graubard 1998.
+    """
+    tasks = [list(task) for task in outcomes if task]
+    successes, n = sum(map(sum, tasks)), sum(map(len, tasks))
+    if n in (0, len(tasks)):
+        return wilson(successes, n)
+    rate = successes / n
+    means = np.array([sum(task) / len(task) for task in tasks])
+    spread = float(means.var(ddof=1)) if len(tasks) > 1 else 0.0
+    if rate in (0.0, 1.0) or len(tasks) == 1:
+        effective = float(len(tasks))
+    elif spread == 0.0:
+        effective = float(n)
+    else:
+        effective = min(max(rate * (1 - rate) / spread * len(tasks), float(len(tasks))), float(n))
+    low, high = _wilson_ends(rate, effective)
+    return Estimate(rate, low, high, n)
 
 
 def bootstrap_mean(values: Sequence[float], seed: int = 0) -> Estimate:

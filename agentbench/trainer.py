@@ -27,7 +27,16 @@ class Update:
 
 
 class Trainer(Protocol):
-    """One algorithm with its student, teachers and optimizer."""
+    """One algorithm with its student, teachers and optimizer.
+
+    Attributes:
+        tokenizer: the student's; prompts are rendered with it.
+        process_index: which of the `num_processes` training processes this is; 0 writes the files.
+    """
+
+    tokenizer: Any
+    process_index: int
+    num_processes: int
 
     def plan(self, step: int) -> RolloutPlan:
         """Say which episodes step `step` needs."""
@@ -49,6 +58,14 @@ class Trainer(Protocol):
         """Restore what `save` wrote, to the bit."""
         ...
 
+    def wait(self) -> None:
+        """Let all processes catch up; returns at once when there is one."""
+        ...
+
+    def any_process(self, flag: bool) -> bool:
+        """Tell every process whether any of them raised the flag."""
+        ...
+
 
 @dataclass(frozen=True)
 class TrainerSpec:
@@ -58,7 +75,8 @@ class TrainerSpec:
         id: plug-in name: "atod".
         config: pydantic model of the algorithm's own keys (`extra="forbid"`).
         build: makes the trainer from the resolved run configuration.
-        needs: subset of {"teacher", "groups", "expert"}.
+        needs: subset of {"teacher", "expert"}; a run without them is refused, and so are teachers nobody needs.
+        ignores: dotted keys of TrainConfig that the algorithm does not use; setting one is an error.
         paper: where the algorithm comes from.
     """
 
@@ -66,4 +84,5 @@ class TrainerSpec:
     config: type[Any]
     build: Callable[..., Trainer]
     needs: frozenset[str] = frozenset()
+    ignores: frozenset[str] = frozenset()
     paper: str = ""

@@ -17,6 +17,7 @@ from .errors import ContractError
 Finish = Literal["stop", "length", "abort"]
 End = Literal["terminated", "max_turns", "max_tokens", "context_full", "error"]
 Mode = Literal["episode", "step"]
+Authors = tuple[tuple[int, str], ...]
 
 FINISHES: tuple[str, ...] = get_args(Finish)
 ENDS: tuple[str, ...] = get_args(End)
@@ -176,7 +177,9 @@ class RolloutPlan:
         members: trajectories per group.
         mode: "episode" runs whole episodes; "step" forks every member at an anchor (trajectory, turn).
         anchors: name of the anchor sampler, see `agentbench.sampling` (step mode only).
-        authors: hand-overs ((first turn, author), ...); the author acts from that turn on until the next hand-over.
+        authors: hand-over schedules, dealt to the episodes in turn; one schedule is ((first turn, author), ...), and an
+            author acts from that turn on until the next hand-over.
+        labels: author who is also asked, on every turn, what it would do; the command is kept in `Turn.info["label"]`.
         max_turns: turn limit; None takes the env's own.
         sampling: how the student samples.
         steps_per_member: turns each member plays after its anchor; None plays to the end (step mode only).
@@ -186,14 +189,16 @@ class RolloutPlan:
     members: int
     mode: Mode = "episode"
     anchors: str = "uniform"
-    authors: tuple[tuple[int, str], ...] = ((0, "student"),)
+    authors: tuple[Authors, ...] = (((0, "student"),),)
+    labels: str | None = None
     max_turns: int | None = None
     sampling: SamplingParams = SamplingParams()
     steps_per_member: int | None = None
 
-    def author_of(self, turn: int) -> str:
-        """Name of the author who acts on turn `turn`."""
-        return [name for first, name in self.authors if first <= turn][-1]
+
+def author_of(authors: Authors, turn: int) -> str:
+    """Name of the author who acts on turn `turn`."""
+    return [name for first, name in authors if first <= turn][-1]
 
 
 def derive_seed(*parts: object) -> int:

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import gymnasium
 
-from agentbench.env import EnvSpec, Info, StepReturn, TextEnv, register_gymnasium
+from agentbench.env import AnyText, EnvSpec, Info, StepReturn, TextEnv, register_gymnasium
 from agentbench.errors import UnknownName, UsageError, unknown_name
 
 COLOURS = ("red", "blue", "green", "yellow", "white", "black")
@@ -80,6 +80,11 @@ def _grid() -> frozenset[Task]:
 
 def tasks(split: str) -> list[str]:
     """Ordered task ids of "train", "valid" or "test"; the order is by hash, so that any prefix is mixed."""
+    return list(_tasks(split))
+
+
+@lru_cache(maxsize=len(_SPLITS))
+def _tasks(split: str) -> tuple[str, ...]:
     if split not in _SPLITS:
         raise unknown_name("split of corridor", split, _SPLITS)
 
@@ -89,7 +94,7 @@ def tasks(split: str) -> list[str]:
             if digest % 10 in _SPLITS[split]:
                 yield digest, task.id
 
-    return [task_id for _, task_id in sorted(digests())]
+    return tuple(task_id for _, task_id in sorted(digests()))
 
 
 class CorridorEnv(TextEnv):
@@ -101,9 +106,9 @@ class CorridorEnv(TextEnv):
     def __init__(self, split: str = "train", *, render_mode: str | None = None) -> None:
         """Draw tasks from `split` when `reset` names none."""
         super().__init__()
-        self.action_space.examples = COMMANDS
+        self.action_space = AnyText(COMMANDS)
         self.render_mode = render_mode
-        self._tasks = tasks(split)
+        self._tasks = _tasks(split)
         self._task: Task | None = None
         self._room = 0
         self._done = False
@@ -145,7 +150,7 @@ class CorridorEnv(TextEnv):
         reward = float(self._solved(task))
         return self._observation, reward, self._done, False, self._info(task)
 
-    def render(self) -> str:  # type: ignore[override]
+    def render(self) -> str:
         """Return the last observation."""
         return self._observation
 

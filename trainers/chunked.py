@@ -98,7 +98,9 @@ def divergence(
     check_kind(kind, beta)
     check_head(hidden_ND, head_VD, vocab_size, kd_temperature)
     teacher = _constant_teacher(teacher, vocab_size)
-    rows, width = teacher.shape if isinstance(teacher, Tensor) else (len(teacher.hidden_ND), len(teacher.head_VD))
+    rows, width = (
+        teacher.shape if isinstance(teacher, Tensor) else (len(teacher.hidden_ND), len(teacher.head_VD))
+    )
     n = len(hidden_ND)
     if rows != n or width < vocab_size or weight_N.shape != (n,):
         raise UsageError(
@@ -151,7 +153,7 @@ class _Fused(torch.autograd.Function):
         return loss, first_N, second_N
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad_loss: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         grads: tuple[Tensor | None, Tensor | None] = ctx.saved_tensors
         # In place: the head's gradient may be the largest tensor of the step. A second backward through a
@@ -166,7 +168,9 @@ class _Fused(torch.autograd.Function):
 class HeadGradient:
     """Gradients of hidden states and head, filled from logit gradients chunk by chunk."""
 
-    def __init__(self, hidden_ND: Tensor, head_VD: Tensor, vocab_size: int, wanted: tuple[bool, bool]) -> None:
+    def __init__(
+        self, hidden_ND: Tensor, head_VD: Tensor, vocab_size: int, wanted: tuple[bool, bool]
+    ) -> None:
         """Allocate what is wanted; `real_VD` is the head without padding, in the dtype of the products."""
         self.hidden_ND, self.head_dtype, self.vocab_size = hidden_ND.detach(), head_VD.dtype, vocab_size
         self.real_VD = head_VD.detach()[:vocab_size].to(hidden_ND.dtype)
@@ -288,6 +292,8 @@ def check_head(hidden_ND: Tensor, head_VD: Tensor, vocab_size: int, temperature:
             f"hidden {tuple(hidden_ND.shape)} and head {tuple(head_VD.shape)} do not fit; need [N, D] and [V, D]"
         )
     if not 0 < vocab_size <= len(head_VD):
-        raise UsageError(f"vocab_size={vocab_size}, but the head has {len(head_VD)} rows; pass the tokenizer's")
+        raise UsageError(
+            f"vocab_size={vocab_size}, but the head has {len(head_VD)} rows; pass the tokenizer's"
+        )
     if not temperature > 0.0:
         raise ConfigError(f"temperature={temperature} must be positive; 1 leaves the model as it is")

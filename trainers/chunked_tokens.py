@@ -19,7 +19,17 @@ from torch.autograd.function import once_differentiable
 
 from agentbench.errors import UsageError
 
-from .chunked import ChunkTerms, HeadGradient, check_head, chunk_rows, chunks, fused_sum, log_probs, row_dot, wide
+from .chunked import (
+    ChunkTerms,
+    HeadGradient,
+    check_head,
+    chunk_rows,
+    chunks,
+    fused_sum,
+    log_probs,
+    row_dot,
+    wide,
+)
 
 
 @dataclass(frozen=True)
@@ -104,6 +114,7 @@ class _TokenRule:
         logp_C = logp_CV.gather(1, token_C[:, None])[:, 0].requires_grad_()
         with torch.enable_grad():
             loss_C = self.loss_of(logp_C, rows)
+            total = loss_C.sum()
         if loss_C.shape != logp_C.shape:
             raise UsageError(
                 f"loss_of returned shape {tuple(loss_C.shape)} for {tuple(logp_C.shape)} log-probs; "
@@ -111,7 +122,7 @@ class _TokenRule:
             )
         slope_C = torch.zeros_like(logp_C)
         if loss_C.requires_grad:
-            (slope_C,) = torch.autograd.grad(loss_C.sum(), logp_C)
+            (slope_C,) = torch.autograd.grad(total, logp_C)
         q_CV = logp_CV.exp()
         entropy_C = -row_dot(q_CV, logp_CV)
         grad_CV = _token_gradient(q_CV, token_C, slope_C / self.temperature)
@@ -140,7 +151,7 @@ class _LogProb(torch.autograd.Function):
         return logp_N, entropy_N
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad_N: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         hidden_ND, head_VD, token_N = ctx.saved_tensors
         vocab_size, temperature, step = ctx.settings
@@ -161,7 +172,9 @@ def _token_gradient(q_CV: Tensor, token_C: Tensor, slope_C: Tensor) -> Tensor:
 
 def _check_tokens(token_N: Tensor, hidden_ND: Tensor, vocab_size: int) -> None:
     if token_N.shape != hidden_ND.shape[:1]:
-        raise UsageError(f"{tuple(token_N.shape)} tokens for {len(hidden_ND)} hidden states; pass one id each")
+        raise UsageError(
+            f"{tuple(token_N.shape)} tokens for {len(hidden_ND)} hidden states; pass one id each"
+        )
     if token_N.numel() and not 0 <= int(token_N.min()) <= int(token_N.max()) < vocab_size:
         raise UsageError(
             f"token ids span {int(token_N.min())}..{int(token_N.max())}; all must lie in 0..{vocab_size - 1}"

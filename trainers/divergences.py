@@ -58,7 +58,10 @@ def full_vocabulary(
     """
     check_kind(kind, beta)
     _check_shapes(student_XV, teacher_XV)
-    student_XV, teacher_XV = _flatten(student_XV, kd_temperature), _flatten(teacher_XV.detach(), kd_temperature)
+    student_XV, teacher_XV = (
+        _flatten(student_XV, kd_temperature),
+        _flatten(teacher_XV.detach(), kd_temperature),
+    )
     return _divergence(student_XV, teacher_XV, kind, beta)
 
 
@@ -167,7 +170,9 @@ def _flatten(logp_XV: Tensor, kd_temperature: float) -> Tensor:
 
 def _scaled(logp_X: Tensor, kd_temperature: float) -> Tensor:
     if not kd_temperature > 0.0:
-        raise ConfigError(f"kd_temperature={kd_temperature} must be positive; 1 leaves the models as they are")
+        raise ConfigError(
+            f"kd_temperature={kd_temperature} must be positive; 1 leaves the models as they are"
+        )
     return logp_X / kd_temperature
 
 

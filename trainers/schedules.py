@@ -24,6 +24,14 @@ class Schedule(ABC):
 
     kind: ClassVar[str]
 
+    def __post_init__(self) -> None:
+        """Refuse fields that are not numbers, such as quoted ones from a config."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            numbers = value if isinstance(value, tuple) else (value,)
+            if any(isinstance(x, bool) or not isinstance(x, int | float | None) for x in numbers):
+                raise ConfigError(f"{self.kind} schedule: {field.name}={value!r} must be a number")
+
     def __call__(self, step: int) -> float:
         """Return the value at `step`.
 
@@ -73,6 +81,7 @@ class Linear(Schedule):
 
     def __post_init__(self) -> None:
         """Refuse a horizon that is not positive."""
+        super().__post_init__()
         _check_horizon(self.steps)
 
     def at(self, step: int) -> float:
@@ -92,6 +101,7 @@ class Cosine(Schedule):
 
     def __post_init__(self) -> None:
         """Refuse a horizon that is not positive."""
+        super().__post_init__()
         _check_horizon(self.steps)
 
     def at(self, step: int) -> float:
@@ -114,6 +124,7 @@ class Stair(Schedule):
 
     def __post_init__(self) -> None:
         """Refuse a tread that is not positive."""
+        super().__post_init__()
         _check_horizon(self.every, name="every")
 
     def at(self, step: int) -> float:
@@ -136,6 +147,7 @@ class Piecewise(Schedule):
         """Accept lists from a config; refuse pieces that do not begin at 0 or do not rise."""
         object.__setattr__(self, "starts", tuple(self.starts))
         object.__setattr__(self, "values", tuple(self.values))
+        super().__post_init__()
         rising = all(a < b for a, b in zip(self.starts, self.starts[1:], strict=False))
         if not self.starts or self.starts[0] != 0 or not rising or len(self.starts) != len(self.values):
             raise ConfigError(
@@ -145,7 +157,9 @@ class Piecewise(Schedule):
 
     def at(self, step: int) -> float:
         """Find the piece that holds the step."""
-        return float(next(v for s, v in reversed(list(zip(self.starts, self.values, strict=True))) if s <= step))
+        return float(
+            next(v for s, v in reversed(list(zip(self.starts, self.values, strict=True))) if s <= step)
+        )
 
 
 KINDS: dict[str, type[Schedule]] = {c.kind: c for c in (Constant, Linear, Cosine, Stair, Piecewise)}
@@ -169,21 +183,23 @@ def from_config(config: float | Mapping[str, Any] | Schedule) -> Schedule:
     allowed = {f.name: f.default is MISSING for f in fields(KINDS[kind])}
     for name in given:
         if name not in allowed:
-            raise ConfigError(f"schedule {kind!r} has no field {name!r}; it has {', '.join(allowed)}{_near(name, allowed)}")
+            fields_of = ", ".join(allowed)
+            raise ConfigError(
+                f"schedule {kind!r} has no field {name!r}; it has {fields_of}{_near(name, allowed)}"
+            )
     missing = [name for name, needed in allowed.items() if needed and name not in given]
     if missing:
         raise ConfigError(f"schedule {kind!r} lacks {', '.join(missing)}")
-    try:
-        return KINDS[kind](**given)
-    except TypeError as error:
-        raise ConfigError(f"schedule {kind!r} with {given}: {error}; fields must be numbers") from error
+    return KINDS[kind](**given)
 
 
 def table(schedules: Mapping[str, Schedule], steps: Iterable[int]) -> str:
     """Print several schedules side by side, one line per step."""
     lines = [" ".join(["step".rjust(6), *(name.rjust(10) for name in schedules)])]
     for step in steps:
-        lines.append(" ".join([f"{step:6d}", *(f"{schedule(step):10.4g}" for schedule in schedules.values())]))
+        lines.append(
+            " ".join([f"{step:6d}", *(f"{schedule(step):10.4g}" for schedule in schedules.values())])
+        )
     return "\n".join(lines)
 
 

@@ -124,11 +124,15 @@ def disagreement_uncertainty(
     _check_turns(turns, traj_N)
     seen_N = turns.tokens_N > 0
     gap_N, surprise_N = turns.disagreement_N.double(), turns.uncertainty_N.double()
-    count_M = torch.zeros(n_trajectories, dtype=torch.long, device=traj_N.device).index_add(0, traj_N, seen_N.long())
+    count_M = torch.zeros(n_trajectories, dtype=torch.long, device=traj_N.device).index_add(
+        0, traj_N, seen_N.long()
+    )
     _, widest_M = _extremes(gap_N, traj_N, seen_N, n_trajectories)
     active_M = (count_M >= config.min_turns) & (widest_M >= config.min_gap)
     weight_N = _soft_or(
-        _min_max(gap_N, traj_N, seen_N, n_trajectories), _min_max(surprise_N, traj_N, seen_N, n_trajectories), config
+        _min_max(gap_N, traj_N, seen_N, n_trajectories),
+        _min_max(surprise_N, traj_N, seen_N, n_trajectories),
+        config,
     )
     if config.mean_preserving:
         weight_N = _mean_preserving(weight_N, turns.tokens_N, traj_N, n_trajectories, config.bounds)
@@ -240,7 +244,8 @@ def _mean_preserving(
 
     def relative(x_N: Tensor) -> Tensor:
         total_M, mass_M = (
-            x_N.new_zeros(n_trajectories).index_add(0, traj_N, column_N) for column_N in (tokens_N, tokens_N * x_N)
+            x_N.new_zeros(n_trajectories).index_add(0, traj_N, column_N)
+            for column_N in (tokens_N, tokens_N * x_N)
         )
         return x_N / (mass_M / total_M.clamp(min=1)).clamp(min=_MIN_RANGE)[traj_N]
 
@@ -249,4 +254,6 @@ def _mean_preserving(
 
 def _check_turns(turns: TurnStatistics, traj_N: Tensor) -> None:
     if turns.disagreement_N.shape != traj_N.shape:
-        raise UsageError(f"{tuple(turns.disagreement_N.shape)} turn statistics for {tuple(traj_N.shape)} turns")
+        raise UsageError(
+            f"{tuple(turns.disagreement_N.shape)} turn statistics for {tuple(traj_N.shape)} turns"
+        )

@@ -363,8 +363,8 @@ class _Draw:
 
     def _new_id(self, kind: str, suffix: str = "") -> str:
         while True:
-            numbers = (self.rng.uniform(-4, 4), self.rng.uniform(0, 2), self.rng.uniform(-4, 4))
-            name = kind + coordinates(*numbers) + suffix
+            x, y, z = self.rng.random(), self.rng.random(), self.rng.random()
+            name = kind + coordinates(int(800 * x) - 400, int(200 * y), int(800 * z) - 400) + suffix
             if name not in self.ids:
                 self.ids.add(name)
                 return name

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from .pddl import Expression, Problem, UnsupportedGame
+from .pddl import SIGNATURES, Expression, Problem, UnsupportedGame
 from .state import State
 
 Condition = Literal["inside", "held", "at", "clean", "hot", "cool", "toggled", "sliced", "opened"]
@@ -51,8 +51,8 @@ class Part:
 
     Attributes:
         alternatives: all the ways; none at all when the part cannot be reached.
-        watched: (receptacle, objects, alternatives): a way among these needs one of the objects in the
-            receptacle, so a receptacle without any of them is skipped in one test. Receptacle -1: ways without such a need.
+        watched: (receptacle, objects, alternatives): these ways need one of the objects in the receptacle, so
+            a receptacle without any of them is skipped in one test. Receptacle -1: ways without such a need.
     """
 
     alternatives: tuple[Alternative, ...]
@@ -95,8 +95,13 @@ _STATIC = (
     "openable", "pickupable", "receptacleatlocation", "receptacletype", "sliceable", "toggleable",
 )  # fmt: skip
 
+_ARITY = {predicate: len(SIGNATURES[predicate]) for predicate in _STATIC} | {
+    predicate: 2 if predicate in ("inreceptacle", "holds", "atlocation") else 1 for predicate in _CONDITIONS
+}
+
 Binding = Mapping[str, str]
 _Atom = tuple[str, ...]
+_Literal = tuple[bool, _Atom]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +109,7 @@ class _Clause:
     """`exists variables: literals`, flattened."""
 
     variables: dict[str, str]
-    literals: list[tuple[bool, _Atom]]
+    literals: list[_Literal]
 
 
 def compile_goal(
@@ -122,15 +127,13 @@ def compile_goal(
     """
     goal = problem.goal
     conjuncts = goal[1:] if isinstance(goal, list) and goal[:1] == ["and"] else [goal]
-    static: set[_Atom] = {(key, *arguments) for key in _STATIC for arguments in problem.facts[key]}
     parts = []
     for conjunct in conjuncts:
         clause = _Clause({}, [])
         _flatten(conjunct, clause, name)
-        found = [
-            tuple(sorted(set(_needs(clause, binding, index))))
-            for binding in _bindings(clause, problem, static, may_hold)
-        ]
+        rules = _Possible(problem, clause, may_hold)
+        bindings = _bindings(clause, problem, rules)
+        found = (tuple(sorted(set(_needs(clause, binding, index, name)))) for binding in bindings)
         parts.append(_part(list(dict.fromkeys(found))))
     return Goal(tuple(parts))
 
@@ -140,7 +143,10 @@ def _part(alternatives: Sequence[Alternative]) -> Part:
     for needs in alternatives:
         first = next((need for need in needs if need.condition == "inside"), Need("held", -1))
         objects, members = groups.get(first.receptacle, (0, []))
-        groups[first.receptacle] = (objects | (1 << first.thing if first.receptacle >= 0 else 0), [*members, needs])
+        groups[first.receptacle] = (
+            objects | (1 << first.thing if first.receptacle >= 0 else 0),
+            [*members, needs],
+        )
     watched = tuple((receptacle, objects, tuple(ways)) for receptacle, (objects, ways) in groups.items())
     return Part(tuple(alternatives), watched)
 
@@ -156,7 +162,7 @@ def _flatten(term: Expression, clause: _Clause, name: str) -> None:
             _flatten(inner, clause, name)
         case ["not", ["=", str(one), str(other)]]:
             clause.literals.append((False, ("=", one, other)))
-        case [str(predicate), *arguments] if predicate in _STATIC or predicate in _CONDITIONS:
+        case [str(predicate), *arguments] if len(arguments) == _ARITY.get(predicate, -1):
             clause.literals.append((True, (predicate, *map(str, arguments))))
         case _:
             raise UnsupportedGame(name, f"unknown goal condition {term}")
@@ -179,64 +185,68 @@ def _declare(declared: Sequence[Expression], clause: _Clause, name: str) -> None
         raise UnsupportedGame(name, f"the goal declares {pending[0]} without a type")
 
 
-def _bindings(
-    clause: _Clause, problem: Problem, static: set[_Atom], may_hold: Callable[[str, str], bool]
-) -> Iterator[dict[str, str]]:
+class _Possible:
+    """Tells whether a literal without variables can be true at some time in the game."""
+
+    def __init__(self, problem: Problem, clause: _Clause, may_hold: Callable[[str, str], bool]) -> None:
+        used = {atom[0] for _, atom in clause.literals} & set(_STATIC)
+        self.static: set[_Atom] = {(key, *arguments) for key in used for arguments in problem.facts[key]}
+        self.pickupable = {arguments[0] for arguments in problem.facts["pickupable"]}
+        self.may_hold = may_hold
+
+    def __call__(self, literal: _Literal, bound: Binding) -> bool:
+        positive, words = literal
+        predicate, *entities = [bound.get(word, word) for word in words]
+        if predicate == "=":
+            return (entities[0] == entities[1]) is positive
+        if predicate in _STATIC:
+            return (predicate, *entities) in self.static
+        if predicate == "inreceptacle":
+            return self.may_hold(entities[0], entities[1])
+        return predicate != "holds" or entities[1] in self.pickupable
+
+
+def _bindings(clause: _Clause, problem: Problem, possible: _Possible) -> Iterator[Binding]:
     """Bind the variables in every way that the unchanging facts allow."""
     variables = list(clause.variables)
-    pickupable = {arguments[0] for arguments in problem.facts["pickupable"]}
-
-    def possible(positive: bool, atom: _Atom) -> bool:
-        predicate = atom[0]
-        if predicate == "=":
-            return (atom[1] == atom[2]) is positive
-        if predicate in _STATIC:
-            return atom in static
-        if predicate == "inreceptacle":
-            return may_hold(atom[1], atom[2])
-        return predicate != "holds" or atom[2] in pickupable
-
     # a literal is tested as soon as its last variable is bound; depth 0 holds those without variables
-    due: list[list[tuple[bool, _Atom]]] = [[] for _ in range(len(variables) + 1)]
-    for positive, atom in clause.literals:
-        depths = [variables.index(word) + 1 for word in atom[1:] if word in clause.variables]
-        due[max(depths, default=0)].append((positive, atom))
-
-    def extend(depth: int, bound: dict[str, str]) -> Iterator[dict[str, str]]:
-        for positive, atom in due[depth]:
-            if not possible(positive, tuple(bound.get(word, word) for word in atom)):
-                return
-        if depth == len(variables):
-            yield dict(bound)
-            return
-        variable = variables[depth]
-        for entity in candidates[variable]:
-            bound[variable] = entity
-            yield from extend(depth + 1, bound)
-        bound.pop(variable, None)
-
-    candidates = {
-        variable: [
-            entity
-            for entity in problem.entities.get(kind, [])
-            if all(
-                possible(positive, tuple(entity if word == variable else word for word in atom))
-                for positive, atom in clause.literals
-                if atom[0] in _STATIC and set(atom[1:]) & set(clause.variables) == {variable}
-            )
+    due: list[list[_Literal]] = [[] for _ in range(len(variables) + 1)]
+    alone: dict[str, list[_Literal]] = {variable: [] for variable in variables}
+    for literal in clause.literals:
+        used = sorted({variables.index(word) for word in literal[1] if word in alone})
+        if len(used) == 1:
+            alone[variables[used[0]]].append(literal)
+        else:
+            due[used[-1] + 1 if used else 0].append(literal)
+    candidates = [
+        [
+            e
+            for e in problem.entities.get(kind, ())
+            if all(possible(literal, {variable: e}) for literal in alone[variable])
         ]
         for variable, kind in clause.variables.items()
-    }
+    ]
+
+    def extend(depth: int, bound: Binding) -> Iterator[Binding]:
+        if not all(possible(literal, bound) for literal in due[depth]):
+            return
+        if depth == len(variables):
+            yield bound
+            return
+        for entity in candidates[depth]:
+            yield from extend(depth + 1, {**bound, variables[depth]: entity})
+
     return extend(0, {})
 
 
-def _needs(clause: _Clause, binding: Binding, index: Mapping[str, int]) -> Iterator[Need]:
+def _needs(clause: _Clause, binding: Binding, index: Mapping[str, int], name: str) -> Iterator[Need]:
     for _, (predicate, *words) in clause.literals:
         if predicate not in _CONDITIONS:
             continue
         condition = _CONDITIONS[predicate]
-        entities = [binding.get(word, word) for word in words]
-        if condition == "inside":
-            yield Need(condition, index[entities[0]], index[entities[1]])
-        else:  # holds and atLocation name the agent first, the rest has one argument
-            yield Need(condition, index[entities[-1]])
+        # holds and atLocation name the agent first, which needs no number
+        entities = [binding.get(word, word) for word in (words if condition == "inside" else words[-1:])]
+        unknown = [entity for entity in entities if entity not in index]
+        if unknown:
+            raise UnsupportedGame(name, f"the goal speaks of {unknown[0]!r}, which no start fact does")
+        yield Need(condition, *(index[entity] for entity in entities))

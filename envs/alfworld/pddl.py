@@ -142,7 +142,9 @@ def check_rules(data: Mapping[str, Any], name: str) -> str:
         if seen != known:
             raise UnsupportedGame(name, f"unknown {what} (sha256 {seen[:12]}…, known: {known[:12]}…)")
     if not _PLAIN_SENTENCE.fullmatch(task):
-        raise UnsupportedGame(name, f"the goal sentence {task!r} has characters outside {_PLAIN_SENTENCE.pattern}")
+        raise UnsupportedGame(
+            name, f"the goal sentence {task!r} has characters outside {_PLAIN_SENTENCE.pattern}"
+        )
     return task
 
 
@@ -159,7 +161,9 @@ def parse_problem(text: str, name: str) -> Problem:
     head = _HEAD.match(text)
     goal_at = text.rfind("(:goal")
     if head is None or goal_at < 0:
-        raise CorruptGame(name, "pddl_problem must hold (:domain alfred), :objects, :init and :goal, in this order")
+        raise CorruptGame(
+            name, "pddl_problem must hold (:domain alfred), :objects, :init and :goal, in this order"
+        )
     types = _declarations(head[1], name)
     init = text[head.end() : goal_at]
     facts = _facts(init, name)
@@ -177,11 +181,10 @@ def parse_problem(text: str, name: str) -> Problem:
 
 def numbered_names(ids: Iterable[str]) -> dict[str, str]:
     """Give every id its display name: the sorted ids of a kind are numbered from the highest down."""
-    ordered = sorted(ids)
-    left: Counter[str] = Counter(_kind(entity) for entity in ordered if "_bar_" in entity)
+    kinds = {entity: _kind(entity) for entity in sorted(ids)}
+    left = Counter(kind for entity, kind in kinds.items() if "_bar_" in entity)
     names = {}
-    for entity in ordered:
-        kind = _kind(entity)
+    for entity, kind in kinds.items():
         if "_bar_" in entity:
             names[entity] = f"{kind} {left[kind]}"
             left[kind] -= 1
@@ -192,8 +195,9 @@ def numbered_names(ids: Iterable[str]) -> dict[str, str]:
 
 def _kind(entity: str) -> str:
     kind, bar, _ = entity.partition("_bar_")
-    for spelled, character in _SPELLED:
-        kind = kind.replace(spelled, character)
+    if "_" in kind:
+        for spelled, character in _SPELLED:
+            kind = kind.replace(spelled, character)
     return kind + "basin" if bar and "basin" in entity else kind
 
 
@@ -235,7 +239,8 @@ def _check_arguments(
         for arguments in facts[predicate]:
             if tuple(map(types.get, arguments)) != signature:
                 raise CorruptGame(
-                    name, f"({predicate} {' '.join(arguments)}): declared arguments of types {signature} expected"
+                    name,
+                    f"({predicate} {' '.join(arguments)}): declared arguments of types {signature} expected",
                 )
             ids.update(arguments)
     return ids

@@ -61,12 +61,16 @@ _LIT: Final = (
 )
 
 
-def coordinates(*numbers: float) -> str:
-    """Spell numbers as the ids of game files do: `|-01.85` becomes `_bar__minus_01_dot_85`."""
-    return "".join(
-        f"_bar_{'_minus_' if number < 0 else '_plus_'}{abs(number):05.2f}".replace(".", "_dot_")
-        for number in numbers
-    )
+def coordinates(*hundredths: int) -> str:
+    """Spell coordinates as the ids of game files do: -185, that is `|-01.85`, becomes `_bar__minus_01_dot_85`."""
+    return "".join(map(_coordinate, hundredths))
+
+
+@cache
+def _coordinate(hundredths: int) -> str:
+    sign = "minus" if hundredths < 0 else "plus"
+    whole, rest = divmod(abs(hundredths), 100)
+    return f"_bar__{sign}_{whole:02}_dot_{rest:02}"
 
 
 def standing_point(x: int, z: int, turn: int, tilt: int) -> str:

@@ -206,8 +206,6 @@ class Bm25Index:
                 at, present = self._places(clause, contenders)
                 sums[contenders[present]] += self._part(clause, at[present])
                 contenders = self._settle(sums, contenders, left[number], k)
-            if contenders is not None:
-                met = [contenders]
         sums.fill(0)
         self._scratch.append(sums)
         assert contenders is not None

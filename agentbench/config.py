@@ -1,0 +1,248 @@
+"""The configuration of a training run: YAML plus dotted overrides, checked before anything is built.
+
+Field names are Hugging Face's where they exist. Unknown keys are errors with the nearest name; so are keys that the
+chosen algorithm would ignore. Leaves out each algorithm's own keys (the `trainer` section, checked by its TrainerSpec).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from .errors import ConfigError
+
+
+class Section(BaseModel):
+    """Base of every configuration section: unknown keys are refused, values are frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class EnvConfig(Section):
+    """What is played.
+
+    Attributes:
+        name: environment plug-in.
+        split: tasks to train on.
+        options: keyword options of the env's factory.
+        prompt: prompt reference; None takes the env's own.
+        history: observation-action pairs in a fresh prompt; None takes the env's own.
+        max_turns: turn limit; None takes the env's own.
+        num_tasks: use just the first tasks of the split; None uses all.
+    """
+
+    name: str
+    split: str
+    options: dict[str, Any] = Field(default_factory=dict)
+    prompt: str | None = None
+    history: int | None = Field(default=None, ge=0)
+    max_turns: int | None = Field(default=None, ge=1)
+    num_tasks: int | None = Field(default=None, ge=1)
+
+
+class RolloutConfig(Section):
+    """How episodes are sampled.
+
+    Attributes:
+        engine: engine plug-in; `engine_options` are its own keyword options.
+        concurrency: episodes under way at once.
+        tasks_per_step: groups of a step; `group_size` is the number of trajectories in each.
+        guided: sample only among admissible commands.
+        max_new_tokens: limit of one reply, in tokens.
+        max_episode_tokens: limit of sampled tokens in one episode; None is unlimited.
+        behaviours: shares of the mixed-behaviour author: random, half_random, other_goal, expert, impossible.
+    """
+
+    engine: str = "hf"
+    engine_options: dict[str, Any] = Field(default_factory=dict)
+    concurrency: int = Field(default=64, ge=1)
+    tasks_per_step: int = Field(default=16, ge=1)
+    group_size: int = Field(default=8, ge=1)
+    guided: bool = False
+    temperature: float = Field(default=1.0, gt=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    top_k: int = Field(default=0, ge=0)
+    max_new_tokens: int = Field(default=512, ge=1)
+    max_episode_tokens: int | None = Field(default=None, ge=1)
+    behaviours: dict[str, float] = Field(default_factory=dict)
+
+
+class TeacherConfig(Section):
+    """A frozen model that scores the student's tokens: a local folder or a hub id."""
+
+    model_name_or_path: str
+    revision: str | None = None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+
+
+class LoraSettings(Section):
+    """Low-rank adapters through peft; only they are trained."""
+
+    r: int = Field(default=32, ge=1)
+    alpha: int = Field(default=64, ge=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    target_modules: str | list[str] = "all-linear"
+
+
+class EvalDuringTraining(Section):
+    """A panel played every `every` steps with the current weights, and at the end.
+
+    Attributes:
+        panel: panel id or file.
+        limit: play only the first tasks; None plays all.
+        temperature: of evaluation; 0 is greedy.
+        repeats: episodes per task.
+    """
+
+    panel: str
+    every: int = Field(default=10, ge=1)
+    limit: int | None = Field(default=None, ge=1)
+    temperature: float = Field(default=0.4, ge=0)
+    repeats: int = Field(default=1, ge=1)
+
+
+class TrainConfig(Section):
+    """One training run. `trainer` holds the algorithm's own keys, see docs/algorithms.
+
+    Attributes:
+        algorithm: trainer plug-in.
+        model_name_or_path: student, a local folder or a hub id.
+        teachers: frozen models, for algorithms that need them.
+        max_steps: number of updates of the loop (each collects new episodes).
+        learning_rate: peak; `lr_scheduler_type` and `warmup_steps` shape it over `max_steps`.
+        tokens_per_micro_batch: rows are packed into micro-batches of at most this many tokens, padding included.
+        updates_per_step: optimizer steps made from each batch of episodes; rows are split evenly among them.
+        save_steps: a checkpoint every so many steps; `save_total_limit` keeps the newest (and the best).
+        metric_for_best_model: evaluation figure by which `best` is chosen.
+        num_processes: processes that were asked for; a launch with another number stops.
+        report_to: trackers of accelerate: tensorboard, wandb, trackio, mlflow.
+    """
+
+    algorithm: str
+    output_dir: str
+    model_name_or_path: str
+    env: EnvConfig
+    rollout: RolloutConfig = RolloutConfig()
+    teachers: tuple[TeacherConfig, ...] = ()
+    trainer: dict[str, Any] = Field(default_factory=dict)
+    eval: EvalDuringTraining | None = None
+    seed: int = 0
+    max_steps: int = Field(default=150, ge=1)
+    learning_rate: float = Field(default=1e-6, gt=0)
+    lr_scheduler_type: Literal["constant", "linear", "cosine"] = "constant"
+    min_lr_ratio: float = Field(default=0.0, ge=0, le=1)
+    warmup_steps: int = Field(default=0, ge=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    adam_beta1: float = Field(default=0.9, ge=0, lt=1)
+    adam_beta2: float = Field(default=0.999, ge=0, lt=1)
+    adam_epsilon: float = Field(default=1e-8, gt=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    tokens_per_micro_batch: int = Field(default=16384, ge=1)
+    updates_per_step: int = Field(default=1, ge=1)
+    bf16: bool = False
+    gradient_checkpointing: bool = False
+    lora: LoraSettings | None = None
+    save_steps: int = Field(default=50, ge=1)
+    save_total_limit: int | None = Field(default=2, ge=1)
+    metric_for_best_model: str = "success"
+    num_processes: int = Field(default=1, ge=1)
+    fsdp: bool = False
+    report_to: tuple[str, ...] = ()
+
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+def validate(model: type[_Model], values: Mapping[str, Any], where: str = "") -> _Model:
+    """Check values against a model; the first problem becomes one clear line.
+
+    Args:
+        model: pydantic model with `extra="forbid"`.
+        values: as read from YAML.
+        where: prefix of the key in the message, such as "trainer.".
+    Raises: ConfigError.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_explain(model, error, where)) from error
+
+
+def _explain(model: type[BaseModel], error: ValidationError, where: str) -> str:
+    first = error.errors()[0]
+    path = [str(part) for part in first["loc"]]
+    key = where + ".".join(path)
+    if first["type"] == "extra_forbidden":
+        known = _keys_beside(model, path)
+        close = difflib.get_close_matches(path[-1], known, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        return f"unknown key {key!r}; allowed here: {', '.join(known)}.{hint}"
+    if first["type"] == "missing":
+        return f"the key {key!r} is missing"
+    return f"{key} = {first['input']!r} is not allowed: {first['msg'].lower()}"
+
+
+def _keys_beside(model: type[BaseModel], path: Sequence[str]) -> list[str]:
+    fields: Any = model
+    for part in path[:-1]:
+        annotation = fields.model_fields[part].annotation if part in fields.model_fields else None
+        candidates = [annotation, *getattr(annotation, "__args__", ())]
+        nested = [item for item in candidates if isinstance(item, type) and issubclass(item, BaseModel)]
+        if nested:
+            fields = nested[0]
+    return sorted(fields.model_fields)
+
+
+def read_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
+    """Read a YAML file, apply `key.sub=value` overrides (values are YAML), and check everything.
+
+    Raises: ConfigError: the file is absent or not YAML, or a key or value is not allowed.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise ConfigError(f"no configuration file {str(path)!r}")
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected keys and values, got {type(values).__name__}")
+    for override in overrides:
+        _apply(values, override)
+    return validate(TrainConfig, values)
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"override {override!r} is not of the form key.sub=value")
+    *parents, last = key.split(".")
+    at: Any = values
+    for part in parents:
+        at = at[int(part)] if isinstance(at, list) else at.setdefault(part, {})
+        if not isinstance(at, dict | list):
+            raise ConfigError(f"override {override!r}: {part!r} is a value, it has no keys below it")
+    if isinstance(at, list):
+        at[int(last)] = yaml.safe_load(text)
+    else:
+        at[last] = yaml.safe_load(text)
+
+
+def dump(config: BaseModel) -> str:
+    """Write the resolved configuration as YAML; it is a valid input itself."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Name every key in which two resolved configurations differ, with both values."""
+    for key in sorted({*old, *new}):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            yield from differences(before, after, f"{prefix}{key}.")
+        elif before != after:
+            yield f"{prefix}{key}: {before!r} -> {after!r}"

@@ -1,0 +1,123 @@
+"""Demonstrations: experts and mixed behaviour whose commands carry token ids, as if a model had said them.
+
+Supervised trainers learn from such turns, and from an expert's labels on the states others visit. Leaves out which
+turns are trained on (`trainers.sft`).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from typing import Any
+
+from .env import Expert
+from .errors import ConfigError, UsageError
+from .parse import Parser
+from .policy import Decision, InstantPolicy, View
+from .render import Renderer
+from .types import Action, derive_seed
+
+BEHAVIOURS = ("random", "half_random", "other_goal", "expert")
+
+
+class TokenisedPolicy(InstantPolicy):
+    """Lets a policy that knows its command at once speak in the tokens of a model."""
+
+    def __init__(self, inner: InstantPolicy, renderer: Renderer, parser: Parser) -> None:
+        """Wrap `inner`; prompts and replies are rendered just as for a model."""
+        super().__init__()
+        self.inner = inner
+        self.renderer = renderer
+        self.parser = parser
+        self.name = inner.name
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """Say who acts."""
+        return self.inner.info
+
+    def decide(self, view: View) -> str:
+        """Ask the wrapped policy."""
+        return self.inner.decide(view)
+
+    def decision(self, view: View) -> Decision:
+        """Render the prompt and the clean reply that carries the command."""
+        command = self.decide(view)
+        rendered = self.renderer.render(view)
+        reply = self.parser.format(command)
+        ids = self.renderer.reply_ids(reply)
+        action = Action(reply, ids, (0.0,) * len(ids), author=self.name)
+        return Decision(action, command, rendered.context_ids, rendered.fresh)
+
+    def forget(self, key: str) -> None:
+        """Pass on."""
+        self.inner.forget(key)
+
+
+class MixturePolicy(InstantPolicy):
+    """Mixed behaviour: each episode follows one kind, and any turn may be an impossible command.
+
+    Kinds: "random" (admissible commands), "half_random" (expert or random, even odds on every turn), "other_goal"
+    (expert of another goal of the same scene), "expert". All draws follow from the episode's seed.
+    """
+
+    name = "mixture"
+
+    def __init__(self, shares: Mapping[str, float]) -> None:
+        """Take the shares.
+
+        Args:
+            shares: kind -> weight among episodes; "impossible" -> probability per turn.
+        Raises: ConfigError: unknown kind, or no kind with a positive share.
+        """
+        super().__init__()
+        for kind, share in shares.items():
+            if kind not in (*BEHAVIOURS, "impossible"):
+                raise ConfigError(f"unknown behaviour {kind!r}; known: {', '.join(BEHAVIOURS)}, impossible")
+            if share < 0:
+                raise ConfigError(f"the share of behaviour {kind!r} is {share}; it may not be negative")
+        self.kinds = [kind for kind in BEHAVIOURS if shares.get(kind, 0) > 0]
+        self.weights = [shares[kind] for kind in self.kinds]
+        self.impossible = shares.get("impossible", 0.0)
+        if not self.kinds:
+            raise ConfigError("mixed behaviour needs a positive share of: " + ", ".join(BEHAVIOURS))
+        self._experts: dict[str, Expert] = {}
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """Say who acts, with the shares."""
+        return {"policy": self.name, "shares": dict(zip(self.kinds, self.weights, strict=True))}
+
+    def decide(self, view: View) -> str:
+        """Act as this episode's kind does."""
+        kind = random.Random(derive_seed(view.seed, "kind")).choices(self.kinds, self.weights)[0]
+        rng = random.Random(derive_seed(view.seed, "mixture", len(view.turns)))
+        if rng.random() < self.impossible:
+            return _impossible(view, rng)
+        if kind == "random" or (kind == "half_random" and rng.random() < 0.5):
+            return str(rng.choice(view.info["admissible"] or ["look"]))
+        return self._expert(view, kind).act()
+
+    def _expert(self, view: View, kind: str) -> Expert:
+        if view.key not in self._experts:
+            build, decoy = view.spec.expert, view.spec.decoy
+            if build is None or (kind == "other_goal" and decoy is None):
+                raise UsageError(
+                    f"env {view.spec.id!r} has no expert for the behaviour {kind!r}; leave it out"
+                )
+            other = kind == "other_goal" and decoy is not None
+            seed = derive_seed(view.seed, "goal")
+            self._experts[view.key] = decoy(view.env, seed) if other and decoy else build(view.env)
+        return self._experts[view.key]
+
+    def forget(self, key: str) -> None:
+        """Drop the expert of an ended episode."""
+        self._experts.pop(key, None)
+
+
+def _impossible(view: View, rng: random.Random) -> str:
+    """Join the verb of one admissible command to the objects of another; usually impossible, never nonsense."""
+    commands = view.info["admissible"] or ["look"]
+    verb = str(rng.choice(commands)).split(" ")[0]
+    objects = str(rng.choice(commands)).split(" ")[1:]
+    return " ".join([verb, *objects])

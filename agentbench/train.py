@@ -1,0 +1,324 @@
+"""The one training loop: collect, update, publish the weights, evaluate, save, resume. Torch-free.
+
+What is learnt from the collected episodes is the trainer's business; how episodes are run is `rollout`'s. Everything
+in step s follows from the run's seed, s and the weights, so a run that is
+killed and resumed ends as if it had not been.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from .collect import Stage, collect
+from .config import TrainConfig, validate
+from .demonstrate import MixturePolicy, TokenisedPolicy
+from .engines import Engine
+from .env import EnvSpec
+from .episode import Limits
+from .errors import ConfigError, UsageError
+from .evaluate import evaluate_policy
+from .parse import Parser, get_parser
+from .policy import ExpertPolicy, InstantPolicy, ModelPolicy, Policy, RandomPolicy
+from .prompt import load_prompt
+from .records import VERSIONS, encode_json, prepare_folder, write_whole
+from .registry import engine_factory, env_spec, trainer_spec
+from .render import Renderer
+from .train_log import TrainLog
+from .trainer import Trainer, TrainerSpec, Update
+from .types import Group, SamplingParams, Trajectory, derive_seed
+
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)$")
+_FREE_ON_RESUME = frozenset({"output_dir", "report_to", "save_steps", "save_total_limit"})
+
+
+class TaskOrder:
+    """Which tasks each step plays: seeded shuffles of the split, one after the other, without end."""
+
+    def __init__(self, tasks: Sequence[str], seed: int) -> None:
+        if not tasks:
+            raise UsageError("the split has no tasks to train on")
+        self.tasks = list(tasks)
+        self.seed = seed
+
+    def at(self, first: int, count: int) -> list[str]:
+        """Tasks number `first` to `first + count` of the endless order."""
+        return [
+            self._epoch(number // len(self.tasks))[number % len(self.tasks)]
+            for number in range(first, first + count)
+        ]
+
+    def _epoch(self, epoch: int) -> list[str]:
+        order = list(self.tasks)
+        random.Random(derive_seed(self.seed, "epoch", epoch)).shuffle(order)
+        return order
+
+
+def check(config: TrainConfig) -> tuple[TrainerSpec, Any, EnvSpec]:
+    """Check everything that can be checked before a model is loaded.
+
+    Returns: the algorithm, its settings, the environment.
+    Raises: ConfigError, UnknownName, MissingData: each names the key and the next step.
+    """
+    spec = trainer_spec(config.algorithm)
+    settings = validate(spec.config, config.trainer, "trainer.")
+    env = env_spec(config.env.name)
+    if "teacher" in spec.needs and not config.teachers:
+        raise ConfigError(
+            f"algorithm {spec.id!r} needs a teacher; set teachers: [{{model_name_or_path: ...}}]"
+        )
+    if "teacher" not in spec.needs and config.teachers:
+        raise ConfigError(f"algorithm {spec.id!r} uses no teacher; remove the key 'teachers'")
+    for key in sorted(spec.ignores):
+        value, default = _lookup(config, key), _lookup(_defaults(config), key)
+        if value != default:
+            raise ConfigError(f"algorithm {spec.id!r} ignores the key {key!r} (set to {value!r}); remove it")
+    if config.env.split not in env.splits:
+        raise ConfigError(
+            f"env.split = {config.env.split!r} is not a split of {env.id}: {', '.join(env.splits)}"
+        )
+    return spec, settings, env
+
+
+def _defaults(config: TrainConfig) -> TrainConfig:
+    return TrainConfig(
+        algorithm=config.algorithm,
+        output_dir="",
+        model_name_or_path=config.model_name_or_path,
+        env=config.env,
+    )
+
+
+def _lookup(config: Any, key: str) -> Any:
+    for part in key.split("."):
+        config = getattr(config, part)
+    return config
+
+
+@dataclass
+class Run:
+    """A training run under way."""
+
+    config: TrainConfig
+    spec: EnvSpec
+    trainer: Trainer
+    stage: Stage
+    engine: Engine
+    order: TaskOrder
+    folder: Path
+
+    # --- one step ------------------------------------------------------------------------------------------------
+
+    def step(self, step: int) -> tuple[Update, list[Group], dict[str, float]]:
+        """Collect this process's share of the step's groups, learn from them, publish the weights."""
+        began = time.monotonic()
+        plan = self.trainer.plan(step)
+        ranks = self.trainer.num_processes
+        if plan.groups % ranks:
+            raise UsageError(f"{plan.groups} groups cannot be dealt evenly to {ranks} processes")
+        tasks = self.order.at(step * plan.groups, plan.groups)
+        share = plan.groups // ranks
+        first = share * self.trainer.process_index
+        mine = replace(plan, groups=share)
+        groups = collect(mine, self.stage, tasks[first : first + share], step, first=first)
+        collected = time.monotonic()
+        update = self.trainer.update(groups, step)
+        updated = time.monotonic()
+        self.engine.load_weights(self.trainer.weights())
+        seconds = {
+            "seconds/rollout": collected - began,
+            "seconds/update": updated - collected,
+            "seconds/publish": time.monotonic() - updated,
+        }
+        return update, groups, seconds
+
+    def evaluate(self, step: int) -> dict[str, float]:
+        """Play the panel with the current weights, exactly as `agentbench eval` would with the checkpoint."""
+        settings = self.config.eval
+        assert settings is not None
+        summary = evaluate_policy(
+            settings.panel,
+            self.student(settings.temperature),
+            output=self.folder / "eval" / f"step-{step}",
+            seed=self.config.seed,
+            limit=settings.limit,
+            repeats=settings.repeats,
+            concurrency=self.config.rollout.concurrency,
+            limits=self.stage.limits,
+        )
+        return {f"eval/{name}": value for name, value in summary.items()}
+
+    def student(self, temperature: float) -> ModelPolicy:
+        """The student as a policy that samples at this temperature."""
+        return ModelPolicy(
+            self.engine,
+            _renderer(self.config, self.spec, self.trainer),
+            _parser(self.config, self.spec),
+            SamplingParams(temperature=temperature, max_new_tokens=self.config.rollout.max_new_tokens),
+            guided=self.config.rollout.guided,
+        )
+
+    # --- checkpoints ---------------------------------------------------------------------------------------------
+
+    def save(self, step: int, best: int | None) -> Path:
+        """Write checkpoint-<step> whole or not at all: first beside it, then renamed."""
+        final = self.folder / f"checkpoint-{step}"
+        partial = self.folder / f".checkpoint-{step}.partial"
+        if self.trainer.process_index == 0 and partial.exists():
+            shutil.rmtree(partial)
+        self.trainer.wait()
+        self.trainer.save(partial)
+        self.trainer.wait()
+        if self.trainer.process_index == 0:
+            if final.exists():
+                shutil.rmtree(final)
+            partial.rename(final)
+            self._prune(best)
+        self.trainer.wait()
+        return final
+
+    def _prune(self, best: int | None) -> None:
+        limit = self.config.save_total_limit
+        if limit is not None:
+            for step, folder in checkpoints(self.folder)[:-limit]:
+                if step != best:
+                    shutil.rmtree(folder)
+
+
+def checkpoints(folder: Path) -> list[tuple[int, Path]]:
+    """Complete checkpoints of a run, oldest first."""
+    found = [(_CHECKPOINT.match(path.name), path) for path in folder.iterdir()] if folder.is_dir() else []
+    return sorted((int(match.group(1)), path) for match, path in found if match)
+
+
+def _renderer(config: TrainConfig, spec: EnvSpec, trainer: Trainer) -> Renderer:
+    return Renderer(
+        trainer.tokenizer,
+        load_prompt(config.env.prompt or spec.prompt),
+        history=spec.history if config.env.history is None else config.env.history,
+        max_turns=config.env.max_turns or spec.max_turns,
+    )
+
+
+def _parser(config: TrainConfig, spec: EnvSpec) -> Parser:
+    return get_parser(load_prompt(config.env.prompt or spec.prompt).parser or spec.parser)
+
+
+def _stage(config: TrainConfig, spec: EnvSpec, trainer: Trainer, engine: Engine) -> Stage:
+    renderer, parser = _renderer(config, spec, trainer), _parser(config, spec)
+    rollout = config.rollout
+    sampling = SamplingParams(rollout.temperature, rollout.top_p, rollout.top_k, rollout.max_new_tokens)
+
+    def spoken(policy: InstantPolicy) -> TokenisedPolicy:
+        return TokenisedPolicy(policy, renderer, parser)
+
+    policies: dict[str, Policy] = {
+        "student": ModelPolicy(engine, renderer, parser, sampling, guided=rollout.guided),
+        "expert": spoken(ExpertPolicy()),
+        "random": spoken(RandomPolicy()),
+    }
+    if rollout.behaviours:
+        policies["mixture"] = spoken(MixturePolicy(rollout.behaviours))
+    return Stage(
+        spec=spec,
+        policies=policies,
+        seed=config.seed,
+        concurrency=rollout.concurrency,
+        limits=Limits(max_turns=config.env.max_turns, max_tokens=rollout.max_episode_tokens),
+        env_options=config.env.options,
+        labeller=spoken(ExpertPolicy()),
+    )
+
+
+def annotate(groups: Sequence[Group], update: Update) -> list[Trajectory]:
+    """Write the trainer's turn columns into the turns' annotations."""
+    annotated = []
+    for trajectory in (member for group in groups for member in group.members):
+        turns = []
+        for turn in trajectory.turns:
+            found = {
+                name: column[trajectory.id, turn.index]
+                for name, column in update.turn_columns.items()
+                if (trajectory.id, turn.index) in column
+            }
+            turns.append(replace(turn, annotations={**turn.annotations, **found}) if found else turn)
+        annotated.append(replace(trajectory, turns=tuple(turns)))
+    return annotated
+
+
+def train(
+    config: TrainConfig, *, resume: bool = False, report: Callable[[str], None] = print
+) -> dict[str, float]:
+    """Train to the end and return the last step's metrics.
+
+    Args:
+        config: checked by `check` before anything is loaded.
+        resume: go on from the newest checkpoint of `output_dir`; a new folder starts from the beginning.
+        report: receives one plain line per event worth a person's attention.
+    Raises:
+        UsageError: before anything is loaded, when the configuration cannot work.
+        TrainingError: learning cannot go on; the last checkpoint is intact.
+    """
+    spec, settings, env = check(config)
+    folder = Path(config.output_dir)
+    prepare_folder(folder, config.model_dump(mode="json"), resume=resume, free=_FREE_ON_RESUME)
+    tasks = env.tasks(config.env.split)[: config.env.num_tasks]
+    trainer = spec.build(config, settings)
+    saved = checkpoints(folder) if resume else []
+    first = 0
+    if saved:
+        first, newest = saved[-1]
+        trainer.load(newest)
+        report(f"resumed from {newest}")
+    engine = engine_factory(config.rollout.engine)(config.model_name_or_path, **config.rollout.engine_options)
+    if saved:
+        engine.load_weights(trainer.weights())
+    run = Run(
+        config,
+        env,
+        trainer,
+        _stage(config, env, trainer, engine),
+        engine,
+        TaskOrder(tasks, config.seed),
+        folder,
+    )
+    if trainer.process_index == 0:
+        write_whole(folder / VERSIONS, encode_json({"packages": package_versions(), "engine": engine.info}))
+    return _loop(run, first, report)
+
+
+def _loop(run: Run, first: int, report: Callable[[str], None]) -> dict[str, float]:
+    config, folder = run.config, run.folder
+    log = TrainLog(folder, first, config) if run.trainer.process_index == 0 else None
+    metrics: dict[str, float] = {}
+    try:
+        if first == 0 and config.eval is not None and log is not None:
+            log.write(0, run.evaluate(0), {})
+        for step in range(first, config.max_steps):
+            update, groups, seconds = run.step(step)
+            done = step + 1
+            metrics, last, best = dict(update.metrics), done == config.max_steps, False
+            if log is not None:
+                if config.eval is not None and (last or done % config.eval.every == 0):
+                    metrics |= run.evaluate(done)
+                log.rollouts(step, annotate(groups, update))
+                best = log.write(done, metrics, seconds)
+                report(_line(done, config.max_steps, metrics))
+            best = run.trainer.any_process(best)
+            if last or best or done % config.save_steps == 0:
+                run.save(done, log.best["step"] if log is not None and log.best else None)
+    finally:
+        if log is not None:
+            log.close()
+    return metrics
+
+
+def _line(done: int, steps: int, metrics: Mapping[str, float]) -> str:
+    shown = [name for name in ("rollout/success", "loss", "eval/success") if name in metrics]
+    return f"step {done}/{steps}  " + "  ".join(f"{name} {metrics[name]:.4g}" for name in shown)

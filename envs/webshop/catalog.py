@@ -1,0 +1,242 @@
+"""A catalogue as columns: in memory for a small shop, memory-mapped and shared between processes for a large one.
+
+Owns how products are stored and found again. Leaves out reading the official files (`products`), searching by text
+(`search`) and prices drawn from ranges (`goals`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from array import array
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from agentbench.errors import CorruptData
+
+from .products import HumanInstruction, Product
+
+FORMAT = 1
+"""Version of the folder layout; another version is rebuilt."""
+
+CACHED_PRODUCTS = 8192
+_TEXT = ("asin", "title", "description", "query", "category", "product_category", "price_text")
+_JSON = ("bullets", "attributes", "options", "goals")
+COLUMNS = _TEXT + _JSON
+
+Report = Callable[[int], None]
+
+
+class TextColumn(Sequence[str]):
+    """Strings end to end in a mapped file."""
+
+    def __init__(self, path: Path) -> None:
+        """Map `path`.bin and `path`.npy."""
+        self._start = np.load(path.with_suffix(".npy"), mmap_mode="r").view(np.ndarray)
+        empty = int(self._start[-1]) == 0
+        self._bytes = np.empty(0, np.uint8) if empty else np.memmap(path.with_suffix(".bin"), np.uint8, "r")
+        self._view = memoryview(self._bytes)
+
+    def __len__(self) -> int:
+        """Count the strings."""
+        return len(self._start) - 1
+
+    @overload
+    def __getitem__(self, place: int) -> str: ...
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[str]: ...
+    def __getitem__(self, place: int | slice) -> str | Sequence[str]:
+        """Read one string, or a list of them."""
+        if isinstance(place, slice):
+            return [self[number] for number in range(*place.indices(len(self)))]
+        if not 0 <= place < len(self):
+            raise IndexError(place)
+        return str(self._view[self._start[place] : self._start[place + 1]], "utf-8")
+
+
+class Catalog:
+    """All products of a shop, by number (file order) and by ASIN.
+
+    Attributes:
+        columns: one sequence of strings per name in `COLUMNS`.
+        prices: float64 [P, 2], both ends of the price range; the second is NaN where there is one price.
+        rank: int32 [P], place of each product when sorted by ASIN.
+        goal_places: int32, products that have instructions, ascending.
+        fingerprint: 16 hex digits over all that the shop keeps of the products.
+        directory: where it is stored; None in memory.
+    """
+
+    def __init__(
+        self, columns: Mapping[str, Sequence[str]], numbers: Mapping[str, NDArray[Any]], *, fingerprint: str,
+        directory: Path | None = None,
+    ) -> None:  # fmt: skip
+        """Put columns together; see `build_catalog` and `open_catalog`."""
+        self.columns = columns
+        self.prices = numbers["prices"]
+        self.rank = numbers["rank"]
+        self.goal_places = numbers["goal_places"]
+        self._sorted = numbers["sorted_asins"]
+        self._by_rank = numbers["by_rank"]
+        self.fingerprint = fingerprint
+        self.directory = directory
+        self.product = lru_cache(maxsize=CACHED_PRODUCTS)(self._product)
+        self.place = lru_cache(maxsize=CACHED_PRODUCTS)(self._place)
+        self.members = lru_cache(maxsize=256)(self._members)
+
+    def __len__(self) -> int:
+        """Count the products."""
+        return len(self.rank)
+
+    def _product(self, place: int) -> Product:
+        """Return product number `place`."""
+        text = {name: self.columns[name][place] for name in _TEXT}
+        goals = orjson.loads(self.columns["goals"][place])
+        low, high = self.prices[place].tolist()
+        options = orjson.loads(self.columns["options"][place])
+        return Product(
+            **text,
+            bullets=tuple(orjson.loads(self.columns["bullets"][place])),
+            attributes=tuple(orjson.loads(self.columns["attributes"][place])),
+            prices=(low,) if high != high else (low, high),
+            options={name: tuple(values) for name, values in options},
+            instruction=goals[0],
+            instruction_attributes=tuple(goals[1]),
+            human=tuple(HumanInstruction(text, tuple(attrs), tuple(opts)) for text, attrs, opts in goals[2]),
+        )
+
+    def _place(self, asin: str) -> int | None:
+        """Return the number of the product with this ASIN."""
+        wanted = asin.encode()
+        at = int(np.searchsorted(self._sorted, wanted))
+        if at < len(self) and self._sorted[at] == wanted:
+            return int(self._by_rank[at])
+        return None
+
+    def _members(self, column: str, value: str) -> tuple[int, ...]:
+        """Return all products with exactly this text in a column, in file order."""
+        texts = self.columns[column]
+        return tuple(place for place in range(len(texts)) if texts[place] == value)
+
+
+def build_catalog(products: Iterable[Product], directory: Path | None = None, report: Report | None = None) -> Catalog:
+    """Store products.
+
+    Args:
+        products: in the order that numbers them.
+        directory: folder to write (it appears whole or not at all); None keeps all in memory.
+        report: told the number of products so far.
+    Returns: the catalogue; opened from disk if a directory was given.
+    """
+    if directory is None:
+        lists: dict[str, list[str]] = {name: [] for name in COLUMNS}
+
+        def keep(row: Mapping[str, str]) -> None:
+            for name, text in row.items():
+                lists[name].append(text)
+
+        numbers, fingerprint = _collect(products, keep, report)
+        return Catalog(lists, numbers, fingerprint=fingerprint)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+    try:
+        _write(products, staging, report)
+        shutil.rmtree(directory, ignore_errors=True)
+        os.replace(staging, directory)
+        directory.chmod(0o755)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return open_catalog(directory)
+
+
+def open_catalog(directory: Path) -> Catalog:
+    """Map a stored catalogue.
+
+    Raises: CorruptData: not a catalogue of this version.
+    """
+    try:
+        meta = orjson.loads((directory / "catalog.json").read_bytes())
+        if meta["format"] != FORMAT:
+            raise ValueError(f"format {meta['format']}, this version reads {FORMAT}")
+        columns = {name: TextColumn(directory / name) for name in COLUMNS}
+        numbers = {name: _map(directory / f"{name}.npy") for name in _NUMBERS}
+    except (OSError, ValueError, KeyError) as error:
+        raise CorruptData(f"{directory} is not a stored catalogue ({error}); delete it, it is rebuilt") from error
+    return Catalog(columns, numbers, fingerprint=meta["fingerprint"], directory=directory)
+
+
+_NUMBERS = ("prices", "rank", "goal_places", "sorted_asins", "by_rank")
+
+
+def _map(path: Path) -> NDArray[Any]:
+    array_: NDArray[Any] = np.load(path, mmap_mode="r").view(np.ndarray)
+    return array_
+
+
+def _row(product: Product) -> dict[str, str]:
+    goals = [
+        product.instruction,
+        product.instruction_attributes,
+        [(entry.text, entry.attributes, entry.options) for entry in product.human],
+    ]
+    values = {"bullets": product.bullets, "attributes": product.attributes, "options": list(product.options.items())}
+    row = {name: getattr(product, name) for name in _TEXT}
+    return row | {name: orjson.dumps(value).decode() for name, value in {**values, "goals": goals}.items()}
+
+
+def _collect(
+    products: Iterable[Product], keep: Callable[[Mapping[str, str]], None], report: Report | None
+) -> tuple[dict[str, NDArray[Any]], str]:
+    """Pass every product's columns to `keep`; return the numeric columns and the fingerprint."""
+    prices, asins, goal_places = array("d"), list[str](), array("i")
+    digest = hashlib.sha256()
+    for product in products:
+        row = _row(product)
+        keep(row)
+        digest.update(orjson.dumps([row, product.prices], option=orjson.OPT_SORT_KEYS))
+        if product.instruction is not None or product.human:
+            goal_places.append(len(asins))
+        asins.append(product.asin)
+        prices.extend(product.prices if len(product.prices) == 2 else (product.prices[0], float("nan")))
+        if report is not None:
+            report(len(asins))
+    keys = np.array([asin.encode() for asin in asins], dtype=np.bytes_)
+    by_rank = np.argsort(keys, kind="stable").astype(np.int32)
+    rank = np.empty(len(asins), np.int32)
+    rank[by_rank] = np.arange(len(asins), dtype=np.int32)
+    numbers: dict[str, NDArray[Any]] = {
+        "prices": np.array(prices, np.float64).reshape(-1, 2),
+        "rank": rank,
+        "goal_places": np.array(goal_places, np.int32),
+        "sorted_asins": keys[by_rank],
+        "by_rank": by_rank,
+    }
+    return numbers, digest.hexdigest()[:16]
+
+
+def _write(products: Iterable[Product], directory: Path, report: Report | None) -> None:
+    files = {name: (directory / f"{name}.bin").open("wb") for name in COLUMNS}
+    starts = {name: array("q", [0]) for name in COLUMNS}
+
+    def keep(row: Mapping[str, str]) -> None:
+        for name, text in row.items():
+            size = files[name].write(text.encode())
+            starts[name].append(starts[name][-1] + size)
+
+    try:
+        numbers, fingerprint = _collect(products, keep, report)
+    finally:
+        for file in files.values():
+            file.close()
+    for name in COLUMNS:
+        np.save(directory / f"{name}.npy", np.frombuffer(starts[name], np.int64))
+    for name, values in numbers.items():
+        np.save(directory / f"{name}.npy", values)
+    (directory / "catalog.json").write_bytes(orjson.dumps({"format": FORMAT, "fingerprint": fingerprint}))

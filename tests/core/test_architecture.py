@@ -1,0 +1,103 @@
+"""Guards of the house: who may import whom, sizes, packaging declarations, light imports."""
+
+import ast
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FOLDERS = ("agentbench", "envs", "trainers", "prompts")
+FILES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
+HEAVY = {"torch", "transformers", "accelerate", "peft", "vllm", "textworld", "alfworld", "spacy", "trl"}
+FORBIDDEN = {
+    "agentbench": ("agentbench.envs", "agentbench.trainers", "agentbench.prompts"),
+    "envs": ("agentbench.trainers", "agentbench.engines", "agentbench.train", "agentbench.cli", "agentbench.evaluate"),
+    "trainers": ("agentbench.envs", "agentbench.cli", "agentbench.evaluate", "agentbench.train_log"),
+    "prompts": ("agentbench",),
+}
+MAX_FILE_LINES = 400
+MAX_FUNCTION_LINES = 60
+
+
+def imports(tree):
+    """Absolute module names imported, with whether the import is at module level and its relative depth."""
+    top = {id(node) for node in tree.body}
+    for block in tree.body:
+        if isinstance(block, ast.Try):
+            top |= {id(node) for node in block.body}
+    typing_only = {
+        id(node)
+        for block in tree.body
+        if isinstance(block, ast.If) and getattr(block.test, "id", "") == "TYPE_CHECKING"
+        for node in block.body
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for name in node.names:
+                yield name.name, id(node) in top, 0
+        elif isinstance(node, ast.ImportFrom) and id(node) not in typing_only:
+            yield node.module or "", id(node) in top, node.level
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_file_keeps_the_import_table_and_the_size_limits(path):
+    folder = path.relative_to(ROOT).parts[0]
+    source = path.read_text()
+    tree = ast.parse(source)
+    assert len(source.splitlines()) <= MAX_FILE_LINES
+    for name, top, level in imports(tree):
+        root = name.split(".")[0]
+        if level:
+            depth = len(path.relative_to(ROOT).parts) - 1
+            assert level <= depth, f"relative import leaves the package: {name}"
+            continue
+        assert root not in ("envs", "trainers", "prompts"), f"import by folder name: {name}"
+        for banned in FORBIDDEN[folder]:
+            assert name != banned, f"{folder} may not import {name}"
+            assert not name.startswith(f"{banned}."), f"{folder} may not import {name}"
+        if folder == "envs":
+            assert root != "torch", "environments never import torch"
+        if root in HEAVY and folder != "trainers":
+            assert not top, f"import {root} inside the function that needs it"
+        if folder in ("envs", "trainers"):
+            assert not name.startswith(f"agentbench.{folder}"), f"import siblings relatively: {name}"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            body = node.body[1:] if ast.get_docstring(node) else node.body
+            lines = body[-1].end_lineno - body[0].lineno + 1 if body else 0
+            assert lines <= MAX_FUNCTION_LINES, f"{node.name} has {lines} lines"
+    assert path.stem not in ("utils", "helpers", "common", "misc")
+
+
+def test_declared_packages_are_the_folders_with_an_init():
+    declared = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
+    found = set()
+    for folder in FOLDERS:
+        for init in (ROOT / folder).rglob("__init__.py"):
+            parts = init.parent.relative_to(ROOT).parts
+            found.add(".".join(parts if folder == "agentbench" else ("agentbench", *parts)))
+    assert declared == found
+
+
+def test_entry_points_resolve():
+    from importlib.metadata import entry_points
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for group, points in project["entry-points"].items():
+        installed = {point.name: point for point in entry_points(group=group)}
+        for name, value in points.items():
+            assert installed[name].value == value, f"{group}:{name} changed; install the package again"
+            installed[name].load()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["import agentbench", "import agentbench.cli", "import agentbench.rollout, agentbench.evaluate, agentbench.train"],
+)
+def test_core_imports_no_torch(statement):
+    code = f"{statement}\nimport sys\nprint(sorted({HEAVY!r} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
