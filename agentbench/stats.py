@@ -24,23 +24,6 @@ class Estimate:
     n: int
 
 
-@dataclass(frozen=True, slots=True)
-class Paired:
-    """Run B minus run A on the same items.
-
-    Attributes:
-        difference: mean of b - a, with its paired bootstrap interval.
-        only_a: items that A solved and B did not.
-        only_b: items that B solved and A did not.
-        p: two-sided exact McNemar p-value; 1.0 when no item differs.
-    """
-
-    difference: Estimate
-    only_a: int
-    only_b: int
-    p: float
-
-
 def wilson(successes: int, n: int) -> Estimate:
     """Give a rate its 95 % Wilson score interval, which stays inside [0, 1] and is honest for few episodes.
 
@@ -125,20 +108,3 @@ def mcnemar(only_a: int, only_b: int) -> float:
         return 1.0
     tail = sum(math.comb(n, k) for k in range(min(only_a, only_b) + 1))
     return float(min(1.0, 2 * tail / 2**n))
-
-
-def paired(a: Sequence[float], b: Sequence[float], seed: int = 0) -> Paired:
-    """Compare two runs item by item.
-
-    Args:
-        a: score of run A per item, 1 and 0 for success.
-        b: score of run B on the same items in the same order.
-        seed: of the bootstrap.
-    Returns: the difference b - a; McNemar counts treat a score of 1 as solved.
-    """
-    if len(a) != len(b):
-        raise ValueError(f"paired runs need equally many items, got {len(a)} and {len(b)}")
-    difference = bootstrap_mean([y - x for x, y in zip(a, b, strict=True)], seed)
-    only_a = sum(x == 1 and y != 1 for x, y in zip(a, b, strict=True))
-    only_b = sum(y == 1 and x != 1 for x, y in zip(a, b, strict=True))
-    return Paired(difference, only_a, only_b, mcnemar(only_a, only_b))

@@ -17,17 +17,18 @@ from pathlib import Path
 from typing import Any
 
 from .collect import Stage, collect
-from .config import TrainConfig, validate
+from .config import TrainConfig, dump, validate
 from .demonstrate import MixturePolicy, TokenisedPolicy
+from .doctor import versions
 from .engines import Engine
 from .env import EnvSpec
 from .episode import Limits
-from .errors import ConfigError, UsageError
-from .evaluate import evaluate_policy
+from .errors import ConfigError, TrainingError, UsageError
+from .evaluate import EvalConfig, evaluate
 from .parse import Parser, get_parser
 from .policy import ExpertPolicy, InstantPolicy, ModelPolicy, Policy, RandomPolicy
 from .prompt import load_prompt
-from .records import VERSIONS, encode_json, prepare_folder, write_whole
+from .records import CONFIG, VERSIONS, check_output, encode_json, write_whole
 from .registry import engine_factory, env_spec, trainer_spec
 from .render import Renderer
 from .train_log import TrainLog
@@ -140,19 +141,43 @@ class Run:
 
     def evaluate(self, step: int) -> dict[str, float]:
         """Play the panel with the current weights, exactly as `agentbench eval` would with the checkpoint."""
-        settings = self.config.eval
+        settings, rollout = self.config.eval, self.config.rollout
         assert settings is not None
-        summary = evaluate_policy(
-            settings.panel,
-            self.student(settings.temperature),
-            output=self.folder / "eval" / f"step-{step}",
-            seed=self.config.seed,
+        output = self.folder / "eval" / f"step-{step}"
+        shutil.rmtree(output, ignore_errors=True)  # left by a run that was killed here
+        config = EvalConfig(
+            policy="model",
+            model_name_or_path=str(self.folder / f"checkpoint-{step}"),
+            engine=rollout.engine,
+            engine_options=rollout.engine_options,
+            prompt=self.config.env.prompt,
+            history=self.config.env.history,
+            guided=rollout.guided,
+            temperature=settings.temperature,
+            max_new_tokens=rollout.max_new_tokens,
+            panel=settings.panel,
+            output_dir=str(output),
             limit=settings.limit,
+            seed=self.config.seed,
             repeats=settings.repeats,
-            concurrency=self.config.rollout.concurrency,
-            limits=self.stage.limits,
+            concurrency=rollout.concurrency,
+            max_turns=self.config.env.max_turns,
+            max_episode_tokens=rollout.max_episode_tokens,
         )
-        return {f"eval/{name}": value for name, value in summary.items()}
+        summary = evaluate(config, policy=self.student(settings.temperature))
+        if summary.overall is None:
+            raise TrainingError(
+                f"step {step}: {summary.error_rate:.0%} of the evaluation episodes broke; see {output}/report.md"
+            )
+        rates = summary.overall
+        figures = {
+            "score": rates.score.value,
+            "turns": rates.turns,
+            "errors": float(sum(summary.errors.values())),
+        }
+        if rates.success is not None:
+            figures["success"] = rates.success.value
+        return {f"eval/{name}": value for name, value in figures.items()}
 
     def student(self, temperature: float) -> ModelPolicy:
         """The student as a policy that samples at this temperature."""
@@ -267,7 +292,7 @@ def train(
     """
     spec, settings, env = check(config)
     folder = Path(config.output_dir)
-    prepare_folder(folder, config.model_dump(mode="json"), resume=resume, free=_FREE_ON_RESUME)
+    check_output(folder, config.model_dump(mode="json"), resume=resume, free=_FREE_ON_RESUME)
     tasks = env.tasks(config.env.split)[: config.env.num_tasks]
     trainer = spec.build(config, settings)
     saved = checkpoints(folder) if resume else []
@@ -289,13 +314,16 @@ def train(
         folder,
     )
     if trainer.process_index == 0:
-        write_whole(folder / VERSIONS, encode_json({"packages": package_versions(), "engine": engine.info}))
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / CONFIG, dump(config).encode())
+        write_whole(folder / VERSIONS, encode_json({**versions(), "engine": engine.info}))
     return _loop(run, first, report)
 
 
 def _loop(run: Run, first: int, report: Callable[[str], None]) -> dict[str, float]:
     config, folder = run.config, run.folder
-    log = TrainLog(folder, first, config) if run.trainer.process_index == 0 else None
+    kept = first or -1  # nothing is done yet: even the evaluation before the first step is made again
+    log = TrainLog(folder, kept, config) if run.trainer.process_index == 0 else None
     metrics: dict[str, float] = {}
     try:
         if first == 0 and config.eval is not None and log is not None:

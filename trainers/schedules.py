@@ -28,8 +28,10 @@ class Schedule(ABC):
         """Refuse fields that are not numbers, such as quoted ones from a config."""
         for field in fields(self):
             value = getattr(self, field.name)
+            if value is None and field.default is None:
+                continue
             numbers = value if isinstance(value, tuple) else (value,)
-            if any(isinstance(x, bool) or not isinstance(x, int | float | None) for x in numbers):
+            if any(isinstance(x, bool) or not isinstance(x, int | float) for x in numbers):
                 raise ConfigError(f"{self.kind} schedule: {field.name}={value!r} must be a number")
 
     def __call__(self, step: int) -> float:
@@ -145,8 +147,10 @@ class Piecewise(Schedule):
 
     def __post_init__(self) -> None:
         """Accept lists from a config; refuse pieces that do not begin at 0 or do not rise."""
-        object.__setattr__(self, "starts", tuple(self.starts))
-        object.__setattr__(self, "values", tuple(self.values))
+        for name in ("starts", "values"):
+            if not isinstance(getattr(self, name), list | tuple):
+                raise ConfigError(f"piecewise schedule: {name}={getattr(self, name)!r} must be a list")
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         super().__post_init__()
         rising = all(a < b for a, b in zip(self.starts, self.starts[1:], strict=False))
         if not self.starts or self.starts[0] != 0 or not rising or len(self.starts) != len(self.values):

@@ -4,12 +4,13 @@ One uniform number per token comes from a counter-based generator (seed, positio
 of the cumulative distribution, so a row's token does not depend on which rows it is computed with. Leaves out models
 and caches (see `hf`).
 """
+# ruff: noqa: N803, N806  (tensor names end in their axes)
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 IntArray = npt.NDArray[np.int64]
+_Array = TypeVar("_Array", bound=npt.NDArray[Any])
+
+
+def moved(array: _Array, source: IntArray, rows: int) -> _Array:
+    """Make a table of `rows` rows whose first ones are `array[source]` and whose others are zero."""
+    table = np.zeros((rows, *array.shape[1:]), array.dtype)
+    table[: len(source)] = array[source]
+    return cast("_Array", table)
+
 
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _MIX = ((np.uint64(30), np.uint64(0xBF58476D1CE4E5B9)), (np.uint64(27), np.uint64(0x94D049BB133111EB)))
@@ -67,12 +77,12 @@ class RowSettings:
 
     @classmethod
     def empty(cls, rows: int) -> RowSettings:
-        """Make a table of `rows` greedy rows, to be filled with `put`."""
+        """Make a table of `rows` rows, to be filled with `put`."""
         return cls(
             seed=np.zeros(rows, np.uint64),
             position=np.zeros(rows, np.int64),
             temperature=np.zeros(rows),
-            top_p=np.ones(rows),
+            top_p=np.zeros(rows),
             top_k=np.zeros(rows, np.int64),
             min_tokens=np.zeros(rows, np.int64),
         )
@@ -86,16 +96,10 @@ class RowSettings:
         self.top_k[row] = sampling.top_k
         self.min_tokens[row] = sampling.min_new_tokens
 
-    def take(self, rows: IntArray) -> RowSettings:
-        """Copy some rows into a table of their own."""
-        return RowSettings(
-            self.seed[rows],
-            self.position[rows],
-            self.temperature[rows],
-            self.top_p[rows],
-            self.top_k[rows],
-            self.min_tokens[rows],
-        )
+    def take(self, rows: IntArray, size: int | None = None) -> RowSettings:
+        """Copy some rows into a table of their own, with room for `size` rows."""
+        size = len(rows) if size is None else size
+        return RowSettings(*(moved(getattr(self, name), rows, size) for name in self.__slots__))
 
 
 def sample_rows(
@@ -132,14 +136,14 @@ def sample_rows(
         rows = _tensor(np.flatnonzero(filtered_R), logits_RV)
         kept = _filter(logits_RV[rows], settings.top_k[filtered_R], settings.top_p[filtered_R])
         logits_RV = logits_RV.index_copy(0, rows, kept)
-    logp_RV = torch.log_softmax(logits_RV, dim=-1)
+    prob_RV = torch.softmax(logits_RV, dim=-1)
     if greedy_R.all():
-        ids_R = logp_RV.argmax(-1)
+        ids_R = logits_RV.argmax(-1)
     else:
-        ids_R = _inverse_cdf(logp_RV, uniforms(settings.seed, settings.position))
+        ids_R = _inverse_cdf(prob_RV, uniforms(settings.seed, settings.position))
         if greedy_R.any():
-            ids_R = torch.where(_tensor(greedy_R, logits_RV), logp_RV.argmax(-1), ids_R)
-    return ids_R, logp_RV.gather(-1, ids_R[:, None])[:, 0]
+            ids_R = torch.where(_tensor(greedy_R, logits_RV), logits_RV.argmax(-1), ids_R)
+    return ids_R, prob_RV.gather(-1, ids_R[:, None])[:, 0].log()
 
 
 def _tensor(array: npt.NDArray[np.generic], like: Tensor) -> Tensor:
@@ -185,14 +189,14 @@ def _filter(logits_RV: Tensor, top_k: IntArray, top_p: npt.NDArray[np.float64]) 
     return torch.empty_like(sorted_RV).scatter_(-1, order_RV, sorted_RV)
 
 
-def _inverse_cdf(logp_RV: Tensor, uniform_R: npt.NDArray[np.float64]) -> Tensor:
+def _inverse_cdf(prob_RV: Tensor, uniform_R: npt.NDArray[np.float64]) -> Tensor:
     """Find the first token whose cumulative probability exceeds the row's uniform number."""
     import torch
 
-    mass_RV = logp_RV.exp().cumsum(-1, dtype=torch.float64)
-    target_R = _tensor(uniform_R, logp_RV) * mass_RV[:, -1]
+    mass_RV = prob_RV.cumsum(-1, dtype=torch.float64)
+    target_R = _tensor(uniform_R, prob_RV) * mass_RV[:, -1]
     ids_R = torch.searchsorted(mass_RV, target_R[:, None], right=True)[:, 0]
-    return ids_R.clamp_(max=logp_RV.shape[-1] - 1)  # only NaN rows reach the end
+    return ids_R.clamp_(max=prob_RV.shape[-1] - 1)  # only NaN rows reach the end
 
 
 class ChoiceTable:
@@ -223,16 +227,18 @@ class ChoiceTable:
         self._alive[row] = self._size[row] > 0
 
     def _grow(self, count: int, length: int) -> None:
-        """Enlarge the tables to `count` choices of `length` ids."""
-        rows, old_count, old_length = self._ids.shape
-        count, length = max(count, old_count), max(length, old_length)
-        if (count, length) == (old_count, old_length):
-            return
-        more, longer = count - old_count, length - old_length
+        """Enlarge the tables to at least `count` choices of `length` ids."""
+        more, longer = (max(0, new - old) for new, old in zip((count, length), self._ids.shape[1:], strict=True))
         self._ids = np.pad(self._ids, ((0, 0), (0, more), (0, longer)), constant_values=-1)
         self._size = np.pad(self._size, ((0, 0), (0, more)))
         self._alive = np.pad(self._alive, ((0, 0), (0, more)))
-        assert self._ids.shape == (rows, count, length)
+
+    def move(self, source: IntArray, rows: int) -> None:
+        """Keep the rows `source`, renumbered from 0, in a table of `rows` rows."""
+        self.guided = moved(self.guided, source, rows)
+        self._ids = moved(self._ids, source, rows)
+        self._size = moved(self._size, source, rows)
+        self._alive = moved(self._alive, source, rows)
 
     def allowed(self, rows: IntArray, positions: IntArray, like_RV: Tensor) -> Tensor | None:
         """Say what each row may sample next: bool [R, V], or None when all rows are free."""

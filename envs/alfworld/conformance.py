@@ -7,7 +7,6 @@ Leaves out: judging who is right. The original is.
 from __future__ import annotations
 
 import argparse
-import itertools
 import multiprocessing
 import random
 import sys
@@ -15,8 +14,10 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from .engine import Game, Result, Session
+from .reference import ReferenceSession
 from .state import bits
 
 NONSENSE = (
@@ -30,11 +31,11 @@ NONSENSE = (
 
 @dataclass(frozen=True)
 class Difference:
-    """One field in which the engines disagree; `index` counts the commands since the game was loaded."""
+    """One field in which the engines disagree; `index` counts the results so far, command None is a reset."""
 
     game: str
     index: int
-    command: str
+    command: str | None
     field: str
     native: object
     original: object
@@ -155,49 +156,65 @@ class Player:
         return [*commands, f"examine {cut}", "inventory"]
 
 
-def script(game: Game, seed: str, noise: int) -> Iterator[list[str | None]]:
-    """Return the episodes to play: lists of commands, where None stands for a noise command drawn on the spot."""
+class Moment(NamedTuple):
+    """A command (None: a reset) and what came back."""
+
+    command: str | None
+    result: Result
+
+
+def play(session: Session | ReferenceSession, game: Game, seed: str, noise: int) -> Iterator[Moment]:
+    """Play two episodes: a wandering one with `noise` odd commands among tours, then the walkthrough and beyond.
+
+    Args:
+        session: the engine that plays.
+        game: the same game, compiled: source of names for the commands.
+        seed: fixes all choices.
+        noise: number of odd commands in the wandering episode.
+    """
     player = Player(game, seed)
     wander: list[str | None] = [*player.tour(), *player.cut()]
     for _ in range(noise):
         wander.insert(player.random.randrange(len(wander) + 1), None)
     solve: list[str | None] = [*game.walkthrough, None, None, None, *reversed(game.walkthrough[-2:]), None]
-    yield wander
-    yield solve
+    for planned in (wander, solve):
+        result = session.reset()
+        yield Moment(None, result)
+        for command in planned:
+            spoken = player.noise(result.admissible) if command is None else command
+            result = session.step(spoken)
+            yield Moment(spoken, result)
 
 
-def compare(path: str | Path, *, seed: int = 0, noise: int = 24) -> Report:
-    """Play one game in both engines: a wandering episode with `noise` odd commands, then the walkthrough and beyond.
-
-    Raises: as `Game.load` and `ReferenceSession` do.
-    """
-    from .reference import ReferenceSession
-
-    game = Game.load(path)
-    native, original = Session(game), ReferenceSession(path)
-    player = Player(game, f"{seed} {Path(path).parent.name}")
+def check(game: Game, moments: Iterable[Moment]) -> Report:
+    """Play the commands of a recording with the native engine and report every field that differs."""
+    native = Session(game)
     report = Report(games=1)
-    counter = itertools.count()
-    for commands in script(game, f"{seed} {game.task}", noise):
-        results = native.reset(), original.reset()
-        reached = results[1].won
-        _note(report, game.name, next(counter), "reset", *results)
-        for planned in commands:
-            command = player.noise(results[0].admissible) if planned is None else planned
-            results = native.step(command), original.step(command)
-            reached = reached or results[1].won
-            _note(report, game.name, next(counter), command, *results)
-        report.won += reached
-    original.close()
+    won = False
+    for moment in moments:
+        if moment.command is None:
+            report.won += won
+            won = False
+        ours = native.reset() if moment.command is None else native.step(moment.command)
+        won = won or moment.result.won
+        for part in ("observation", "admissible", "won", "score"):
+            one, other = getattr(ours, part), getattr(moment.result, part)
+            if one != other or type(one) is not type(other):
+                report.differences.append(
+                    Difference(game.name, report.results, moment.command, part, one, other)
+                )
+        report.results += 1
+    report.won += won
     return report
 
 
-def _note(report: Report, name: str, index: int, command: str, native: Result, original: Result) -> None:
-    report.results += 1
-    for part in ("observation", "admissible", "won", "score"):
-        one, other = getattr(native, part), getattr(original, part)
-        if one != other or type(one) is not type(other):
-            report.differences.append(Difference(name, index, command, part, one, other))
+def compare(path: str | Path, *, seed: int = 0, noise: int = 24) -> Report:
+    """Let both engines play one game file. Raises: as `Game.load` and `ReferenceSession` do."""
+    game = Game.load(path)
+    original = ReferenceSession(path)
+    report = check(game, play(original, game, f"{seed} {Path(path).parent.name}", noise))
+    original.close()
+    return report
 
 
 def compare_all(

@@ -7,12 +7,12 @@ this changes about one reward in twenty-five, so the choice is part of every res
 from __future__ import annotations
 
 import importlib.util
-import re
-from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Protocol
 
 from agentbench.errors import missing_dependency, unknown_name
+
+from .letterwords import letter_words
 
 MODEL = "en_core_web_sm"
 
@@ -28,13 +28,55 @@ class NounTest(Protocol):
 
 
 class LetterWords:
+    """The stand-in: every token of letters only is a noun, with the tokens of spaCy's rules for English."""
+
     name = "letters"
 
     def __init__(self) -> None:
-        import spacy
-
-        self._nlp = spacy.blank("en")
-        self.nouns = lru_cache(1 << 14)(self._nouns)
+        """Remember the titles asked for."""
+        self.nouns = lru_cache(maxsize=1 << 15)(self._nouns)
 
     def _nouns(self, title: str) -> tuple[str, ...]:
-        return tuple(t.text.lower() for t in self._nlp.tokenizer(title) if t.is_alpha)
+        return tuple(word.lower() for word in letter_words(title))
+
+
+class ModelNouns:
+    """The original's test: tokens that spaCy's small English model tags as nouns or proper nouns."""
+
+    name = "spacy"
+
+    def __init__(self) -> None:
+        """Load the model.
+
+        Raises: MissingDependency: spaCy or its model is not installed.
+        """
+        if not model_installed():
+            raise missing_dependency(f"spacy with its model {MODEL}", "webshop", "the noun test 'spacy'")
+        import spacy
+
+        self._model: Any = spacy.load(MODEL)
+        self.name = f"spacy:{MODEL}-{self._model.meta['version']}"
+        self.nouns = lru_cache(maxsize=1 << 15)(self._nouns)
+
+    def _nouns(self, title: str) -> tuple[str, ...]:
+        return tuple(token.text.lower() for token in self._model(title) if token.pos_ in ("NOUN", "PROPN"))
+
+
+def model_installed() -> bool:
+    """Tell whether spaCy and its small English model are there, without importing them."""
+    return all(importlib.util.find_spec(name) is not None for name in ("spacy", MODEL))
+
+
+@lru_cache(maxsize=4)
+def noun_test(name: str = "auto") -> NounTest:
+    """Return a noun test.
+
+    Args:
+        name: "spacy" (the original's), "letters" (the stand-in) or "auto" (spaCy's if its model is installed).
+    Raises: MissingDependency: "spacy" without its model. UnknownName: another name.
+    """
+    if name not in ("auto", "spacy", "letters"):
+        raise unknown_name("noun test", name, ("auto", "spacy", "letters"))
+    if name == "spacy" or (name == "auto" and model_installed()):
+        return ModelNouns()
+    return LetterWords()

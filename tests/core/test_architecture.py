@@ -14,7 +14,13 @@ FILES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.p
 HEAVY = {"torch", "transformers", "accelerate", "peft", "vllm", "textworld", "alfworld", "spacy", "trl"}
 FORBIDDEN = {
     "agentbench": ("agentbench.envs", "agentbench.trainers", "agentbench.prompts"),
-    "envs": ("agentbench.trainers", "agentbench.engines", "agentbench.train", "agentbench.cli", "agentbench.evaluate"),
+    "envs": (
+        "agentbench.trainers",
+        "agentbench.engines",
+        "agentbench.train",
+        "agentbench.cli",
+        "agentbench.evaluate",
+    ),
     "trainers": ("agentbench.envs", "agentbench.cli", "agentbench.evaluate", "agentbench.train_log"),
     "prompts": ("agentbench",),
 }
@@ -95,7 +101,11 @@ def test_entry_points_resolve():
 
 @pytest.mark.parametrize(
     "statement",
-    ["import agentbench", "import agentbench.cli", "import agentbench.rollout, agentbench.evaluate, agentbench.train"],
+    [
+        "import agentbench",
+        "import agentbench.cli",
+        "import agentbench.rollout, agentbench.evaluate, agentbench.train",
+    ],
 )
 def test_core_imports_no_torch(statement):
     code = f"{statement}\nimport sys\nprint(sorted({HEAVY!r} & set(sys.modules)))"

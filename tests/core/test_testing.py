@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from agentbench.envs import corridor
 from agentbench.envs.corridor import CorridorEnv
 from agentbench.errors import ContractError, MissingData

@@ -14,7 +14,16 @@ from agentbench.types import (
 
 
 def test_trajectory_survives_json():
-    first = Turn(0, "obs", Action("a", (1, 2), (-0.1, -0.2), "length", 3, "teacher"), None, -0.1, (7,), True, {"k": [1]})
+    first = Turn(
+        0,
+        "obs",
+        Action("a", (1, 2), (-0.1, -0.2), "length", 3, "teacher"),
+        None,
+        -0.1,
+        (7,),
+        True,
+        {"k": [1]},
+    )
     second = Turn(1, "é", Action("b"), "b", 1.0, (), False, {}, {"weight": 0.5})
     whole = Trajectory(
         "id", "env", "task", 5, (first, second), None, 0.0, "error", 2, "type",

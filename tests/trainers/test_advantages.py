@@ -3,10 +3,10 @@ import statistics
 
 import pytest
 import torch
+from agentbench.trainers import advantages as adv
 from torch import Tensor
 
 from agentbench.errors import ConfigError, UsageError
-from agentbench.trainers import advantages as adv
 
 
 def long(*values: int) -> Tensor:
@@ -17,7 +17,9 @@ def ok(*values: int) -> Tensor:
     return torch.tensor(values, dtype=torch.bool)
 
 
-def naive(scores: list[float], buckets: list[int], healthy: list[bool], divide: bool, singleton: str) -> list[float]:
+def naive(
+    scores: list[float], buckets: list[int], healthy: list[bool], divide: bool, singleton: str
+) -> list[float]:
     out = []
     for score, bucket, good in zip(scores, buckets, healthy, strict=True):
         peers = [s for s, b, g in zip(scores, buckets, healthy, strict=True) if b == bucket and g]
@@ -38,7 +40,10 @@ def naive(scores: list[float], buckets: list[int], healthy: list[bool], divide: 
 def test_standardise_equals_the_loop(divide, singleton):
     generator = torch.Generator().manual_seed(0)
     score = torch.randn(60, generator=generator, dtype=torch.float64)
-    bucket, healthy = torch.randint(25, (60,), generator=generator) * 7 - 20, torch.rand(60, generator=generator) > 0.2
+    bucket, healthy = (
+        torch.randint(25, (60,), generator=generator) * 7 - 20,
+        torch.rand(60, generator=generator) > 0.2,
+    )
     got = adv.standardise(score, bucket, healthy, divide_by_std=divide, singleton=singleton)
     expected = naive(score.tolist(), bucket.tolist(), healthy.tolist(), divide, singleton)
     torch.testing.assert_close(got.value_X, torch.tensor(expected), rtol=1e-6, atol=1e-7)
@@ -70,7 +75,9 @@ def test_a_turn_penalty_enters_the_turn_statistics():
     # samples 1 - 0.1, 1, 0, 0 without std: mean 0.475
     penalty = torch.tensor([0.1, 0.0, 0.0, 0.0])
     scores, groups, traj = torch.tensor([1.0, 0.0]), long(0, 0), long(0, 0, 1, 1)
-    got = adv.group_centred(scores, groups, ok(1, 1), traj, stats="turn", penalty_N=penalty, divide_by_std=False)
+    got = adv.group_centred(
+        scores, groups, ok(1, 1), traj, stats="turn", penalty_N=penalty, divide_by_std=False
+    )
     torch.testing.assert_close(got.value_X, torch.tensor([0.425, 0.525, -0.475, -0.475]))
     with pytest.raises(ConfigError, match="needs stats='turn'"):
         adv.group_centred(scores, groups, ok(1, 1), traj, stats="trajectory", penalty_N=penalty)
@@ -83,7 +90,11 @@ def test_broken_episodes_get_zero_and_move_nobody(stats):
     without = adv.group_centred(scores[[0, 1, 3]], groups[[0, 1, 3]], ok(1, 1, 1), long(0, 1, 2), stats=stats)
     assert got.value_X[2] == got.value_X[3] == 0
     assert torch.equal(got.value_X[[0, 1, 4]], without.value_X)
-    assert (got.buckets, got.flat, got.singletons) == (without.buckets, without.flat, without.singletons) == (2, 0, 1)
+    assert (
+        (got.buckets, got.flat, got.singletons)
+        == (without.buckets, without.flat, without.singletons)
+        == (2, 0, 1)
+    )
 
 
 def test_a_nan_score_of_a_broken_episode_spreads_nowhere():

@@ -2,11 +2,11 @@ import math
 
 import pytest
 import torch
+from agentbench.trainers import divergences as dv
+from agentbench.trainers.chunked import LinearHead, divergence
 from torch import Tensor
 
 from agentbench.errors import ConfigError, UsageError
-from agentbench.trainers import divergences as dv
-from agentbench.trainers.chunked import LinearHead, divergence
 
 KINDS = ("forward_kl", "reverse_kl", "jsd")
 N, D, E, V, PADDED, TEACHER_PADDED = 7, 4, 3, 11, 16, 13
@@ -246,7 +246,9 @@ def test_no_gradient_is_computed_without_grad_mode():
 
 def test_no_tokens_give_zero():
     head = torch.eye(2, requires_grad=True)
-    out = divergence(torch.zeros(0, 2), head, torch.zeros(0, 2), kind="jsd", weight_N=torch.zeros(0), vocab_size=2)
+    out = divergence(
+        torch.zeros(0, 2), head, torch.zeros(0, 2), kind="jsd", weight_N=torch.zeros(0), vocab_size=2
+    )
     out.loss.backward()
     assert out.loss.item() == 0.0
     assert (head.grad == 0).all()
@@ -266,4 +268,6 @@ def test_bad_arguments_are_refused():
         with pytest.raises(error, match=text):
             case.fused("jsd", **options)
     with pytest.raises(UsageError, match="do not fit"):
-        divergence(case.hidden[:, :3], case.head, case.teacher, kind="jsd", weight_N=case.weight, vocab_size=V)
+        divergence(
+            case.hidden[:, :3], case.head, case.teacher, kind="jsd", weight_N=case.weight, vocab_size=V
+        )

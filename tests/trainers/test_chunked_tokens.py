@@ -1,9 +1,9 @@
 import pytest
 import torch
+from agentbench.trainers.chunked_tokens import logprob, token_loss
 from torch import Tensor
 
 from agentbench.errors import UsageError
-from agentbench.trainers.chunked_tokens import logprob, token_loss
 
 N, D, V, PADDED = 7, 4, 11, 16
 
@@ -14,7 +14,9 @@ class Case:
     def __init__(self, dtype: torch.dtype = torch.float64) -> None:
         generator = torch.Generator().manual_seed(0)
         self.hidden = torch.randn(N, D, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
-        self.head = torch.randn(PADDED, D, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
+        self.head = (
+            torch.randn(PADDED, D, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
+        )
         self.token = torch.randint(V, (N,), generator=generator)
         self.old = -torch.rand(N, generator=generator, dtype=torch.float64)
         self.advantage = torch.randn(N, generator=generator, dtype=torch.float64)
@@ -114,7 +116,9 @@ def test_a_frozen_head_gets_no_gradient():
         case.surrogate(logprob(case.hidden, case.head, case.token, vocab_size=V)[0]).sum(),
         token_loss(case.hidden, case.head, case.token, case.surrogate, vocab_size=V).loss,
     ):
-        torch.testing.assert_close(torch.autograd.grad(loss, case.hidden)[0], expected, rtol=1e-10, atol=1e-13)
+        torch.testing.assert_close(
+            torch.autograd.grad(loss, case.hidden)[0], expected, rtol=1e-10, atol=1e-13
+        )
 
 
 def test_half_precision_stays_near_float64():

@@ -2,10 +2,10 @@ import math
 
 import pytest
 import torch
+from agentbench.trainers import divergences as dv
 from torch import Tensor
 
 from agentbench.errors import ConfigError, UsageError
-from agentbench.trainers import divergences as dv
 
 KINDS = ("forward_kl", "reverse_kl", "jsd")
 
@@ -25,7 +25,11 @@ def naive(student: Tensor, teacher: Tensor, kind: str, beta: float = 0.5) -> Ten
     out = []
     for q, p in zip(flat_q, flat_p, strict=True):
         m = [beta * y + (1 - beta) * x for x, y in zip(q, p, strict=True)]
-        out.append({"forward_kl": kl(p, q), "reverse_kl": kl(q, p), "jsd": beta * kl(p, m) + (1 - beta) * kl(q, m)}[kind])
+        out.append(
+            {"forward_kl": kl(p, q), "reverse_kl": kl(q, p), "jsd": beta * kl(p, m) + (1 - beta) * kl(q, m)}[
+                kind
+            ]
+        )
     return torch.tensor(out, dtype=torch.float64).reshape(student.shape[:-1])
 
 
@@ -51,7 +55,9 @@ def naive(student: Tensor, teacher: Tensor, kind: str, beta: float = 0.5) -> Ten
     ],
 )
 def test_two_token_values_by_hand(q, p, kind, beta, expected):
-    got = dv.full_vocabulary(torch.tensor(q).double().log(), torch.tensor(p).double().log(), kind=kind, beta=beta)
+    got = dv.full_vocabulary(
+        torch.tensor(q).double().log(), torch.tensor(p).double().log(), kind=kind, beta=beta
+    )
     assert float(got) == pytest.approx(expected, abs=2e-7)
 
 
@@ -164,7 +170,9 @@ def test_an_empty_tail_bucket_leaves_the_full_divergence_and_a_finite_gradient(k
     teacher = random_logits(1, 4, 8).float().log_softmax(-1)
     got = dv.on_support(z.log_softmax(-1), teacher, kind=kind, tail="tail")
     got.sum().backward()
-    torch.testing.assert_close(got, dv.full_vocabulary(z.log_softmax(-1), teacher, kind=kind), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        got, dv.full_vocabulary(z.log_softmax(-1), teacher, kind=kind), rtol=1e-5, atol=1e-5
+    )
     reference = z.detach().clone().requires_grad_()
     dv.full_vocabulary(reference.log_softmax(-1), teacher, kind=kind).sum().backward()
     torch.testing.assert_close(z.grad, reference.grad, rtol=1e-4, atol=1e-5)
@@ -176,7 +184,10 @@ def test_truncated_values_by_hand():
     # tail bucket:  1/2 log 2 + 0 + 1/4 log(1/2) = 1/4 log 2 = 0.1732868
     # ignore:       1/2 log 2 + 0 = 0.3465736
     q, p = (torch.tensor(x).double().log()[:2] for x in ((0.5, 0.25, 0.25), (0.25, 0.25, 0.5)))
-    got = {tail: float(dv.on_support(q, p, kind="reverse_kl", tail=tail)) for tail in ("renormalise", "tail", "ignore")}
+    got = {
+        tail: float(dv.on_support(q, p, kind="reverse_kl", tail=tail))
+        for tail in ("renormalise", "tail", "ignore")
+    }
     assert got == pytest.approx({"renormalise": 0.0566330, "tail": 0.1732868, "ignore": 0.3465736}, abs=2e-7)
     # without the tail the sum can be negative: swap the roles, 1/4 log(1/2) = -0.1732868
     assert float(dv.on_support(p, q, kind="reverse_kl", tail="ignore")) == pytest.approx(-0.1732868, abs=2e-7)
@@ -239,7 +250,9 @@ def test_sampled_token_value_by_hand_and_without_gradient():
 
 def test_sampled_token_averages_to_reverse_kl():
     student, teacher = random_logits(0, 8).log_softmax(-1), random_logits(1, 8).log_softmax(-1)
-    drawn = torch.multinomial(student.exp(), 200_000, replacement=True, generator=torch.Generator().manual_seed(0))
+    drawn = torch.multinomial(
+        student.exp(), 200_000, replacement=True, generator=torch.Generator().manual_seed(0)
+    )
     sampled = dv.sampled_token(student[drawn], teacher[drawn])
     error = float(sampled.std()) / math.sqrt(len(drawn))
     assert abs(float(sampled.mean() - naive(student, teacher, "reverse_kl"))) < 4 * error

@@ -2,10 +2,10 @@ import math
 
 import pytest
 import torch
+from agentbench.trainers import losses as ls
 from torch import Tensor
 
 from agentbench.errors import ConfigError, UsageError
-from agentbench.trainers import losses as ls
 
 REDUCTIONS = ("token_mean", "trajectory_mean", "turn_mean", "turn_sum")
 
@@ -172,7 +172,9 @@ def test_coefficients_equal_the_loop(kind, masked):
     ok = torch.tensor([True, True, False, True, True])
     keep = torch.rand(6, 20, generator=generator) > 0.5 if masked else None
     got = ls.token_coefficients(kind, turn, traj, ok, keep_BT=keep)
-    torch.testing.assert_close(got.double(), naive_coefficients(kind, turn, traj, ok, keep), rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(
+        got.double(), naive_coefficients(kind, turn, traj, ok, keep), rtol=1e-6, atol=1e-9
+    )
 
 
 @pytest.mark.parametrize("kind", ["token_mean", "trajectory_mean", "turn_mean"])
@@ -186,8 +188,12 @@ def test_padding_row_order_and_segment_cuts_change_nothing(kind):
     plain = (ls.token_coefficients(kind, Batch.turn, Batch.traj, Batch.ok) * loss).sum()
     # rows swapped, turn 0 cut over two rows, wider padding
     turn = torch.tensor([[2, 2, -1, 3, 3, -1], [0, 0, -1, -1, -1, -1], [0, -1, 1, -1, -1, -1]])
-    cut = torch.tensor([[5.0, 6.0, 7.0, 7.0, 7.0, 7.0], [1.0, 2.0, 7.0, 7.0, 7.0, 7.0], [3.0, 7.0, 4.0, 7.0, 7.0, 7.0]])
-    assert float((ls.token_coefficients(kind, turn, Batch.traj, Batch.ok) * cut).sum()) == pytest.approx(float(plain))
+    cut = torch.tensor(
+        [[5.0, 6.0, 7.0, 7.0, 7.0, 7.0], [1.0, 2.0, 7.0, 7.0, 7.0, 7.0], [3.0, 7.0, 4.0, 7.0, 7.0, 7.0]]
+    )
+    assert float((ls.token_coefficients(kind, turn, Batch.traj, Batch.ok) * cut).sum()) == pytest.approx(
+        float(plain)
+    )
 
 
 @pytest.mark.parametrize("kind", REDUCTIONS)
@@ -235,7 +241,9 @@ def test_a_batch_where_nothing_counts_is_refused(kind):
     with pytest.raises(UsageError, match="no token counts"):
         ls.token_coefficients(kind, Batch.turn, Batch.traj, torch.zeros(3).bool())
     # but a process may hold nothing while the others hold something
-    assert (ls.token_coefficients(kind, Batch.turn, Batch.traj, torch.zeros(3).bool(), denominator=5.0) == 0).all()
+    assert (
+        ls.token_coefficients(kind, Batch.turn, Batch.traj, torch.zeros(3).bool(), denominator=5.0) == 0
+    ).all()
 
 
 def test_bad_arguments_are_refused():

@@ -2,9 +2,9 @@ import json
 import math
 
 import pytest
+from agentbench.trainers import schedules as sc
 
 from agentbench.errors import ConfigError
-from agentbench.trainers import schedules as sc
 
 
 @pytest.mark.parametrize("step", [0, 1, 20, 40, 79, 80, 81, 10_000])
@@ -95,6 +95,8 @@ def test_table_prints_a_line_per_step():
         ({"kind": "piecewise", "starts": [0, 2, 2], "values": [1, 2, 3]}, "rise strictly"),
         ({"kind": "piecewise", "starts": [0, 2], "values": [1]}, "one value each"),
         ({"kind": "linear", "start": "fast", "end": 0, "steps": 2}, "start='fast' must be a number"),
+        ({"kind": "linear", "start": None, "end": 0, "steps": 2}, "start=None must be a number"),
+        ({"kind": "piecewise", "starts": [0], "values": 0.5}, "values=0.5 must be a list"),
         ("fast", "a number or a mapping"),
         (True, "a number or a mapping"),
     ],

@@ -1,10 +1,10 @@
 import pytest
 import torch
+from agentbench.trainers import turn_weights as tw
+from agentbench.trainers.turn_weights import DisagreementUncertainty as Config
 from torch import Tensor
 
 from agentbench.errors import ConfigError, UsageError
-from agentbench.trainers import turn_weights as tw
-from agentbench.trainers.turn_weights import DisagreementUncertainty as Config
 
 
 def long(*values: int) -> Tensor:
@@ -13,7 +13,9 @@ def long(*values: int) -> Tensor:
 
 def turns(gaps: list[float], surprises: list[float], tokens: list[int] | None = None) -> tw.TurnStatistics:
     return tw.TurnStatistics(
-        torch.tensor(gaps), torch.tensor(surprises), long(*(tokens if tokens is not None else [1] * len(gaps)))
+        torch.tensor(gaps),
+        torch.tensor(surprises),
+        long(*(tokens if tokens is not None else [1] * len(gaps))),
     )
 
 
@@ -90,7 +92,9 @@ def test_constant_statistics_give_three_quarters():
     base = torch.tensor([2.0, 2.0, 2.0], dtype=torch.float64)
     for spread, expected in ((9e-9, 0.75), (2e-8, 1.0)):
         gaps = base + torch.tensor([0.0, 0.0, spread], dtype=torch.float64)
-        got = tw.disagreement_uncertainty(tw.TurnStatistics(gaps, base, long(1, 1, 1)), long(0, 0, 0), 1, Config())
+        got = tw.disagreement_uncertainty(
+            tw.TurnStatistics(gaps, base, long(1, 1, 1)), long(0, 0, 0), 1, Config()
+        )
         assert float(got.weight_N[2]) == pytest.approx(expected)
 
 

@@ -1,0 +1,68 @@
+"""The command line: turns words into calls and exceptions into exit codes. Leaves out all work.
+
+Exit codes: 0 done; 1 ran, but something fell short; 2 the caller can fix it (one line on stderr); 130 interrupted.
+Every import beyond the option parser happens inside a command, so that `--help` and `list` stay fast.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Sequence
+
+import typer
+
+from ..errors import AgentBenchError, UsageError
+from . import data, environment, evaluation, machine, training
+
+app = typer.Typer(
+    name="agentbench",
+    help="Benchmark language-model agents, and train them on the same tasks.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+evaluation.register(app)
+training.register(app)
+environment.register(app)
+data.register(app)
+machine.register(app)
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: bool = typer.Option(False, "--version", help="Print the version and leave.")) -> None:
+    if version:
+        from importlib.metadata import version as installed_version
+
+        print(installed_version("agentbench-opd"))
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line of this process and leave with its exit code."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(words: Sequence[str]) -> int:
+    """Carry out one command line and return its exit code."""
+    try:
+        code = app(args=list(words) or ["--help"], standalone_mode=False)
+    except (KeyboardInterrupt, typer.Abort):
+        return _say("interrupted", 130)
+    except UsageError as error:
+        return _say(str(error), 2)
+    except AgentBenchError as error:
+        return _say(f"{type(error).__name__}: {error}", 1)
+    except Exception as error:
+        # The parser's own errors have no public base class in every release of typer, but all can format themselves.
+        format_message = getattr(error, "format_message", None)
+        if format_message is not None:
+            return _say(str(format_message()), 2)
+        traceback.print_exc()
+        return 1
+    return code if isinstance(code, int) else 0
+
+
+def _say(message: str, code: int) -> int:
+    print("agentbench: " + " ".join(message.split()), file=sys.stderr)
+    return code

@@ -1,0 +1,206 @@
+"""`eval`, `report` and `compare`."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
+
+from .output import episode_progress, key_values, print_json, print_table
+
+if TYPE_CHECKING:
+    from ..compare import Difference
+
+_WHO, _WHAT, _LIMITS = "Who acts", "What is played", "Limits"
+
+
+class _Option(NamedTuple):
+    """One option of `eval`: the EvalConfig key it sets, its type, names, panel of the help page, and help."""
+
+    key: str
+    kind: Any
+    names: tuple[str, ...]
+    panel: str
+    text: str
+
+
+# As a table, because a function with one annotated parameter for each of these would be a page long.
+_OPTIONS = (
+    _Option("panel", str, ("--panel",), _WHAT, "Panel id or file, see agentbench list panels."),
+    _Option("limit", int, ("--limit",), _WHAT, "Only the first tasks."),
+    _Option("repeats", int, ("--repeats",), _WHAT, "Episodes per task [1]."),
+    _Option("seed", int, ("--seed",), _WHAT, "Seed of the run [0]."),
+    _Option("env_options", list[str], ("--env-option",), _WHAT, "key=value for the env; repeatable."),
+    _Option("allow_missing", bool, ("--allow-missing",), _WHAT, "Go on without absent or corrupt tasks."),
+    _Option("concurrency", int, ("--concurrency",), _WHAT, "Episodes at once; moves no result [16]."),
+    _Option("output_dir", str, ("--output", "-o"), _WHAT, "Run folder."),
+    _Option("policy", str, ("--policy",), _WHO, "expert, random, null, replay:FILE, scripted:FILE or model."),
+    _Option("model_name_or_path", str, ("--model",), _WHO, "Model folder or hub id."),
+    _Option("engine", str, ("--engine",), _WHO, "Engine plug-in [hf]."),
+    _Option("engine_options", list[str], ("--engine-option",), _WHO, "key=value for the engine; repeatable."),
+    _Option("prompt", str, ("--prompt",), _WHO, "Prompt reference or file; the env's own when left out."),
+    _Option("history", int, ("--history",), _WHO, "Observation-action pairs in a prompt."),
+    _Option("guided", bool, ("--guided",), _WHO, "Sample among admissible commands only."),
+    _Option("temperature", float, ("--temperature",), _WHO, "0 is greedy [0.4]."),
+    _Option("top_p", float, ("--top-p",), _WHO, "Nucleus [1.0]."),
+    _Option("top_k", int, ("--top-k",), _WHO, "0 is off [0]."),
+    _Option("max_new_tokens", int, ("--max-new-tokens",), _WHO, "Tokens per reply [512]."),
+    _Option("max_turns", int, ("--max-turns",), _LIMITS, "Turns per episode; the env's own when left out."),
+    _Option("max_episode_tokens", int, ("--max-episode-tokens",), _LIMITS, "Sampled tokens per episode."),
+    _Option("step_seconds", float, ("--step-seconds",), _LIMITS, "Wall time of one env step."),
+    _Option("episode_seconds", float, ("--episode-seconds",), _LIMITS, "Wall time of one episode."),
+    _Option("retries", int, ("--retries",), _LIMITS, "Tries again after infrastructure failures [1]."),
+    _Option("max_error_rate", float, ("--max-error-rate",), _LIMITS, "No headline above it [0.01]."),
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command("eval")(_with_options(eval_))
+    app.command()(report)
+    app.command()(compare)
+
+
+def _with_options(function: Any) -> Any:
+    """Give a function with `**options` the parameters of `_OPTIONS`, which is where typer looks."""
+    own = [
+        item
+        for item in inspect.signature(function, eval_str=True).parameters.values()
+        if item.kind is not inspect.Parameter.VAR_KEYWORD
+    ]
+    added = [
+        inspect.Parameter(
+            item.key,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[
+                item.kind | None,
+                typer.Option(*item.names, rich_help_panel=item.panel, help=item.text, show_default=False),
+            ],
+        )
+        for item in _OPTIONS
+    ]
+    function.__signature__ = inspect.Signature([own[0], *added, *own[1:]])
+    return function
+
+
+def eval_(
+    config: Annotated[
+        Path | None,
+        typer.Argument(metavar="[CONFIG.yaml]", help="Configuration; options win.", show_default=False),
+    ] = None,
+    *,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --output.")] = False,
+    retry_errors: Annotated[
+        bool, typer.Option("--retry-errors", help="... and play its errors again.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
+    **options: Any,
+) -> int:
+    """Play a panel with a policy and report honest numbers."""
+    from ..config import validate
+    from ..errors import ConfigError
+    from ..evaluate import EvalConfig, evaluate
+    from ..report import render
+
+    values = _read_file(config) if config else {}
+    for item in _OPTIONS:
+        given = options[item.key]
+        if item.kind == list[str]:
+            given = {**values.get(item.key, {}), **key_values(given, item.names[0])} if given else None
+        if given is not None:
+            values[item.key] = given
+    for key, option in (("panel", "--panel"), ("policy", "--policy"), ("output_dir", "--output")):
+        if values.get(key) is None:
+            raise ConfigError(f"{option} is missing; see agentbench eval --help and agentbench list panels")
+    if retry_errors and not resume:
+        raise ConfigError("--retry-errors plays recorded errors again, so it needs --resume")
+    checked = validate(EvalConfig, values)
+    with episode_progress() as progress:
+        summary = evaluate(checked, resume=resume, retry_errors=retry_errors, progress=progress)
+    if json:
+        print_json(summary.model_dump())
+    else:
+        print(render(summary), end="")
+    return 1 if summary.fell_short else 0
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    import yaml
+
+    from ..errors import ConfigError
+
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} must hold keys and values, found {type(values).__name__}")
+    return values
+
+
+def report(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    check: Annotated[
+        bool, typer.Option("--check", help="Only tell whether its pages are up to date.")
+    ] = False,
+    max_error_rate: Annotated[
+        float | None, typer.Option(help="Give a headline up to this share of errors.", show_default=False)
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
+) -> int:
+    """Compute the numbers of a run again from its records, and rewrite its pages."""
+    from ..errors import MissingData
+    from ..records import write_whole
+    from ..report import REPORT, pages, stale_pages
+    from ..summary import SUMMARY, Summary
+
+    if not run.is_dir():
+        raise MissingData(f"no run folder {run}")
+    if check:
+        stale = stale_pages(run)
+        print(
+            f"{run}: "
+            + (f"stale: {', '.join(stale)}; run agentbench report {run}" if stale else "up to date")
+        )
+        return 1 if stale else 0
+    written = pages(run, max_error_rate)
+    for name, data in written.items():
+        write_whole(run / name, data)
+    print(written[SUMMARY if json else REPORT].decode(), end="")
+    return 1 if Summary.model_validate_json(written[SUMMARY]).fell_short else 0
+
+
+def compare(
+    run_a: Annotated[Path, typer.Argument(help="Run folder.")],
+    run_b: Annotated[Path, typer.Argument(help="Run folder of the same panel.")],
+    json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
+) -> int:
+    """Compare two runs of one panel, task by task."""
+    from ..compare import compare_runs
+
+    found = compare_runs(run_a, run_b)
+    if json:
+        print_json(found)
+        return 0
+    print(f"{found.pairs} pairs of {found.panel} ({found.excluded} left out: an error on either side)")
+    rows = [_row(name, row) for name, row in (("success", found.success), ("score", found.score)) if row]
+    print_table(("%", "A", "B", "B - A", "95 % interval", "only A / only B", "McNemar p"), rows)
+    return 0
+
+
+def _row(name: str, row: Difference) -> tuple[str, ...]:
+    low, high = 100 * row.difference.low, 100 * row.difference.high
+    return (
+        name,
+        f"{100 * row.mean_a:.1f}",
+        f"{100 * row.mean_b:.1f}",
+        f"{100 * row.difference.value:+.1f}",
+        f"{low:+.1f} – {high:+.1f}",
+        f"{row.only_a} / {row.only_b}",
+        "–" if row.p is None else f"{row.p:.4f}",
+    )

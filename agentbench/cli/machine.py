@@ -1,0 +1,89 @@
+"""`list` and `doctor`: what is installed, and what this machine offers."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from .output import print_json, print_table
+
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command("list")(list_)
+    app.command()(doctor)
+
+
+def list_(
+    kind: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[envs|trainers|engines|panels|datasets]", help="Only these.", show_default=False
+        ),
+    ] = None,
+    json: _Json = False,
+) -> None:
+    """List the plug-ins that are installed."""
+    from ..errors import unknown_name
+    from ..registry import KINDS, names
+
+    if kind is not None and kind not in KINDS:
+        raise unknown_name("kind of plug-in", kind, KINDS)
+    found: dict[str, Any] = {
+        item: _panels() if item == "panels" else names(item) for item in ([kind] if kind else KINDS)
+    }
+    if json:
+        print_json(found)
+        return
+    for item, entries in found.items():
+        if not kind:
+            print(f"{item}:")
+        if item == "panels":
+            print_table(
+                ("panel", "env", "split", "tasks", "about"),
+                [(row["id"], row["env"], row["split"], row["tasks"], row["description"]) for row in entries],
+            )
+        else:
+            print("\n".join(entries) or "(none)")
+        if not kind:
+            print()
+
+
+def _panels() -> list[dict[str, Any]]:
+    from ..panels import all_panels
+
+    return [
+        {
+            "id": panel.id,
+            "env": panel.env,
+            "split": panel.split,
+            "tasks": panel.official_size or panel.count or len(panel.tasks or ()),
+            "description": panel.description,
+        }
+        for panel in all_panels()
+    ]
+
+
+def doctor(json: _Json = False) -> int:
+    """Show versions, hardware and data sets, and name combinations known to fail."""
+    from ..doctor import examine
+
+    found = examine()
+    if json:
+        print_json(found)
+        return 1 if found["problems"] else 0
+    machine = found["hardware"]
+    print(f"python {found['python']} ({found['executable']}) on {found['platform']}")
+    print(f"{machine['cpus']} cpus, {machine['memory_gib']} GiB of memory, {len(machine['gpus'])} GPUs")
+    for gpu in machine["gpus"]:
+        print("  " + ", ".join(gpu.values()))
+    print_table(("package", "version"), list(found["packages"].items()))
+    print(f"data in {found['data_root']}:")
+    for name, item in found["data"].items():
+        print(f"  {name}: " + ("present" if item["present"] else f"absent; agentbench data fetch {name}"))
+    for problem in found["problems"]:
+        print(f"problem: {problem['what']}; {problem['remedy']}")
+    return 1 if found["problems"] else 0

@@ -1,0 +1,221 @@
+"""The forward pass of a continuously changing batch: feeds new tokens of some rows, returns the logits after the last.
+
+`CachedForward` keeps keys and values in slots and works with every decoder of `transformers` that hands them to a
+cache object and takes a 4-dimensional mask; `obstacle` and `agrees_with_plain_forward` find those that do not, and
+`FullForward` serves them without a cache. Leaves out scheduling (`hf`) and sampling (`sampler`).
+"""
+# ruff: noqa: N803, N806  (tensor names end in their axes)
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from .sampler import IntArray
+from .slot_cache import SlotCache
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+KEY_STEP = 32
+"""Attention looks at a multiple of this many positions, so that its sums do not depend on batch mates."""
+
+MIN_TOKENS = 4
+"""Smallest number of tokens in one forward pass: matrix products of fewer rows take other code paths on CPU, whose
+last bits differ. With it, float32 results on CPU have been seen not to depend on batch mates at all."""
+
+
+class Forward(Protocol):
+    """Computes the logits that follow the last token of some rows."""
+
+    def extend(self, tokens: IntArray, rows: IntArray, starts: IntArray, ends: IntArray) -> Tensor:
+        """Feed `tokens[row, start:end]` for each row and return the logits after the last one [R, V]."""
+        ...
+
+    def move(self, source: IntArray, rows: int, capacity: int) -> None:
+        """Keep the rows `source`, renumbered from 0, with room for `rows` rows of `capacity` tokens."""
+        ...
+
+    def clear(self, row: int) -> None:
+        """Overwrite a row whose numbers may be broken."""
+        ...
+
+    def token_bytes(self) -> int:
+        """Memory that one position of one row takes; 0 when nothing is kept."""
+        ...
+
+
+class CachedForward:
+    """Extends rows of a `SlotCache`."""
+
+    def __init__(self, model: Any, rows: int, capacity: int) -> None:
+        """Bind a model to a new cache."""
+        self.model = model
+        self.cache = SlotCache(rows, capacity)
+        self._keeps_logits = keeps_logits(model)
+
+    def extend(self, tokens: IntArray, rows: IntArray, starts: IntArray, ends: IntArray) -> Tensor:
+        """Feed the new tokens of each row, aligned at their ends, and return the logits after the last one.
+
+        Short rows are padded at the front; padding is written nowhere and looks at position 0 only. Rows are read in
+        place where they lie close together (idle rows between them are carried along), else copied.
+        """
+        import torch
+
+        query = int((ends - starts).max())
+        if query > 1:
+            query = max(query, MIN_TOKENS)
+        batch, read = self._batch(rows, query)
+        at = batch.searchsorted(rows)
+        start_B, end_B = np.full(len(batch), query), np.full(len(batch), query)
+        start_B[at], end_B[at] = starts, ends
+        position_BQ = end_B[:, None] - query + np.arange(query)
+        real_BQ = position_BQ >= start_B[:, None]
+        position_BQ = np.where(real_BQ, position_BQ, 0)
+        flat_BQ = np.where(real_BQ, batch[:, None] * self.cache.capacity + position_BQ, self.cache.trash)
+        token_BQ = np.where(real_BQ, tokens[batch[:, None], position_BQ], 0)
+        device = self.model.device
+        packed = torch.from_numpy(np.stack([token_BQ, position_BQ, flat_BQ])).to(device)
+        width = min(self.cache.capacity, -(-int(ends.max()) // KEY_STEP) * KEY_STEP)
+        self.cache.aim(
+            packed[2].reshape(-1),
+            slice(read.start, read.stop) if isinstance(read, range) else torch.from_numpy(read).to(device),
+            width,
+            query,
+        )
+        logits = self._logits(packed[0], packed[1], width)
+        return logits if len(at) == len(batch) else logits[torch.from_numpy(at).to(device)]
+
+    def _batch(self, rows: IntArray, query: int) -> tuple[IntArray, range | IntArray]:
+        """Choose the rows to compute: a range when that costs little, else just `rows`; sorted in either case."""
+        low, high = int(rows.min()), int(rows.max()) + 1
+        if query == 1 and high - low < MIN_TOKENS:
+            low = max(0, min(low, self.cache.rows - MIN_TOKENS))
+            high = min(self.cache.rows, max(high, low + MIN_TOKENS))
+        most = 2 * max(len(rows), MIN_TOKENS) if query == 1 else len(rows)
+        if high - low <= most:
+            return np.arange(low, high), range(low, high)
+        batch = np.sort(rows)
+        if query == 1 and len(batch) < MIN_TOKENS:
+            others = np.setdiff1d(np.arange(self.cache.rows), batch)[: MIN_TOKENS - len(batch)]
+            batch = np.sort(np.concatenate([batch, others]))
+        return batch, batch
+
+    def _logits(self, token_BQ: Tensor, position_BQ: Tensor, width: int) -> Tensor:
+        import torch
+
+        dtype = self.model.dtype
+        seen_BQK = torch.arange(width, device=token_BQ.device) <= position_BQ[:, :, None]
+        mask_B1QK = torch.where(
+            seen_BQK,
+            torch.zeros((), dtype=dtype, device=token_BQ.device),
+            torch.full((), torch.finfo(dtype).min, dtype=dtype, device=token_BQ.device),
+        )[:, None]
+        keep = -(-MIN_TOKENS // token_BQ.shape[0])
+        options = {"logits_to_keep": min(keep, token_BQ.shape[1])} if self._keeps_logits else {}
+        output = self.model(
+            input_ids=token_BQ,
+            position_ids=position_BQ,
+            attention_mask=mask_B1QK,
+            past_key_values=self.cache,
+            use_cache=True,
+            **options,
+        )
+        logits: Tensor = output.logits[:, -1]
+        return logits
+
+    def move(self, source: IntArray, rows: int, capacity: int) -> None:
+        """Resize the cache."""
+        self.cache.move(source, rows, capacity)
+
+    def clear(self, row: int) -> None:
+        """Zero a row."""
+        self.cache.clear(row)
+
+    def token_bytes(self) -> int:
+        """Memory per position."""
+        return self.cache.token_bytes()
+
+
+class FullForward:
+    """Computes every row from its first token each time: slow, and right for every causal model."""
+
+    def __init__(self, model: Any) -> None:
+        """Bind a model."""
+        self.model = model
+        self._keeps_logits = keeps_logits(model)
+
+    def extend(self, tokens: IntArray, rows: IntArray, starts: IntArray, ends: IntArray) -> Tensor:
+        """Run the whole rows, padded at the front as `generate` does."""
+        import torch
+
+        width = int(ends.max())
+        position_BT = ends[:, None] - width + np.arange(width)
+        real_BT = position_BT >= 0
+        position_BT = np.where(real_BT, position_BT, 0)
+        token_BT = np.where(real_BT, tokens[rows[:, None], position_BT], 0)
+        packed = torch.from_numpy(np.stack([token_BT, position_BT, real_BT.astype(np.int64)]))
+        token, position, mask = packed.to(self.model.device)
+        output = self.model(
+            input_ids=token,
+            position_ids=position,
+            attention_mask=mask,
+            use_cache=False,
+            **({"logits_to_keep": 1} if self._keeps_logits else {}),
+        )
+        logits: Tensor = output.logits[:, -1]
+        return logits
+
+    def move(self, source: IntArray, rows: int, capacity: int) -> None:
+        """Nothing is kept."""
+
+    def clear(self, row: int) -> None:
+        """Nothing is kept."""
+
+    def token_bytes(self) -> int:
+        """Nothing is kept."""
+        return 0
+
+
+def keeps_logits(model: Any) -> bool:
+    """Whether the model can be asked for the logits of the last tokens only."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return "logits_to_keep" in inspect.signature(inner.forward).parameters
+
+
+def obstacle(config: Any, max_context: int) -> str:
+    """Say why a model's cache cannot be kept in slots, as far as its configuration tells; "" when it can."""
+    if config._attn_implementation not in ("sdpa", "eager"):
+        return f"its attention is {config._attn_implementation!r}, and only 'sdpa' and 'eager' take a full mask"
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    window = getattr(config, "sliding_window", None) or getattr(config, "attention_chunk_size", None)
+    if getattr(config, "use_sliding_window", True) is False:
+        window = None
+    odd = kinds - {"full_attention", "sliding_attention", "chunked_attention"}
+    if odd:
+        return f"it has layers of type {', '.join(sorted(odd))}"
+    if (kinds != {"full_attention"} or not getattr(config, "layer_types", None)) and window:
+        return "" if max_context <= window else f"it forgets after {window} tokens and max_context is {max_context}"
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") in ("dynamic", "longrope"):
+        return f"its rope_type is {rope['rope_type']!r}, which rescales old positions"
+    return ""
+
+
+def agrees_with_plain_forward(model: Any) -> bool:
+    """Try two short conversations on a small cache and compare with the model run from the start each time."""
+    import torch
+
+    tokens = np.arange(1, 1 + 2 * 8, dtype=np.int64).reshape(2, 8) % model.get_input_embeddings().num_embeddings
+    cached, full = CachedForward(model, MIN_TOKENS, KEY_STEP), FullForward(model)
+    both, nothing = np.array([0, 1]), np.array([0, 0])
+    for starts, ends in (([0, 0], [5, 3]), ([5, 3], [6, 4]), ([6, 4], [8, 6])):
+        got = cached.extend(tokens, both, np.array(starts), np.array(ends)).float()
+        for row in both:
+            want = full.extend(tokens, both[row : row + 1], nothing[:1], np.array(ends[row : row + 1])).float()
+            slack = 1e-3 if model.dtype == torch.float32 else 0.1
+            if not torch.allclose(got[row], want[0], rtol=0.0, atol=float(slack * want.std() + 1e-6)):
+                return False
+    return True

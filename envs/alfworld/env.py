@@ -1,0 +1,273 @@
+"""ALFWorld as a Gymnasium env: official and generated games, native or reference engine, the field's reward.
+
+Owns what an agent sees besides the text (reward, info) and which engine plays. Leaves out the rules and sentences
+(`engine`, `reference`), where games come from (`games`), and turn limits, prompts and parsing, which are the
+rollout's.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+import weakref
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+import gymnasium
+import orjson
+
+from agentbench.env import AnyText, EnvSpec, Info, StepReturn, TextEnv, register_gymnasium
+from agentbench.errors import UsageError, unknown_name
+
+from . import games
+from .engine import Game, Result, Session
+from .expert import DeadEnd, Expert
+from .pddl import UnsupportedGame
+from .reference import ReferenceSession, Replay
+from .state import State
+
+ENGINES = ("native", "textworld", "auto")
+"""Who plays: our engine; TextWorld (extra `[alfworld]`); ours where it knows the game's rules, else TextWorld."""
+
+REWARD = 10.0
+"""Paid on the step that meets the goal, as verl-agent does; every other step pays 0."""
+
+_WORDINGS = (
+    (re.compile(r"put (.+) in/on (.+)"), "move {} to {}"),
+    (re.compile(r"move (.+) to (.+)"), "put {} in/on {}"),
+)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A game ready to be played.
+
+    Attributes:
+        task: task id.
+        task_type: one of the six task types.
+        path: place of the game file in the official tree, or "generated/…".
+        game: compiled for the native engine; None when that does not know its rules.
+        refusal: the error that says so.
+    """
+
+    task: str
+    task_type: str
+    path: str
+    game: Game | None
+    refusal: UnsupportedGame | None = None
+
+
+@lru_cache(maxsize=256)
+def scene(task: str) -> Scene:
+    """Load and compile a game; the last 256 are kept, about 0.3 MB each.
+
+    Raises: as `games.load` does.
+    """
+    content = games.load(task)
+    try:
+        game = Game.from_json(orjson.loads(content.game), content.path)
+    except UnsupportedGame as refusal:
+        return Scene(task, content.task_type, content.path, None, refusal)
+    return Scene(task, content.task_type, content.path, game)
+
+
+class AlfworldEnv(TextEnv):
+    """One household game at a time.
+
+    The observation is the engine's text, letter by letter. `info["admissible"]` leaves out `help`, as the field's
+    protocol does; it is carried out all the same. Both wordings of putting something down are understood ("move X to
+    Y", "put X in/on Y"), whichever the game's release shows. Beyond `INFO_KEYS`, info holds "won", "goal" (the task
+    sentence without its introduction) and "extra.gamefile".
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"], "render_fps": 1}  # type: ignore[misc]
+    can_snapshot: ClassVar[bool] = True
+
+    def __init__(
+        self, engine: str = "native", split: str = "mini-train", *, render_mode: str | None = None
+    ) -> None:
+        """Choose the engine, and the split to draw from when `reset` names no task."""
+        super().__init__()
+        if engine not in ENGINES:
+            raise unknown_name("engine of alfworld", engine, ENGINES)
+        if split not in SPEC.splits:
+            raise unknown_name("split of alfworld", split, SPEC.splits)
+        self.action_space = AnyText(("look", "inventory", "go to shelf 1"))
+        self.render_mode = render_mode
+        self.engine = engine
+        self.split = split
+        self._scene: Scene | None = None
+        self._session: Session | ReferenceSession | None = None
+        self._result = Result("", (), False, 0)
+        self._folder: Path | None = None
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, Info]:
+        """Start the game `options["task"]`, or one drawn from the split.
+
+        Raises: UnknownName: no such task. MissingData: its files are absent. UnsupportedGame: the native engine
+            does not know its rules.
+        """
+        gymnasium.Env.reset(self, seed=seed)
+        task = (options or {}).get("task")
+        if task is None:
+            drawn = games.tasks(self.split)
+            task = drawn[int(self.np_random.integers(len(drawn)))]
+        self._result = self._open(task).reset()
+        return self._result.observation, self._info()
+
+    def step(self, action: str) -> StepReturn:
+        """Carry out one command; whatever is not admissible is answered with "Nothing happens."."""
+        if self._session is None or self._result.won:
+            raise gymnasium.error.ResetNeeded("the game is over or never began; call reset() first")
+        self._result = self._session.step(_reworded(action, self._result.admissible))
+        won = self._result.won
+        return self._result.observation, REWARD if won else 0.0, won, False, self._info()
+
+    def render(self) -> str:
+        """Return the last observation."""
+        return self._result.observation
+
+    def snapshot(self) -> Any:
+        """Return (task id, the engine's snapshot)."""
+        if self._scene is None or self._session is None:
+            raise gymnasium.error.ResetNeeded("there is no game to take a snapshot of; call reset() first")
+        return self._scene.task, self._session.snapshot()
+
+    def restore(self, snapshot: Any) -> tuple[str, Info]:
+        """Return to a snapshot of an env with the same engine; the reference engine plays up to it again."""
+        task, moment = snapshot
+        session = self._open(task)
+        if isinstance(moment, Replay) != isinstance(session, ReferenceSession):
+            raise UsageError("a snapshot of one ALFWorld engine cannot be restored into the other")
+        self._result = session.restore(moment)
+        return self._result.observation, self._info()
+
+    def close(self) -> None:
+        """Give back what the reference engine holds."""
+        if isinstance(self._session, ReferenceSession):
+            self._session.close()
+        self._session = self._scene = None
+
+    @property
+    def game(self) -> Game:
+        """The compiled game, for experts.
+
+        Raises: UnsupportedGame: only the reference engine can play it. ResetNeeded: no game was begun.
+        """
+        if self._scene is None:
+            raise gymnasium.error.ResetNeeded("no game was begun; call reset() first")
+        if self._scene.game is None:
+            assert self._scene.refusal is not None
+            raise self._scene.refusal
+        return self._scene.game
+
+    @property
+    def state(self) -> State:
+        """The full state of the game, for experts; beside the reference engine it is found by playing natively."""
+        if isinstance(self._session, Session):
+            return self._session.state
+        session = Session(self.game)
+        assert isinstance(self._session, ReferenceSession)
+        for command in self._session.snapshot().commands:
+            session.step(command)
+        return session.state
+
+    def _open(self, task: str) -> Session | ReferenceSession:
+        if self._scene is not None and self._scene.task == task and self._session is not None:
+            return self._session
+        wanted = scene(task)
+        self.close()
+        if self.engine == "textworld" or (self.engine == "auto" and wanted.game is None):
+            self._session = ReferenceSession(self._file(task))
+        elif wanted.game is None:
+            assert wanted.refusal is not None
+            raise wanted.refusal
+        else:
+            self._session = Session(wanted.game)
+        self._scene = wanted
+        return self._session
+
+    def _file(self, task: str) -> Path:
+        """Write the game where TextWorld can read it."""
+        if self._folder is None:
+            self._folder = Path(tempfile.mkdtemp(prefix="agentbench-alfworld-"))
+            weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        file = self._folder / "game.tw-pddl"
+        file.write_bytes(games.load(task).game)
+        return file
+
+    def _info(self) -> Info:
+        assert self._scene is not None
+        assert self._session is not None
+        won = self._result.won
+        goal = self._session.task if isinstance(self._session, ReferenceSession) else self._session.game.task
+        return {
+            "task": self._scene.task,
+            "admissible": [command for command in self._result.admissible if command != "help"],
+            "success": won,
+            "score": float(won),
+            "task_type": self._scene.task_type,
+            "won": won,
+            "goal": goal,
+            "extra.gamefile": self._scene.path,
+        }
+
+
+def _reworded(command: str, admissible: tuple[str, ...]) -> str:
+    """Put a command into the other release's wording where only that is admissible."""
+    stripped = command.strip()
+    if stripped not in admissible:
+        for pattern, other in _WORDINGS:
+            found = pattern.fullmatch(stripped)
+            if found and (meant := other.format(*found.groups())) in admissible:
+                return meant
+    return command
+
+
+class AlfworldExpert:
+    """Plays shortest solutions from any state.
+
+    A game can be lost for good (something is in hand that fits nowhere). The expert then says "look" until the
+    episode's limit ends it, so that it counts as the failure it is, not as an error.
+    """
+
+    def __init__(self, env: TextEnv) -> None:
+        """Bind to an ALFWorld env, wrapped or not."""
+        inner = env.unwrapped
+        if not isinstance(inner, AlfworldEnv):
+            raise UsageError(f"the ALFWorld expert plays ALFWorld only, got {type(inner).__name__}")
+        self.env = inner
+        self._expert: Expert | None = None
+
+    def act(self) -> str:
+        """Return the command to give now."""
+        game = self.env.game
+        if self._expert is None or self._expert.game is not game:
+            self._expert = Expert(game)
+        try:
+            return self._expert.act(self.env.state) or "look"
+        except DeadEnd:
+            return "look"
+
+
+SPEC = EnvSpec(
+    id="alfworld",
+    gym_id="agentbench/ALFWorld-v1",
+    make=AlfworldEnv,
+    splits=(*games.generated_splits(), *games.OFFICIAL),
+    tasks=games.tasks,
+    prompt="agentbench.prompts:alfworld/react",
+    parser="tags:30",
+    max_turns=50,
+    history=2,
+    reward_unit=REWARD,
+    invalid_penalty=0.1,
+    expert=AlfworldExpert,
+    extra="alfworld",
+)
+"""The plug-in: the protocol of the field (50 steps, reward 10, history 2, penalty 0.1)."""
+
+register_gymnasium(SPEC, "agentbench.envs.alfworld.env:AlfworldEnv")

@@ -1,0 +1,78 @@
+import pytest
+import yaml
+
+from agentbench.config import TrainConfig, differences, dump, read_config, validate
+from agentbench.errors import ConfigError
+
+BASE = {
+    "algorithm": "opd",
+    "output_dir": "out",
+    "model_name_or_path": "m",
+    "env": {"name": "corridor", "split": "train"},
+}
+
+
+def write(tmp_path, values):
+    path = tmp_path / "run.yaml"
+    path.write_text(values if isinstance(values, str) else yaml.safe_dump(values))
+    return path
+
+
+def test_overrides_reach_nested_keys_and_lists(tmp_path):
+    values = BASE | {"teachers": [{"model_name_or_path": "t"}]}
+    overrides = [
+        "seed=3",
+        "env.options.engine=native",
+        "teachers.0.dtype=float32",
+        "bf16=true",
+        "learning_rate=1.0e-3",
+    ]
+    config = read_config(write(tmp_path, values), overrides)
+    assert (config.seed, config.bf16, config.learning_rate) == (3, True, 1e-3)
+    assert config.env.options == {"engine": "native"}
+    assert config.teachers[0].dtype == "float32"
+
+
+def test_resolved_config_is_itself_a_valid_input(tmp_path):
+    config = read_config(write(tmp_path, BASE))
+    assert read_config(write(tmp_path, dump(config))) == config
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"learning_rat": 1}, r"unknown key 'learning_rat'.*Did you mean 'learning_rate'"),
+        ({"rollout": {"engin": "hf"}}, r"unknown key 'rollout\.engin'.*Did you mean 'engine'"),
+        ({"teachers": [{"model": "x"}]}, r"teachers\.0\.model"),
+        ({"env": {"name": "corridor"}}, r"env\.split' is missing"),
+        ({"max_steps": 0}, r"max_steps = 0 is not allowed: .*greater than or equal to 1"),
+        ({"lr_scheduler_type": "cosin"}, r"lr_scheduler_type = 'cosin' is not allowed.*'cosine'"),
+    ],
+)
+def test_bad_keys_and_values_get_one_line(change, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        validate(TrainConfig, BASE | change)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("a: [", "not valid YAML"), ("- 1", "expected keys and values, got list")]
+)
+def test_bad_files(tmp_path, text, message):
+    with pytest.raises(ConfigError, match=message):
+        read_config(write(tmp_path, text))
+
+
+def test_missing_file_and_bad_overrides(tmp_path):
+    with pytest.raises(ConfigError, match="no configuration file"):
+        read_config(tmp_path / "absent.yaml")
+    path = write(tmp_path, BASE)
+    with pytest.raises(ConfigError, match=r"not of the form key\.sub=value"):
+        read_config(path, ["seed"])
+    with pytest.raises(ConfigError, match="'name' is a value"):
+        read_config(path, ["env.name.sub=1"])
+
+
+def test_differences_are_named_by_dotted_key():
+    old, new = {"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 1, "c": 4}, "e": 5}
+    assert list(differences(old, new)) == ["a.c: 2 -> 4", "d: 3 -> None", "e: None -> 5"]

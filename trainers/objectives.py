@@ -1,0 +1,155 @@
+"""Objectives: what one update minimises, as kernels on hidden states and head.
+
+An objective makes, for each micro-batch and its token coefficients, the kernel that sums the loss and finishes its
+gradient chunk by chunk. All coefficients are known before the forward, so the result does not depend on how rows are
+cut. Owns the sampled-token objective, the full-vocabulary divergence and the divergence on the teacher's top K.
+Leaves out coefficients (`losses`), accumulation (`base`) and the formulas (`divergences`, `chunked`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .batch import Micro
+from .chunked import ChunkTerms, divergence, fused_sum, row_dot
+from .chunked_tokens import token_loss
+from .divergences import Kind, TailMode, on_support
+from .models import Kernel, Outputs
+from .student import Student
+from .teachers import LocalTeacher
+
+
+class Objective(Protocol):
+    """Minimised by `Algorithm.descend`."""
+
+    names: tuple[str, str]
+    """What the two token columns are that the kernel returns beside the loss."""
+
+    def kernel(self, micro: Micro, coef_X: Tensor, student: Student) -> Kernel:
+        """Make the kernel: (hidden_XD, head_VD) -> (loss, first_X, second_X)."""
+        ...
+
+
+@dataclass(frozen=True)
+class TokenObjective:
+    """A function of each trained token's log-prob.
+
+    Attributes:
+        loss: (logp_X, *columns) -> loss_X, unreduced.
+        columns: token columns of the batch that the loss reads, in the order of its arguments.
+    """
+
+    loss: Callable[..., Tensor]
+    columns: tuple[Tensor, ...] = ()
+    names = ("logp", "entropy")
+
+    def kernel(self, micro: Micro, coef_X: Tensor, student: Student) -> Kernel:
+        """Sum coefficient times loss; report log-prob and entropy."""
+        picked = tuple(micro.pick(x_BT) for x_BT in self.columns)
+
+        def run(hidden_XD: Tensor, head_VD: Tensor) -> Outputs:
+            result = token_loss(
+                hidden_XD,
+                head_VD,
+                micro.token_X,
+                lambda logp_C, rows: coef_X[rows] * self.loss(logp_C, *(x_X[rows] for x_X in picked)),
+                vocab_size=student.vocab_size,
+                temperature=student.temperature,
+            )
+            return result.loss, result.logp_N, result.entropy_N
+
+        return run
+
+
+@dataclass(frozen=True)
+class FullVocabulary:
+    """A divergence from a local teacher over the whole vocabulary.
+
+    Attributes:
+        weight_BT: multiplies each token's divergence; None leaves it.
+    """
+
+    teacher: LocalTeacher
+    kind: Kind
+    beta: float = 0.5
+    kd_temperature: float = 1.0
+    weight_BT: Tensor | None = None
+    names = ("divergence", "divergence")
+
+    def kernel(self, micro: Micro, coef_X: Tensor, student: Student) -> Kernel:
+        """Sum weight times divergence; report the divergence."""
+        weight_X = coef_X if self.weight_BT is None else coef_X * micro.pick(self.weight_BT)
+        teacher = self.teacher.linear_head(micro)
+
+        def run(hidden_XD: Tensor, head_VD: Tensor) -> Outputs:
+            result = divergence(
+                hidden_XD,
+                head_VD,
+                teacher,
+                kind=self.kind,
+                weight_N=weight_X,
+                vocab_size=student.vocab_size,
+                beta=self.beta,
+                kd_temperature=self.kd_temperature,
+            )
+            return result.loss, result.value_N, result.value_N
+
+        return run
+
+
+@dataclass(frozen=True)
+class TopK:
+    """A divergence on the teacher's K likeliest ids; `tail` says what becomes of the others."""
+
+    teacher: LocalTeacher
+    kind: Kind
+    k: int
+    tail: TailMode
+    beta: float = 0.5
+    kd_temperature: float = 1.0
+    weight_BT: Tensor | None = None
+    names = ("divergence", "support_mass")
+
+    def kernel(self, micro: Micro, coef_X: Tensor, student: Student) -> Kernel:
+        """Sum weight times divergence; report the divergence and the student's mass on the support."""
+        weight_X = coef_X if self.weight_BT is None else coef_X * micro.pick(self.weight_BT)
+        ids_XK, logp_XK = self.teacher.top_k(micro, self.k)
+        rule = _SupportRule(self, ids_XK, logp_XK, weight_X, student.temperature)
+        return lambda hidden_XD, head_VD: fused_sum(
+            rule, hidden_XD, head_VD, student.vocab_size, student.temperature, None
+        )
+
+
+@dataclass(frozen=True)
+class _SupportRule:
+    """Gradient of a function of K log-probs: slope on their ids, minus q times the slopes' sum."""
+
+    settings: TopK
+    ids_XK: Tensor
+    teacher_XK: Tensor
+    weight_X: Tensor
+    temperature: float
+
+    def __call__(self, logp_CV: Tensor, rows: slice) -> ChunkTerms:
+        ids_CK = self.ids_XK[rows]
+        student_CK = logp_CV.gather(1, ids_CK).requires_grad_()
+        with torch.enable_grad():
+            value_C = on_support(
+                student_CK,
+                self.teacher_XK[rows].to(logp_CV.dtype),
+                kind=self.settings.kind,
+                tail=self.settings.tail,
+                beta=self.settings.beta,
+                kd_temperature=self.settings.kd_temperature,
+            )
+            weighted_C = self.weight_X[rows].to(logp_CV.dtype) * value_C
+        (slope_CK,) = torch.autograd.grad(weighted_C.sum(), student_CK)
+        slope_CK = slope_CK / self.temperature
+        mass_C = row_dot(student_CK.detach().exp(), torch.ones_like(slope_CK))
+        grad_CV = logp_CV.exp_().mul_(-slope_CK.sum(dim=1, keepdim=True)).scatter_add_(1, ids_CK, slope_CK)
+        return ChunkTerms(weighted_C.detach(), value_C.detach(), mass_C, grad_CV)
