@@ -20,7 +20,7 @@ from .errors import CorruptData, UsageError
 from .panels import ResolvedPanel, digest, load_panel
 from .policies import PolicyConfig, build_policy
 from .policy import Policy
-from .records import Key, RunFolder, check_output, read_episodes
+from .records import Key, RunFolder, check_output, read_episodes, read_timings
 from .registry import env_spec
 from .report import write_pages
 from .rollout import run_episodes
@@ -110,20 +110,22 @@ def evaluate(
             found = {(item.task, item.repeat): item for item in read_episodes(run.path)}
             if retry_errors:
                 found = {key: item for key, item in found.items() if item.ok}
-        seconds = run.seconds() if run else {}
         items = [key for key in _keys(tasks, config.repeats) if key not in found]
         if progress:
             progress(None, len(found), len(found) + len(items))
         total = len(found) + len(items)
         for item in _play(config, spec, panel.env_options, actor, items):
             found[item.task, item.repeat] = item
-            seconds[item.task, item.repeat] = item.seconds
             if run:
                 run.append(item)
             if progress:
                 progress(item, len(found), total)
         summary = summarise(
-            found.values(), plan, actor.info, seconds=seconds, max_error_rate=config.max_error_rate
+            found.values(),
+            plan,
+            actor.info,
+            timings=read_timings(run.path) if run else None,
+            max_error_rate=config.max_error_rate,
         )
         if run:
             write_pages(run.path, summary)

@@ -26,7 +26,7 @@ from .policy import (
     ScriptedPolicy,
 )
 from .prompt import load_prompt
-from .records import read_episodes
+from .records import encode_episode, read_episodes
 from .registry import engine_factory, load
 from .render import Renderer
 from .types import SamplingParams
@@ -87,7 +87,7 @@ def build_policy(config: PolicyConfig, spec: EnvSpec, max_turns: int | None = No
             raise UsageError(f"env {spec.id!r} has no expert; use random, null, replay:FILE or model")
         return simple[config.policy]()
     if kind == "replay" and argument:
-        return ReplayPolicy(read_episodes(Path(argument)))
+        return _ReplayFile(Path(argument))
     if kind == "scripted" and argument:
         return _ScriptedFile(Path(argument))
     if colon and kind not in ("replay", "scripted"):
@@ -135,6 +135,21 @@ def _check_model_folder(name: str, engine: str) -> None:
             f"model folder {name} has no tokenizer (none of {', '.join(_TOKENIZER_FILES)}); save it there: "
             "tokenizer.save_pretrained(folder)"
         )
+
+
+class _ReplayFile(ReplayPolicy):
+    """Recorded episodes from a file; their digest goes into the records."""
+
+    def __init__(self, path: Path) -> None:
+        episodes = read_episodes(path)
+        lines = sorted(map(encode_episode, episodes))
+        self._digest = hashlib.sha256(b"\n".join(lines)).hexdigest()
+        super().__init__(episodes)
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """Name the policy and the digest of what it repeats."""
+        return {"policy": self.name, "sha256": self._digest}
 
 
 class _ScriptedFile(ScriptedPolicy):

@@ -13,8 +13,9 @@ strict. Leaves out numbers computed from records (`report`) and checkpoints (`tr
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,14 @@ def read_episodes(path: Path) -> list[Trajectory]:
     return list(found.values())
 
 
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Wall seconds by episode, and of all sittings of the run together."""
+
+    seconds: Mapping[Key, float]
+    wall: float
+
+
 class Lines:
     """A JSON lines file open for appending; locked against a second writer, torn last line cut off."""
 
@@ -161,6 +170,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._started, self._appended = time.monotonic(), False
         self.episodes = Lines(path / EPISODES)
         self.timings = Lines(path / TIMINGS)
 
@@ -209,13 +219,12 @@ class RunFolder:
     def append(self, trajectory: Trajectory) -> None:
         """Record one finished episode."""
         # The timing first: whatever the moment of a kill, every recorded episode has its timing.
-        timing = {"task": trajectory.task, "repeat": trajectory.repeat, "seconds": trajectory.seconds}
-        self.timings.append(timing)
+        at = time.monotonic() - self._started
+        key = {"task": trajectory.task, "repeat": trajectory.repeat}
+        first = {} if self._appended else {"first": True}
+        self.timings.append({**key, "seconds": trajectory.seconds, "at": at, **first})
+        self._appended = True
         self.episodes.append(encode_episode(trajectory))
-
-    def seconds(self) -> dict[Key, float]:
-        """Read the wall seconds on record by episode."""
-        return read_seconds(self.path)
 
     def close(self) -> None:
         """Close the files, which also releases their locks."""
@@ -275,9 +284,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def encode_json(value: Any) -> bytes:
     """Write a value as indented JSON with a final newline."""
-    return orjson.dumps(
-        value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY
-    )
+    options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS
+    return orjson.dumps(value, option=options | orjson.OPT_SERIALIZE_NUMPY)
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -287,12 +295,19 @@ def write_whole(path: Path, data: bytes) -> None:
     temporary.replace(path)
 
 
-def read_seconds(path: Path) -> dict[Key, float]:
-    """Read wall seconds by episode from a run folder; {} when they were not kept."""
-    try:
-        return {(line["task"], line["repeat"]): line["seconds"] for _, line in read_lines(path / TIMINGS)}
-    except KeyError as error:
-        raise CorruptData(f"{path / TIMINGS}: a line lacks {error}") from error
+def read_timings(path: Path) -> Timings:
+    """Read wall times from a run folder; empty when they were not kept."""
+    seconds: dict[Key, float] = {}
+    wall = last = 0.0
+    for number, line in read_lines(path / TIMINGS):
+        try:
+            seconds[line["task"], line["repeat"]] = line["seconds"]
+            at = line["at"]
+        except KeyError as error:
+            raise CorruptData(f"{path / TIMINGS} line {number} lacks {error}") from error
+        wall += at if line.get("first") else at - last  # the clock starts anew with each sitting
+        last = at
+    return Timings(seconds, wall)
 
 
 def first_difference(old: Any, new: Any, where: str = "") -> tuple[str, Any, Any] | None:

@@ -80,7 +80,9 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
     if summary.prompt_tokens is not None:
         facts.append(("prompt tokens per episode", f"{summary.prompt_tokens:.1f}"))
     if summary.seconds is not None:
-        facts.append(("seconds, summed over episodes", f"{summary.seconds:.1f}"))
+        facts.append(("wall seconds", f"{summary.seconds:.1f}"))
+    if summary.episode_seconds is not None:
+        facts.append(("wall seconds per episode (they overlap)", f"{summary.episode_seconds:.2f}"))
     return facts
 
 

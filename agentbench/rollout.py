@@ -28,6 +28,7 @@ class _Running:
     view: View
     max_turns: int
     started: float
+    opening: Info
     tokens: int = 0
     decision: Decision | None = None
     label: Decision | None = None
@@ -78,7 +79,7 @@ class _Rollout:
             episode.key, episode.spec, env, episode.task, seed, episode.repeat, observation, info, turns
         )
         max_turns = self.limits.max_turns or episode.max_turns or episode.spec.max_turns
-        run = _Running(episode, env, view, max_turns, started)
+        run = _Running(episode, env, view, max_turns, started, opening=info)
         self.running[episode.key] = run
         self.waiting.append(run)
 
@@ -190,7 +191,11 @@ class _Rollout:
             return
         decision, view = run.decision, run.view
         assert decision is not None
-        kept = {name: value for name, value in info.items() if name not in INFO_KEYS}
+        kept = {
+            name: value
+            for name, value in info.items()
+            if name not in INFO_KEYS and run.opening.get(name) != value  # what never changes is not repeated
+        }
         if decision.invalid:
             kept["invalid"] = decision.invalid
             reward -= run.episode.spec.invalid_penalty

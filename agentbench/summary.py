@@ -13,7 +13,7 @@ from typing import Any
 
 from .config import Section, validate
 from .errors import MissingData
-from .records import VERSIONS, Key, read_config, read_episodes, read_json, read_seconds
+from .records import VERSIONS, Timings, read_config, read_episodes, read_json, read_timings
 from .stats import Estimate, bootstrap_mean, pass_at_k, wilson_repeated
 from .types import Trajectory
 
@@ -76,7 +76,8 @@ class Summary(Section):
         sampled_tokens: mean per episode; None for policies without tokens. `prompt_tokens` are those newly read.
         invalid: parse failures by kind, of `turns_total` turns.
         ends: episodes by how they ended, errors included.
-        seconds: wall time summed over episodes (they overlap); None when not kept.
+        seconds: wall time from the start of the run to its last episode, all sittings; None when not kept.
+        episode_seconds: mean wall time of an episode, queueing for its turn included.
     """
 
     plan: Plan
@@ -97,6 +98,7 @@ class Summary(Section):
     turns_total: int
     ends: dict[str, int]
     seconds: float | None
+    episode_seconds: float | None
 
     @property
     def fell_short(self) -> bool:
@@ -114,7 +116,7 @@ def summarise(
     plan: Plan,
     policy: Mapping[str, Any],
     *,
-    seconds: Mapping[Key, float] | None = None,
+    timings: Timings | None = None,
     max_error_rate: float = 0.01,
 ) -> Summary:
     """Compute all numbers of a run; the order of the episodes does not matter.
@@ -123,7 +125,7 @@ def summarise(
         episodes: what is on record.
         plan: what was to be played.
         policy: who played, as the policy describes itself.
-        seconds: wall time by episode.
+        timings: wall times; they are not reproducible, all else is.
         max_error_rate: share of infrastructure failures above which no headline is given.
     """
     items = sorted(episodes, key=lambda item: (item.task, item.repeat))
@@ -157,7 +159,8 @@ def summarise(
         ),
         turns_total=sum(len(item.turns) for item in scored),
         ends=_counts(item.end for item in items),
-        seconds=sum(seconds.values()) if seconds else None,
+        seconds=timings.wall if timings else None,
+        episode_seconds=_mean(list(timings.seconds.values())) if timings and timings.seconds else None,
     )
 
 
@@ -188,7 +191,7 @@ def _rates(episodes: Sequence[Trajectory]) -> Rates:
     )
 
 
-def _mean(values: Sequence[int]) -> float:
+def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
@@ -223,7 +226,7 @@ def summarise_run(run: Path, max_error_rate: float | None = None) -> Summary:
     if max_error_rate is None:
         max_error_rate = float(read_config(run).get("max_error_rate", 0.01))
     episodes = read_episodes(run)
-    return summarise(episodes, plan, policy, seconds=read_seconds(run), max_error_rate=max_error_rate)
+    return summarise(episodes, plan, policy, timings=read_timings(run), max_error_rate=max_error_rate)
 
 
 def load_summary(run: Path) -> Summary:

@@ -55,7 +55,7 @@ def make_tokenizer(
     """
     try:
         import tokenizers
-        from transformers import AutoTokenizer, PreTrainedTokenizerFast
+        import transformers
     except ImportError as error:
         raise missing_dependency("transformers", "train", "making a tokenizer") from error
     whole = _checked([*_HEADERS, *phrases]) if entities or phrases else []
@@ -79,7 +79,8 @@ def make_tokenizer(
     backend.add_special_tokens([tokenizers.AddedToken(token, special=True) for token in SPECIAL_TOKENS])
     backend.add_tokens([tokenizers.AddedToken(text, normalized=False) for text in whole])
     backend.add_tokens([tokenizers.AddedToken(text, normalized=False, single_word=True) for text in words])
-    tokenizer = PreTrainedTokenizerFast(
+    hf: Any = transformers
+    tokenizer = hf.PreTrainedTokenizerFast(
         tokenizer_object=backend,
         eos_token=END_OF_TURN,
         pad_token=END_OF_TEXT,
@@ -88,7 +89,7 @@ def make_tokenizer(
     )
     tokenizer.chat_template = CHATML_TEMPLATE
     tokenizer.save_pretrained(str(folder))
-    return AutoTokenizer.from_pretrained(str(folder))
+    return hf.AutoTokenizer.from_pretrained(str(folder))
 
 
 def _checked(texts: Sequence[str]) -> list[str]:
@@ -160,14 +161,15 @@ def make_model(
     """
     try:
         import torch
-        from transformers import AutoTokenizer, GenerationConfig, Qwen3Config, Qwen3ForCausalLM
+        import transformers
     except ImportError as error:
         raise missing_dependency("transformers", "train", "making a model") from error
     from .engines.loading import quiet_transformers
 
+    hf: Any = transformers
     folder = Path(folder)
     if tokenizer is None:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder))
+        tokenizer = hf.AutoTokenizer.from_pretrained(str(folder))
     size = len(tokenizer) if vocab is None else vocab
     if size < len(tokenizer):
         raise UsageError(
@@ -177,7 +179,7 @@ def make_model(
         raise UsageError(
             f"heads={heads} must divide hidden={hidden} into even parts, and kv_heads={kv_heads} must divide heads"
         )
-    config = Qwen3Config(
+    config = hf.Qwen3Config(
         vocab_size=size,
         hidden_size=hidden,
         intermediate_size=3 * hidden,
@@ -193,9 +195,9 @@ def make_model(
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = Qwen3ForCausalLM(config)
+        model = hf.Qwen3ForCausalLM(config)
     model.eval()
-    model.generation_config = GenerationConfig(
+    model.generation_config = hf.GenerationConfig(
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=True
     )
     with quiet_transformers():

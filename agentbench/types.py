@@ -63,7 +63,7 @@ class Turn:
         action: the reply.
         env_action: what was sent to the env; None when nothing could be parsed (the env was told so).
         reward: of this step, in the env's own unit.
-        info: JSON values worth keeping (parse failure, validity, reward parts).
+        info: the env's own info values that differ from those at reset, "invalid" (parse failure), "label", "label_ids".
         annotations: numbers added later by trainers: weight, advantage, disagreement, uncertainty ...
     """
 

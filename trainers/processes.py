@@ -7,7 +7,7 @@ of processes is compared with what the run asked for. Leaves out what is compute
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -113,13 +113,3 @@ def whole(tensor: Tensor) -> Tensor:
     """Gather a sharded tensor; every process must call this. Others come back as they are."""
     full = getattr(tensor, "full_tensor", None)
     return tensor if full is None else full()
-
-
-def merged(parts: list[Mapping[str, tuple[float, float]]]) -> dict[str, tuple[float, float]]:
-    """Add (sum, count) pairs by name."""
-    result: dict[str, tuple[float, float]] = {}
-    for part in parts:
-        for name, (total, count) in part.items():
-            before = result.get(name, (0.0, 0.0))
-            result[name] = (before[0] + total, before[1] + count)
-    return result

@@ -18,7 +18,6 @@ from . import data, environment, evaluation, machine, training
 app = typer.Typer(
     name="agentbench",
     help="Benchmark language-model agents, and train them on the same tasks.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )

@@ -13,7 +13,7 @@ from .output import file_progress, print_json, print_table
 if TYPE_CHECKING:
     from ..data import Report
 
-_group = typer.Typer(help="Get benchmark files, check them, see what is there.", no_args_is_help=True)
+_group = typer.Typer(help="Get benchmark files, check them, see what is there.")
 _Name = Annotated[str, typer.Argument(help="Data set; see agentbench data list.")]
 _Replace = Annotated[bool, typer.Option("--replace", help="Exchange what is there already.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ..env import EnvSpec
     from ..policy import View
 
-_group = typer.Typer(help="Work on environments.", no_args_is_help=True)
+_group = typer.Typer(help="Work on environments.")
 _Options = Annotated[
     list[str] | None, typer.Option("--env-option", help="key=value for the env; repeatable.")
 ]

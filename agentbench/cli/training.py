@@ -24,4 +24,5 @@ def train(
     """Train an agent by the algorithm that CONFIG names."""
     from ..train import main
 
-    return main(config, overrides or [], resume=resume, dry_run=dry_run)
+    code: int = main(config, overrides or [], resume=resume, dry_run=dry_run)
+    return code

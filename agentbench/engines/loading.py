@@ -1,4 +1,4 @@
-"""Opens a causal language model and its tokenizer from a local folder or the hub, with one-line errors.
+"""Opens a causal language model and its tokenizer, replaces its weights, and tells weights apart; one-line errors.
 
 Leaves out what is done with them (`hf`, `agentbench.trainers`).
 """
@@ -6,12 +6,13 @@ Leaves out what is done with them (`hf`, `agentbench.trainers`).
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ..errors import CorruptData, UsageError, missing_dependency
+from ..errors import ContractError, CorruptData, UsageError, missing_dependency
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _WEIGHTS = ("*.safetensors", "*.bin", "*.safetensors.index.json", "*.bin.index.json")
@@ -56,6 +57,8 @@ def open_model(
     except ImportError as error:
         raise missing_dependency(error.name or "transformers", "train", "the engine 'hf'") from error
     local = check_name(model)
+    if local:
+        model = str(Path(model).expanduser())
     where = _device(device)
     wanted = _dtype(dtype)
     source: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
@@ -149,8 +152,9 @@ def _dtype(name: str) -> Any:
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
     """Keep transformers from drawing progress bars inside the block."""
-    from transformers.utils import logging
+    from transformers.utils import logging as transformers_logging
 
+    logging: Any = transformers_logging
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
@@ -158,3 +162,48 @@ def quiet_transformers() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
+
+
+def copy_weights(model: Any, named_tensors: Iterable[tuple[str, Any]]) -> None:
+    """Overwrite a model's weights in place; tied weights stay tied, and may be given under either name.
+
+    Raises: ContractError: a name or shape does not fit, or a weight was left out; the weights are then a mixture.
+    """
+    import torch
+
+    own = dict(model.state_dict(keep_vars=True))
+    given: set[int] = set()
+    with torch.no_grad():
+        for name, tensor in named_tensors:
+            if name not in own:
+                raise ContractError(f"the model has no weight {name!r}; it has {next(iter(own))!r} and others")
+            target = own[name]
+            if target.shape != tensor.shape:
+                raise ContractError(
+                    f"weight {name!r} has shape {tuple(tensor.shape)} and needs {tuple(target.shape)}"
+                )
+            if target.data_ptr() != tensor.data_ptr():
+                target.copy_(tensor)
+            given.add(id(target))
+    left_out = [name for name, parameter in model.named_parameters() if id(parameter) not in given]
+    if left_out:
+        raise ContractError(f"{len(left_out)} weights were not given, such as {left_out[0]!r}")
+
+
+def weights_digest(model: Any) -> str:
+    """Fingerprint of the weights: sha256 over the name, shape and up to 64 evenly spaced values of each.
+
+    Cheap, and different after any training step that touches a sampled value; it does not prove that two models are
+    equal everywhere.
+    """
+    import torch
+
+    digest = hashlib.sha256()
+    picked = []
+    for name, parameter in model.named_parameters():
+        digest.update(f"{name} {tuple(parameter.shape)}\n".encode())
+        flat = parameter.detach().reshape(-1)
+        index = torch.linspace(0, flat.numel() - 1, min(64, flat.numel()), dtype=torch.float64).long()
+        picked.append(flat[index.to(flat.device)].float())
+    digest.update(torch.cat(picked).cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -66,6 +66,7 @@ class RowSettings:
         top_p: 1 keeps all.
         top_k: 0 keeps all.
         min_tokens: end tokens are not allowed before this position.
+        max_tokens: the reply is cut at this length.
     """
 
     seed: npt.NDArray[np.uint64]
@@ -74,6 +75,7 @@ class RowSettings:
     top_p: npt.NDArray[np.float64]
     top_k: IntArray
     min_tokens: IntArray
+    max_tokens: IntArray
 
     @classmethod
     def empty(cls, rows: int) -> RowSettings:
@@ -85,16 +87,18 @@ class RowSettings:
             top_p=np.zeros(rows),
             top_k=np.zeros(rows, np.int64),
             min_tokens=np.zeros(rows, np.int64),
+            max_tokens=np.zeros(rows, np.int64),
         )
 
-    def put(self, row: int, sampling: SamplingParams, seed: int) -> None:
-        """Set one row for a new request."""
+    def put(self, row: int, sampling: SamplingParams, seed: int, max_tokens: int) -> None:
+        """Set one row for a new request whose reply has room for `max_tokens`."""
         self.seed[row] = seed % 2**64
         self.position[row] = 0
         self.temperature[row] = sampling.temperature
         self.top_p[row] = sampling.top_p
         self.top_k[row] = sampling.top_k
         self.min_tokens[row] = sampling.min_new_tokens
+        self.max_tokens[row] = max_tokens
 
     def take(self, rows: IntArray, size: int | None = None) -> RowSettings:
         """Copy some rows into a table of their own, with room for `size` rows."""

@@ -1,13 +1,19 @@
-"""What a household looks like: rooms, furniture, objects, where things are kept, what can be asked for.
+"""What a household looks like: rooms, furniture, objects, where things are kept.
 
 Owns the tables that the generator draws from. They are condensed from the 3,961 official games (shares
 and mean counts, in percent and pieces), except HOLDS and FLAGS, which hold in every one of those games
-exactly. Leaves out how a game is drawn (`generate`) and how it is written down (`problem`).
+exactly. Leaves out what is asked for (`chores`), how a game is drawn (`generate`) and how it is written
+down (`problem`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+
+def names(line: str) -> tuple[str, ...]:
+    """Split a line of a table."""
+    return tuple(line.split())
 
 
 def _weights(line: str) -> dict[str, float]:
@@ -32,29 +38,6 @@ class Room:
     fixtures: dict[str, float]
 
 
-@dataclass(frozen=True)
-class Task:
-    """What one task type asks for.
-
-    Attributes:
-        sentences: the two official wordings.
-        objects: object types that may be asked for.
-        parents: receptacle types that may be the destination; for a lamp task, the lamp types.
-        flag: what the object must become (`isClean`, `isHot`, `isCool`), or "".
-        appliance: receptacle type that makes it so, or "".
-        needs: fact that the object's type must have for it, or "".
-        count: how many objects are asked for.
-    """
-
-    sentences: tuple[str, str]
-    objects: tuple[str, ...]
-    parents: tuple[str, ...]
-    flag: str = ""
-    appliance: str = ""
-    needs: str = ""
-    count: int = 1
-
-
 def _furniture(line: str) -> dict[str, tuple[float, int]]:
     words = line.split()
     triples = zip(words[::3], words[1::3], words[2::3], strict=True)
@@ -76,7 +59,9 @@ ROOMS: dict[str, Room] = {
             " WineBottle 41 Ladle 34 Glassbottle 26 Vase 18 Statue 18 CellPhone 14 CreditCard 11"
             " Book 11 Pencil 7 SprayBottle 7 Pen 6"
         ),
-        fixtures=_weights("StoveKnob 100 Sink 100 LightSwitch 100 Window 89 Chair 85 HousePlant 38 Blinds 20"),
+        fixtures=_weights(
+            "StoveKnob 100 Sink 100 LightSwitch 100 Window 89 Chair 85 HousePlant 38 Blinds 20"
+        ),
     ),
     "living": Room(
         scenes=(201, 230),
@@ -135,16 +120,18 @@ OPENABLE: dict[str, float] = _weights("Cabinet 82 Drawer 84 Fridge 100 Microwave
 
 FLAGS: dict[str, frozenset[str]] = {
     "cleanable": frozenset(
-        "Apple Bowl ButterKnife Cloth Cup DishSponge Egg Fork Kettle Knife Ladle Lettuce Mug Pan Plate"
-        " Pot Potato SoapBar Spatula Spoon Tomato".split()
+        names(
+            "Apple Bowl ButterKnife Cloth Cup DishSponge Egg Fork Kettle Knife Ladle Lettuce Mug Pan Plate"
+            " Pot Potato SoapBar Spatula Spoon Tomato"
+        )
     ),
-    "heatable": frozenset("Apple Bread Cup Egg Mug Plate Potato Tomato".split()),
+    "heatable": frozenset(names("Apple Bread Cup Egg Mug Plate Potato Tomato")),
     "coolable": frozenset(
-        "Apple Bowl Bread Cup Egg Lettuce Mug Pan Plate Pot Potato Tomato WineBottle".split()
+        names("Apple Bowl Bread Cup Egg Lettuce Mug Pan Plate Pot Potato Tomato WineBottle")
     ),
-    "sliceable": frozenset("Apple Bread Egg Lettuce Potato Tomato".split()),
-    "isReceptacleObject": frozenset("Bowl Box Cup Mug Pan Plate Pot".split()),
-    "toggleable": frozenset("DeskLamp FloorLamp".split()),
+    "sliceable": frozenset(names("Apple Bread Egg Lettuce Potato Tomato")),
+    "isReceptacleObject": frozenset(names("Bowl Box Cup Mug Pan Plate Pot")),
+    "toggleable": frozenset(names("DeskLamp FloorLamp")),
 }
 
 # Where an object lies at the start: receptacle type -> share, in percent. An immovable object that is
@@ -224,7 +211,7 @@ PLACES: dict[str, dict[str, float]] = {
 # canContain: receptacle type -> object types it may hold. The game file lists only those types that are
 # present in its room; restricted in that way, the table holds in every official game.
 HOLDS: dict[str, frozenset[str]] = {
-    name: frozenset(line.split())
+    name: frozenset(names(line))
     for name, line in {
         "ArmChair": "Book Box CellPhone Cloth CreditCard KeyChain Laptop Newspaper Pillow RemoteControl",
         "BathtubBasin": "Cloth DishSponge HandTowel SoapBar",
@@ -255,8 +242,7 @@ HOLDS: dict[str, frozenset[str]] = {
         "Dresser": "AlarmClock BasketBall Book Bowl Box CD Candle CellPhone Cloth CreditCard KeyChain "
         "Laptop Mug Newspaper Pen Pencil Plate RemoteControl SprayBottle Statue TennisRacket "
         "TissueBox ToiletPaper Vase Watch WateringCan",
-        "Fridge": "Apple Bowl Bread Cup Egg Glassbottle Lettuce Mug Pan Plate Pot Potato Tomato "
-        "WineBottle",
+        "Fridge": "Apple Bowl Bread Cup Egg Glassbottle Lettuce Mug Pan Plate Pot Potato Tomato WineBottle",
         "GarbageCan": "Apple Bread CD Cloth DishSponge Egg HandTowel Lettuce Newspaper Pen Pencil Potato "
         "SoapBar SoapBottle SprayBottle TissueBox ToiletPaper Tomato WineBottle",
         "HandTowelHolder": "HandTowel",
@@ -280,97 +266,7 @@ HOLDS: dict[str, frozenset[str]] = {
         "TVStand": "TissueBox",
         "Toaster": "",
         "ToiletPaperHanger": "ToiletPaper",
-        "Toilet": "Candle Cloth DishSponge HandTowel SoapBar SoapBottle SprayBottle TissueBox "
-        "ToiletPaper",
+        "Toilet": "Candle Cloth DishSponge HandTowel SoapBar SoapBottle SprayBottle TissueBox ToiletPaper",
         "TowelHolder": "Towel",
     }.items()
-}
-
-# Types that are easily mistaken for each other.
-LOOKALIKES: tuple[frozenset[str], ...] = tuple(
-    frozenset(line.split())
-    for line in (
-        "Bowl Cup Mug Plate",
-        "ButterKnife Fork Knife Ladle Spatula Spoon",
-        "Apple Egg Potato Tomato Lettuce Bread",
-        "Pen Pencil",
-        "PepperShaker SaltShaker",
-        "Kettle Pan Pot",
-        "Glassbottle SoapBottle SprayBottle WineBottle",
-        "Cloth HandTowel Towel Pillow",
-        "CellPhone CreditCard KeyChain RemoteControl Watch AlarmClock CD",
-        "Book Box Laptop Newspaper",
-        "Statue Vase Candle",
-        "TissueBox ToiletPaper SoapBar DishSponge",
-    )
-)
-
-_SETTING_DOWN = (
-    "Toilet ArmChair SideTable Desk Sofa GarbageCan Shelf Dresser CoffeeTable ToiletPaperHanger Drawer"
-    " Cabinet CounterTop DiningTable Bed Ottoman Microwave Safe Cart Fridge StoveBurner"
-)
-
-TASKS: dict[str, Task] = {
-    "pick_and_place_simple": Task(
-        sentences=("put a {obj} in {parent}.", "put some {obj} on {parent}."),
-        objects=tuple(
-            "ToiletPaper KeyChain SoapBottle SprayBottle CellPhone Candle Book CreditCard RemoteControl CD"
-            " HandTowel Pencil AlarmClock Statue Laptop Pen Box Pillow Newspaper TissueBox PepperShaker"
-            " Watch Tomato Vase Cloth Glassbottle DishSponge Kettle SaltShaker SoapBar Bowl ButterKnife Mug"
-            " Pan WineBottle Egg Bread Fork Plate Potato Knife Lettuce".split()
-        ),
-        parents=tuple(_SETTING_DOWN.split()),
-    ),
-    "look_at_obj_in_light": Task(
-        sentences=("look at {obj} under the {parent}.", "examine the {obj} with the {parent}."),
-        objects=tuple(
-            "Pillow AlarmClock CD Book Laptop Pencil Bowl Pen Newspaper Statue TissueBox Box CellPhone"
-            " CreditCard KeyChain Watch Mug Vase Plate".split()
-        ),
-        parents=("DeskLamp",),
-    ),
-    "pick_clean_then_place_in_recep": Task(
-        sentences=("put a clean {obj} in {parent}.", "clean some {obj} and put it in {parent}."),
-        objects=tuple(
-            "SoapBar Cloth Kettle Ladle Lettuce Mug Knife Pan Spatula ButterKnife Bowl Tomato Fork Egg"
-            " Potato DishSponge Spoon Apple Plate Cup Pot".split()
-        ),
-        parents=tuple(
-            "CounterTop DiningTable Drawer Cabinet Microwave Fridge Shelf SideTable StoveBurner Toilet"
-            " CoffeeMachine GarbageCan Cart Dresser".split()
-        ),
-        flag="isClean",
-        appliance="SinkBasin",
-        needs="cleanable",
-    ),
-    "pick_heat_then_place_in_recep": Task(
-        sentences=("put a hot {obj} in {parent}.", "heat some {obj} and put it in {parent}."),
-        objects=tuple("Mug Egg Cup Tomato Potato Apple Plate Bread".split()),
-        parents=tuple("Fridge Cabinet CounterTop GarbageCan CoffeeMachine SideTable DiningTable Shelf".split()),
-        flag="isHot",
-        appliance="Microwave",
-        needs="heatable",
-    ),
-    "pick_cool_then_place_in_recep": Task(
-        sentences=("put a cool {obj} in {parent}.", "cool some {obj} and put it in {parent}."),
-        objects=tuple("Mug Pot Pan Bowl Apple Potato Lettuce Bread Cup Tomato Plate Egg WineBottle".split()),
-        parents=tuple(
-            "CounterTop Microwave DiningTable Cabinet CoffeeMachine GarbageCan Shelf StoveBurner"
-            " SideTable".split()
-        ),
-        flag="isCool",
-        appliance="Fridge",
-        needs="coolable",
-    ),
-    "pick_two_obj_and_place": Task(
-        sentences=("put two {obj} in {parent}.", "find two {obj} and put them in {parent}."),
-        objects=tuple(
-            "SprayBottle CellPhone CreditCard ToiletPaper RemoteControl SoapBottle Book KeyChain Newspaper"
-            " Candle CD Pencil TissueBox Pen PepperShaker SaltShaker AlarmClock SoapBar HandTowel Cup Vase"
-            " Watch Laptop Lettuce Statue Bowl Pillow Cloth DishSponge Spatula Kettle WineBottle Box Mug"
-            " Plate Spoon Egg Glassbottle Ladle Potato Bread Knife Pan Pot Tomato Apple".split()
-        ),
-        parents=tuple(name for name in _SETTING_DOWN.split() if name not in ("ToiletPaperHanger", "StoveBurner")),
-        count=2,
-    ),
 }

@@ -66,9 +66,7 @@ class Planner:
             verb: [r for r, things in enumerate(table) if things and game.location_of[r] >= 0]
             for verb, table in (("clean", game.cleans), ("heat", game.heats), ("cool", game.cools))
         }
-        self.kinds = [
-            (kind, game.openable >> r & 1) for r, kind in enumerate(game.receptacle_types)
-        ]
+        self.kinds = [(kind, game.openable >> r & 1) for r, kind in enumerate(game.receptacle_types)]
 
     def plan(self, state: State) -> list[Action] | None:
         """Return a shortest list of actions that meets the goal; None when nothing does any more."""
@@ -265,9 +263,13 @@ def _wish(game: Game, needs: Sequence[Need]) -> Wish | None:
         else:
             raise UsageError(f"{game.name}: the expert cannot plan for {condition!r} among {needs}")
     if len(set(ends.values())) > 1 or (len(ends) > 1 and IN_HAND in ends.values()):
-        raise UsageError(f"{game.name}: the expert brings objects to one receptacle, the goal names several: {needs}")
+        raise UsageError(
+            f"{game.name}: the expert brings objects to one receptacle, the goal names several: {needs}"
+        )
     if (lamp >= 0 and lamp not in fixed) or not set(qualities) <= set(ends) | set(fixed):
-        raise UsageError(f"{game.name}: the expert cannot plan for an object whose place the goal leaves open: {needs}")
+        raise UsageError(
+            f"{game.name}: the expert cannot plan for an object whose place the goal leaves open: {needs}"
+        )
     if set(qualities) & set(fixed) or (at >= 0 and not game.receptacles_at[at]):
         return None
     targets = tuple(Target(thing, end, qualities.get(thing, "")) for thing, end in ends.items())

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Final
 
-from .household import FLAGS, HOLDS, PLACES, ROOMS, TASKS
+from .chores import LAMP_TASK, TASKS
+from .household import FLAGS, HOLDS, PLACES, ROOMS
 
 
 @dataclass(frozen=True)
@@ -95,13 +96,13 @@ def goal_formula(task_type: str, obj: str, parent: str) -> str:
     """Return the goal section of a task, in the official wording.
 
     Args:
-        task_type: one of `household.TASKS`.
+        task_type: one of `chores.TASKS`.
         obj: object type asked for, e.g. `Apple`.
         parent: destination receptacle type, or the lamp type of a lamp task.
     Returns: `(:goal ...)`.
     """
     task = TASKS[task_type]
-    if task_type == "look_at_obj_in_light":
+    if task_type == LAMP_TASK:
         body = _LIT.format(obj=obj, parent=parent)
     elif task.count == 2:
         body = _TWO.format(obj=obj, parent=parent)
@@ -115,8 +116,9 @@ def goal_formula(task_type: str, obj: str, parent: str) -> str:
 def problem_text(name: str, household: Household, goal: str) -> str:
     """Write a household and its goal as the `pddl_problem` of a game file."""
     furniture, things = household.furniture, household.things
-    points = dict.fromkeys(item.point for item in (*furniture, *things))
-    points[household.start] = None
+    points = dict.fromkeys(
+        [*(item.point for item in furniture), *(thing.point for thing in things), household.start]
+    )
     declared = [f"{thing.id} - object" for thing in things]
     declared += [f"{item.id} - receptacle" for item in furniture]
     declared += [f"{point} - location" for point in points]

@@ -69,7 +69,8 @@ class Catalog:
         columns: one sequence of strings per name in `COLUMNS`.
         prices: float64 [P, 2], both ends of the price range; the second is NaN where there is one price.
         rank: int32 [P], place of each product when sorted by ASIN.
-        goal_places: int32, products that have instructions, ascending.
+        synthetic_places: int32, products with a synthetic instruction, ascending.
+        human_places: int32, products with instructions of people, ascending.
         fingerprint: 16 hex digits over all that the shop keeps of the products.
         directory: where it is stored; None in memory.
     """
@@ -82,7 +83,8 @@ class Catalog:
         self.columns = columns
         self.prices = numbers["prices"]
         self.rank = numbers["rank"]
-        self.goal_places = numbers["goal_places"]
+        self.synthetic_places = numbers["synthetic_places"]
+        self.human_places = numbers["human_places"]
         self._sorted = numbers["sorted_asins"]
         self._by_rank = numbers["by_rank"]
         self.fingerprint = fingerprint
@@ -172,7 +174,7 @@ def open_catalog(directory: Path) -> Catalog:
     return Catalog(columns, numbers, fingerprint=meta["fingerprint"], directory=directory)
 
 
-_NUMBERS = ("prices", "rank", "goal_places", "sorted_asins", "by_rank")
+_NUMBERS = ("prices", "rank", "synthetic_places", "human_places", "sorted_asins", "by_rank")
 
 
 def _map(path: Path) -> NDArray[Any]:
@@ -195,14 +197,16 @@ def _collect(
     products: Iterable[Product], keep: Callable[[Mapping[str, str]], None], report: Report | None
 ) -> tuple[dict[str, NDArray[Any]], str]:
     """Pass every product's columns to `keep`; return the numeric columns and the fingerprint."""
-    prices, asins, goal_places = array("d"), list[str](), array("i")
+    prices, asins, synthetic, human = array("d"), list[str](), array("i"), array("i")
     digest = hashlib.sha256()
     for product in products:
         row = _row(product)
         keep(row)
         digest.update(orjson.dumps([row, product.prices], option=orjson.OPT_SORT_KEYS))
-        if product.instruction is not None or product.human:
-            goal_places.append(len(asins))
+        if product.instruction is not None:
+            synthetic.append(len(asins))
+        if product.human:
+            human.append(len(asins))
         asins.append(product.asin)
         prices.extend(product.prices if len(product.prices) == 2 else (product.prices[0], float("nan")))
         if report is not None:
@@ -214,7 +218,8 @@ def _collect(
     numbers: dict[str, NDArray[Any]] = {
         "prices": np.array(prices, np.float64).reshape(-1, 2),
         "rank": rank,
-        "goal_places": np.array(goal_places, np.int32),
+        "synthetic_places": np.array(synthetic, np.int32),
+        "human_places": np.array(human, np.int32),
         "sorted_asins": keys[by_rank],
         "by_rank": by_rank,
     }

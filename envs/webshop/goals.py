@@ -6,21 +6,27 @@ it, so that goal i of an order is one task everywhere. Leaves out scoring (`rewa
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import math
 import random
+import shutil
+import tempfile
 from array import array
 from bisect import bisect
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
+
+from agentbench.errors import CorruptData
 
 from .catalog import Catalog
 from .products import Product
@@ -95,19 +101,14 @@ class GoalTable(Sequence[Goal]):
     """
 
     def __init__(self, catalog: Catalog, order: GoalOrder) -> None:
-        """Draw prices and limits, then the order; about a second for every million products."""
+        """Draw prices, limits and order, or read them where a stored catalogue has them already."""
         self.catalog = catalog
         self.order = order
-        draw = random.Random(order.draw_seed)
-        self.price = _draw_prices(catalog, draw)
-        places, choices, limits = _list_goals(catalog, self.price, draw, human=order.human)
-        self.shuffled = random.Random(order.shuffle_seed)
-        permutation = list(range(len(places)))
-        self.shuffled.shuffle(permutation)  # draws depend on the length alone, so numbers stand in for goals
-        by_index = np.array(permutation, np.int64)
-        self.places = places[by_index]
-        self.choices = choices[by_index]
-        self.limits = limits[by_index]
+        numbers = _stored(catalog, order)
+        self.price = numbers["price"]
+        self.places = numbers["places"]
+        self.choices = numbers["choices"]
+        self.limits = numbers["limits"]
         self._goal = lru_cache(maxsize=4096)(self._make)
 
     def __len__(self) -> int:
@@ -156,6 +157,46 @@ class GoalTable(Sequence[Goal]):
         return min(bisect(cumulative, rng.uniform(0, cumulative[-1])), len(self) - 1)
 
 
+def shuffled(order: GoalOrder, count: int) -> tuple[list[int], random.Random]:
+    """Return the numbers 0 to count - 1 in shuffled order, and the random state after that.
+
+    The draws depend on the length of a list alone, so numbers stand in for goals.
+    """
+    rng, numbers = random.Random(order.shuffle_seed), list(range(count))
+    rng.shuffle(numbers)
+    return numbers, rng
+
+
+def _stored(catalog: Catalog, order: GoalOrder) -> dict[str, NDArray[Any]]:
+    """Read the numbers of a table from the catalogue's folder; draw them first, and keep them there if it is writable."""
+    if catalog.directory is None:
+        return _draw(catalog, order)
+    folder = catalog.directory / "goals" / f"{order.name}-{order.draw_seed}-{order.shuffle_seed}"
+    if not folder.exists():
+        drawn = _draw(catalog, order)
+        try:
+            folder.parent.mkdir(exist_ok=True)
+            staging = Path(tempfile.mkdtemp(dir=folder.parent))
+        except OSError:  # a read-only store works too, only slower to open
+            return drawn
+        for name, values in drawn.items():
+            np.save(staging / f"{name}.npy", values)
+        with contextlib.suppress(OSError):  # another process was first; its numbers are the same
+            staging.rename(folder)
+        shutil.rmtree(staging, ignore_errors=True)
+    names = ("price", "places", "choices", "limits")
+    return {name: np.load(folder / f"{name}.npy", mmap_mode="r").view(np.ndarray) for name in names}
+
+
+def _draw(catalog: Catalog, order: GoalOrder) -> dict[str, NDArray[Any]]:
+    """Draw the prices of products, then the limits of goals, then shuffle."""
+    draw = random.Random(order.draw_seed)
+    price = _draw_prices(catalog, draw)
+    places, choices, limits = _list_goals(catalog, price, draw, human=order.human)
+    by_index = np.array(shuffled(order, len(places))[0], np.int64)
+    return {"price": price, "places": places[by_index], "choices": choices[by_index], "limits": limits[by_index]}
+
+
 def _draw_prices(catalog: Catalog, draw: random.Random) -> NDArray[np.float64]:
     """Draw one price for each product with a range, in file order."""
     price = catalog.prices[:, 0].copy()
@@ -175,7 +216,7 @@ def _list_goals(
 ) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.float64]]:
     """List the goals before shuffling: product, which combination or sentence, price limit."""
     places, choices, limits = array("i"), array("q"), array("d")
-    for place in catalog.goal_places.tolist():
+    for place in (catalog.human_places if human else catalog.synthetic_places).tolist():
         product = catalog.product(place)
         if human:
             for number, entry in enumerate(product.human):
@@ -183,7 +224,9 @@ def _list_goals(
                     places.append(place)
                     choices.append(number)
                     limits.append(_draw_limit(price[place], draw))
-        elif product.instruction is not None:
+        else:
+            if not product.instruction_attributes:
+                raise CorruptData(f"product {product.asin} has an instruction without attributes; it cannot be scored")
             limit = _draw_limit(price[place], draw)  # one draw, shared by all combinations of options
             count = math.prod(len(values) for values in product.options.values())
             places.extend([place] * count)

@@ -145,8 +145,13 @@ def _attribute_hits(bought: Product, wanted: Sequence[str]) -> int:
 
 
 def _option_hits(chosen: Sequence[str], wanted: Sequence[GoalOption]) -> int:
-    have = [_colour(value) for value in chosen]
-    return sum(any(similar(value, str(_colour(option))) for value in have) for option in wanted)
+    return sum(option_hit(chosen, option) for option in wanted)
+
+
+def option_hit(chosen: Sequence[str], wanted: GoalOption) -> bool:
+    """Tell whether one of the chosen values counts as the wanted option; its group does not matter."""
+    text = str(_colour(wanted))
+    return any(similar(str(_colour(value)), text) for value in chosen)
 
 
 def _colour(option: GoalOption) -> GoalOption:

@@ -182,7 +182,7 @@ def test_bad_arguments_are_refused():
         adv.group_centred(torch.ones(1), long(0), ok(1), long(0), stats="batch")
     with pytest.raises(UsageError, match="differ in length"):
         adv.standardise(torch.ones(2), long(0), ok(1))
-    with pytest.raises(ConfigError, match="gamma=1.5"):
+    with pytest.raises(ConfigError, match=r"gamma=1\.5"):
         adv.discounted_returns(torch.ones(1), long(0), long(0), 1.5)
     with pytest.raises(ConfigError, match="clip=0"):
         adv.sampled_distillation(torch.ones(1, 1), torch.ones(1, 1), torch.zeros(1, 1).long(), clip=0.0)

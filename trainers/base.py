@@ -1,0 +1,307 @@
+"""What every algorithm shares: one update of the student from token losses, its safeguards, its figures.
+
+Owns: the split of a step into optimizer updates, gradient accumulation with denominators counted over all micro-batches
+and processes, refusal of non-finite losses, the common metrics, and the plumbing of `agentbench.trainer.Trainer`.
+Leaves out objectives (`objectives`), checkpoints on disk (`checkpoint`) and the algorithms themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from agentbench.config import TrainConfig
+from agentbench.errors import TrainingError, UsageError
+from agentbench.trainer import Update
+from agentbench.types import Group, RolloutPlan, SamplingParams, derive_seed
+
+from . import checkpoint
+from .alarms import Alarms
+from .batch import Batch, Micro, collate
+from .losses import Reduction, reduction_denominator, token_coefficients
+from .meters import Meters
+from .objectives import Objective
+from .processes import Processes
+from .student import Scores, Student
+from .teachers import LocalTeacher
+
+_PROBE_ROWS = 4
+"""Rows scored to compare engine and trainer where an algorithm does not score the whole batch."""
+
+
+@dataclass
+class Descent:
+    """What `descend` did.
+
+    Attributes:
+        loss: mean over the updates of this step, over all processes.
+        grad_norm: mean norm before clipping.
+        updates: optimizer steps taken.
+        columns: token columns the objective reported, as seen by the update that used them.
+    """
+
+    loss: float = 0.0
+    grad_norm: float = 0.0
+    updates: int = 0
+    columns: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Algorithm:
+    """Base of the trainers of this package: implement `update`, and `plan` where the default does not do."""
+
+    def __init__(self, run: TrainConfig, *, temperature: float | None = None) -> None:
+        """Load the student.
+
+        Args:
+            run: the resolved configuration.
+            temperature: at which log-probs are taken; None takes the rollout's.
+        """
+        self.run = run
+        self.processes = Processes(run.num_processes, fsdp=run.fsdp)
+        self.process_index, self.num_processes = self.processes.index, self.processes.count
+        torch.manual_seed(derive_seed(run.seed, "torch", self.process_index) % 2**63)
+        at = run.rollout.temperature if temperature is None else temperature
+        self.student = Student(run, self.processes, temperature=at)
+        self.tokenizer = self.student.tokenizer
+        self.alarms = Alarms()
+        self.updates = 0
+        self.skipped = 0
+
+    # --- contract -----------------------------------------------------------------------------------------------------
+
+    def plan(self, step: int) -> RolloutPlan:
+        """Whole episodes by the student: `tasks_per_step` groups of `group_size`."""
+        rollout = self.run.rollout
+        return RolloutPlan(
+            groups=rollout.tasks_per_step,
+            members=rollout.group_size,
+            max_turns=self.run.env.max_turns,
+            sampling=SamplingParams(
+                rollout.temperature, rollout.top_p, rollout.top_k, rollout.max_new_tokens
+            ),
+        )
+
+    def update(self, groups: Sequence[Group], step: int) -> Update:
+        """Learn from this process's share of the step's groups."""
+        raise NotImplementedError
+
+    def weights(self) -> Iterable[tuple[str, Any]]:
+        """Name and tensor of every student weight, adapters merged."""
+        return self.student.weights()
+
+    def save(self, folder: Path) -> None:
+        """Write a plain Hugging Face folder and everything needed to go on."""
+        checkpoint.save(folder, self.student, self.state())
+
+    def load(self, folder: Path) -> None:
+        """Restore what `save` wrote, to the bit."""
+        self.load_state(checkpoint.load(folder, self.student))
+
+    def wait(self) -> None:
+        """Let all processes catch up."""
+        self.processes.wait()
+
+    def any_process(self, flag: bool) -> bool:
+        """Tell every process whether any of them raised the flag."""
+        return self.processes.sum(float(flag)) > 0
+
+    def state(self) -> dict[str, Any]:
+        """Plain values to keep in a checkpoint; subclasses add theirs."""
+        return {
+            "algorithm": self.run.algorithm,
+            "updates": self.updates,
+            "skipped": self.skipped,
+            "alarms": self.alarms.state(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continue from what `state` returned."""
+        if state["algorithm"] != self.run.algorithm:
+            raise UsageError(
+                f"the checkpoint was written by algorithm {state['algorithm']!r}, this run uses {self.run.algorithm!r}"
+            )
+        self.updates, self.skipped = state["updates"], state["skipped"]
+        self.alarms.load_state(state["alarms"])
+
+    # --- parts of an update -------------------------------------------------------------------------------------------
+
+    def collate(self, groups: Sequence[Group]) -> Batch:
+        """Tables of the student's own turns."""
+        return collate(groups, self.student.pad_id)
+
+    def descend(
+        self,
+        batch: Batch,
+        objective: Objective,
+        *,
+        reduction: Reduction,
+        step: int,
+        keep_BT: Tensor | None = None,
+    ) -> Descent:
+        """Minimise an objective on a batch in `updates_per_step` optimizer steps.
+
+        Args:
+            batch: this process's share.
+            objective: makes the loss of a micro-batch.
+            reduction: how tokens are averaged, counted over all processes.
+            step: decides which trajectories share an update, and the learning rate.
+            keep_BT: tokens that count among the trained ones; None keeps all.
+        Returns: with `updates` 0 when no token counts anywhere.
+        Raises: TrainingError: a loss or gradient is not finite; the weights are those before this update.
+        """
+        result = Descent(columns={name: torch.zeros(batch.tokens_BT.shape) for name in objective.names})
+        self.student.set_learning_rate(step)
+        for rows_B in self._parts(batch, step):
+            turn_BT = torch.full_like(batch.turn_BT, -1)
+            turn_BT[rows_B] = batch.turn_BT[rows_B]
+            counted = (turn_BT, batch.traj_N, batch.ok_M)
+            total = self.processes.sum(reduction_denominator(reduction, *counted, keep_BT=keep_BT))
+            if total == 0:
+                continue
+            coef_BT = token_coefficients(reduction, *counted, keep_BT=keep_BT, denominator=total)
+            result.loss += self._accumulate(batch, rows_B, objective, coef_BT, step, result.columns)
+            result.grad_norm += self._step(batch, rows_B, step)
+            result.updates += 1
+        self.updates += result.updates
+        result.loss /= max(1, result.updates)
+        result.grad_norm /= max(1, result.updates)
+        return result
+
+    def _parts(self, batch: Batch, step: int) -> list[Tensor]:
+        """Rows of each optimizer step: whole trajectories in a seeded order that no split into processes changes."""
+        parts = self.run.updates_per_step
+        if parts == 1:
+            return [torch.arange(len(batch.tokens_BT))]
+        traj_B = batch.traj_B
+        rows_M = torch.bincount(traj_B, minlength=len(batch.ids_M)).tolist()
+        mine = [
+            (derive_seed(self.run.seed, "part", step, key), key, rows)
+            for key, rows in zip(batch.ids_M, rows_M, strict=True)
+            if rows
+        ]
+        everyone = sorted(self.processes.gather(mine))
+        total, before, part_of = sum(rows for *_, rows in everyone), 0, {}
+        for _, key, rows in everyone:
+            part_of[key] = before * parts // total
+            before += rows
+        part_B = torch.tensor([part_of[batch.ids_M[m]] for m in traj_B.tolist()], dtype=torch.long)
+        return [(part_B == part).nonzero()[:, 0] for part in range(parts)]
+
+    def _accumulate(
+        self,
+        batch: Batch,
+        rows_B: Tensor,
+        objective: Objective,
+        coef_BT: Tensor,
+        step: int,
+        columns: dict[str, Tensor],
+    ) -> float:
+        """Add up the gradient of all micro-batches; returns the loss over all processes."""
+        student, loss = self.student, 0.0
+        student.net.train()
+        student.optimizer.zero_grad(set_to_none=True)
+        suspects: list[str] = []
+        micros = student.micro_batches(batch, rows_B)
+        for number, micro in enumerate(micros, start=1):
+            with self.processes.accumulate(student.runner, last=number == len(micros)):
+                kernel = objective.kernel(micro, micro.pick(coef_BT), student)
+                part, *reported = student.apply(micro, kernel)
+                (part * self.num_processes).backward()  # type: ignore[no-untyped-call]  # averaged again by DDP, FSDP2
+            loss += float(part.detach())
+            for name, x_X in zip(objective.names, reported, strict=True):
+                micro.place(x_X, columns[name])
+            if not torch.isfinite(part):
+                suspects += _suspects(batch, micro, reported)
+        suspects = self.processes.gather(suspects)
+        if suspects:
+            self._refuse("the loss", suspects, step)
+        return self.processes.sum(loss)
+
+    def _step(self, batch: Batch, rows_B: Tensor, step: int) -> float:
+        norm = self.student.clip_gradients()
+        if not torch.isfinite(torch.tensor(norm)):
+            self._refuse("the gradient", [batch.ids_M[m] for m in batch.traj_B[rows_B].unique().tolist()], step)
+        self.student.optimizer.step()
+        return norm
+
+    def _refuse(self, what: str, suspects: Sequence[str], step: int) -> None:
+        self.student.optimizer.zero_grad(set_to_none=True)
+        names = list(dict.fromkeys(suspects))
+        shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        raise TrainingError(
+            f"step {step}: {what} is not finite on trajectories {shown}; the weights were not touched by this update. "
+            "Look at these episodes in rollouts/, and lower learning_rate before going on from the last checkpoint"
+        )
+
+    # --- reports ------------------------------------------------------------------------------------------------------
+
+    def measure(self, batch: Batch, old: Scores | None, teacher_BT: Tensor | None = None) -> Meters:
+        """Start the figures of a step: the episodes, the student before the update, the teacher's gap.
+
+        Args:
+            batch: of this process.
+            old: the student's scores before the update; None scores a few rows to compare engine and trainer.
+            teacher_BT: the teacher's log-probs, when it scored the sampled tokens.
+        """
+        meters, mask_BT = Meters(), batch.mask_BT
+        meters.total("episodes", len(batch.ids_M))
+        meters.total("episode_errors", float((~batch.ok_M).sum()))
+        meters.mean("episode_error_share", ~batch.ok_M)
+        meters.mean("reward", batch.score_M, batch.ok_M)
+        meters.total("trained_tokens", float(mask_BT.sum()))
+        lengths_M = torch.bincount(batch.traj_N, minlength=len(batch.ids_M))
+        meters.mean("turns_per_episode", lengths_M, batch.ok_M)
+        meters.mean("truncated_share", batch.truncated_N, batch.ok_M[batch.traj_N])
+        if old is None:
+            rows_B = torch.arange(min(_PROBE_ROWS, len(mask_BT)))
+            old = self.student.score(batch, rows_B)
+            mask_BT = mask_BT & (torch.arange(len(mask_BT)) < _PROBE_ROWS)[:, None]
+        meters.mean("entropy", old.entropy_BT, mask_BT)
+        if self._comparable:
+            gap_BT = (old.logp_BT - batch.behaviour_BT).abs()
+            meters.mean("engine_gap", gap_BT, mask_BT)
+            meters.top("engine_gap_max", gap_BT, mask_BT)
+        if teacher_BT is not None:
+            gap_BT = old.logp_BT - teacher_BT
+            meters.mean("teacher_gap", gap_BT, mask_BT)
+            meters.mean("teacher_preferred_share", gap_BT < 0, mask_BT)
+            meters.mean("teacher_distance", gap_BT.abs(), mask_BT)
+            meters.by_depth("teacher_distance", gap_BT.abs(), batch)
+        return meters
+
+    @property
+    def _comparable(self) -> bool:
+        """Whether the engine's log-probs are of the distribution that the trainer sees."""
+        rollout = self.run.rollout
+        return not rollout.guided and rollout.top_p == 1.0 and rollout.top_k == 0
+
+    def report(
+        self, meters: Meters, descent: Descent, step: int, columns: dict[str, Any] | None = None
+    ) -> Update:
+        """Finish the figures of a step and raise alarms."""
+        if descent.updates == 0:
+            self.skipped += 1
+        metrics = {
+            **meters.result(self.processes),
+            "loss": descent.loss,
+            "grad_norm": descent.grad_norm,
+            "learning_rate": self.student.set_learning_rate(step),
+            "updates": float(self.updates),
+            "skipped_steps": float(self.skipped),
+        }
+        return Update({**metrics, **self.alarms.check(metrics, step)}, columns or {})
+
+
+def _suspects(batch: Batch, micro: Micro, reported: Sequence[Tensor]) -> list[str]:
+    """Trajectories with a non-finite token; all of the micro-batch when no token shows it."""
+    traj_X = batch.traj_N[batch.turn_BT[micro.at]]
+    bad_X = torch.zeros(len(traj_X), dtype=torch.bool)
+    for x_X in reported:
+        bad_X |= ~torch.isfinite(x_X.cpu())
+    found_X = traj_X[bad_X] if bool(bad_X.any()) else traj_X
+    return [batch.ids_M[m] for m in found_X.unique().tolist()]

@@ -1,0 +1,182 @@
+"""Behaviour cloning: raise the likelihood of an expert's, a teacher's or a recording's commands.
+
+Owns four ways to get them: the expert taking over from mixed behaviour, the expert's labels on states that the student
+visits (DAgger), the mixed behaviour itself, and recorded episodes. Leaves out the expert and the mixture
+(`agentbench.demonstrate`).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from agentbench.config import Section, TrainConfig
+from agentbench.errors import ConfigError, CorruptData, UsageError
+from agentbench.records import EPISODES, read_episodes
+from agentbench.trainer import TrainerSpec, Update
+from agentbench.types import Authors, Group, RolloutPlan, Trajectory, derive_seed
+
+from .base import Algorithm
+from .batch import Batch, collate
+from .losses import Reduction
+from .objectives import TokenObjective
+
+
+class SftConfig(Section):
+    """Keys of `sft`.
+
+    Attributes:
+        mode: "takeover": mixed behaviour acts first, then the expert to the end, and only the expert is cloned;
+            "dagger": the student acts and the expert labels every state; "mixture": the mixed behaviour is cloned;
+            "file": recorded episodes are cloned.
+        takeover: smallest and largest number of turns before the expert takes over; drawn per episode.
+        path: run folder or episodes file, for "file".
+        authors: whose turns of the file are cloned; empty clones all.
+        successes_only: clone only successful episodes of the file.
+        reduction: how tokens are averaged.
+    """
+
+    mode: Literal["takeover", "dagger", "mixture", "file"] = "takeover"
+    takeover: tuple[int, int] = (0, 14)
+    path: str | None = None
+    authors: tuple[str, ...] = ()
+    successes_only: bool = False
+    reduction: Reduction = Field(default="token_mean")
+
+    @model_validator(mode="after")
+    def _used(self) -> SftConfig:
+        """Refuse keys that the mode would ignore."""
+        owner = {"takeover": "takeover", "path": "file", "authors": "file", "successes_only": "file"}
+        for key in self.model_fields_set & owner.keys():
+            if self.mode != owner[key]:
+                raise ValueError(f"{key!r} is used by mode {owner[key]!r} only; mode is {self.mode!r}")
+        if self.mode == "file" and not self.path:
+            raise ValueError("mode 'file' needs 'path'")
+        low, high = self.takeover
+        if not 0 <= low <= high:
+            raise ValueError("takeover needs 0 <= smallest <= largest")
+        return self
+
+
+class Sft(Algorithm):
+    """Behaviour cloning; see `SftConfig`."""
+
+    def __init__(self, run: TrainConfig, settings: SftConfig) -> None:
+        """Load the student, and the recording if there is one."""
+        if settings.mode == "mixture" and not run.rollout.behaviours:
+            raise ConfigError("trainer.mode = 'mixture' needs shares in rollout.behaviours")
+        # Departure from the policy methods: demonstrations have no sampling temperature, so log-probs are at 1.
+        super().__init__(run, temperature=1.0)
+        self.settings = settings
+        self.recorded = self._read() if settings.mode == "file" else []
+
+    def plan(self, step: int) -> RolloutPlan:
+        """Say who acts: see `SftConfig.mode`."""
+        plan, mode = super().plan(step), self.settings.mode
+        if mode == "dagger":
+            return _changed(plan, labels="expert")
+        if mode == "mixture":
+            return _changed(plan, authors=(((0, "mixture"),),))
+        if mode == "file":
+            return _changed(plan, groups=0)
+        low, high = self.settings.takeover
+        rng = random.Random(derive_seed(self.run.seed, step, "takeover"))
+        turns = [rng.randint(low, high) for _ in range(plan.groups * plan.members)]
+        return _changed(plan, authors=tuple(_hand_over(turn) for turn in turns))
+
+    def update(self, groups: Sequence[Group], step: int) -> Update:
+        """Take one step on -log q of the cloned tokens."""
+        batch = self._batch(groups, step)
+        meters = self.measure(batch, None)
+        objective = TokenObjective(_negative_log_likelihood)
+        descent = self.descend(batch, objective, reduction=self.settings.reduction, step=step)
+        meters.mean("perplexity_log", -descent.columns["logp"], batch.mask_BT)
+        return self.report(meters, descent, step)
+
+    def _batch(self, groups: Sequence[Group], step: int) -> Batch:
+        mode, pad = self.settings.mode, self.student.pad_id
+        if mode == "dagger":
+            return collate(groups, pad, labels=True)
+        if mode == "file":
+            drawn = self._draw(step)
+            authors = self.settings.authors or {turn.action.author for item in drawn for turn in item.turns}
+            return collate([Group("file", 0, drawn)], pad, authors)
+        return collate(groups, pad, ("mixture",) if mode == "mixture" else ("expert",))
+
+    @property
+    def _comparable(self) -> bool:
+        return False  # demonstrations were not sampled by the student
+
+    # --- recorded episodes --------------------------------------------------------------------------------------------
+
+    def _read(self) -> list[Trajectory]:
+        path = Path(str(self.settings.path))
+        file = path / EPISODES if path.is_dir() else path
+        if not file.is_file():
+            raise UsageError(f"trainer.path = {str(path)!r}: no such file; give a run folder or its {EPISODES}")
+        episodes = [item for item in read_episodes(file) if item.ok]
+        if self.settings.successes_only:
+            episodes = [item for item in episodes if item.success]
+        if not episodes:
+            raise UsageError(f"{str(file)!r} has no episode to clone")
+        for episode in episodes:
+            self._check(file, episode)
+        return sorted(episodes, key=lambda item: item.id)
+
+    def _check(self, file: Path, episode: Trajectory) -> None:
+        ids = [token for turn in episode.turns for token in (*turn.context_ids, *turn.action.token_ids)]
+        if not ids:
+            raise UsageError(
+                f"episode {episode.id!r} of {str(file)!r} has no token ids: its author spoke text only; use mode "
+                "'takeover' with takeover: [0, 0] to clone the expert on the same tasks"
+            )
+        if max(ids) >= self.student.vocab_size:
+            raise CorruptData(
+                f"episode {episode.id!r} of {str(file)!r} holds token id {max(ids)}, but the student's tokenizer has "
+                f"{self.student.vocab_size} tokens: it was recorded with another tokenizer"
+            )
+
+    def _draw(self, step: int) -> list[Trajectory]:
+        """This process's share of the step's episodes: seeded shuffles of the file, one after the other."""
+        rollout, size = self.run.rollout, len(self.recorded)
+        count = min(rollout.tasks_per_step * rollout.group_size, size)
+        drawn = []
+        for number in range(step * count, (step + 1) * count):
+            order = list(range(size))
+            random.Random(derive_seed(self.run.seed, "file", number // size)).shuffle(order)
+            drawn.append(order[number % size])
+        share = sorted(set(drawn))[self.process_index :: self.num_processes]
+        return [self.recorded[index] for index in share]
+
+
+def _negative_log_likelihood(logp_X: Tensor) -> Tensor:
+    return -logp_X
+
+
+def _hand_over(turn: int) -> Authors:
+    return ((0, "mixture"), (turn, "expert")) if turn else ((0, "expert"),)
+
+
+def _changed(plan: RolloutPlan, **values: Any) -> RolloutPlan:
+    from dataclasses import replace
+
+    return replace(plan, **values)
+
+
+def build(run: TrainConfig, settings: SftConfig) -> Sft:
+    """Make the trainer."""
+    return Sft(run, settings)
+
+
+SPEC = TrainerSpec(
+    id="sft",
+    config=SftConfig,
+    build=build,
+    needs=frozenset({"expert"}),
+    paper="behaviour cloning; DAgger, arXiv:1011.0686",
+)
