@@ -38,7 +38,6 @@ Progress = Callable[[int, int, str], None]
 """`progress(done, total, what)`; `total` is 0 while unknown, `what` names the file or stage."""
 
 MANIFEST = ".agentbench.json"
-_CHUNK = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -290,7 +289,7 @@ def _transfer(client: Any, url: str, part: Path) -> Iterator[tuple[int, int]]:
             have = 0
         total = have + int(response.headers.get("Content-Length", 0))
         with part.open("ab" if have else "wb") as file:
-            for block in response.iter_raw(_CHUNK):
+            for block in response.iter_raw():  # no block size: bytes before a break would be lost
                 file.write(block)
                 have += len(block)
                 yield have, total

@@ -65,21 +65,30 @@ class TextEnv(gymnasium.Env[str, str]):
     """A text environment.
 
     A bad action never raises: it is answered in the observation. Deterministic given (task, seed, actions).
-    Subclasses set `spec_id`, implement `reset`, `step` and, where the state is small, `snapshot` and `restore`.
+    Subclasses implement `reset`, `step`, `render` and, where the state is small, `snapshot` and `restore`.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"]}  # type: ignore[misc]
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"], "render_fps": 1}  # type: ignore[misc]
     can_snapshot: ClassVar[bool] = False
 
-    def __init__(self) -> None:
-        """Declare both spaces as arbitrary text."""
+    def __init__(self, examples: Sequence[str] = ("look",), *, render_mode: str | None = None) -> None:
+        """Declare both spaces as arbitrary text.
+
+        Args:
+            examples: actions that `action_space.sample()` draws from.
+            render_mode: "ansi" or None.
+        """
         self.observation_space = AnyText()
-        self.action_space = AnyText()
-        self.render_mode: str | None = None
+        self.action_space = AnyText(examples)
+        self.render_mode = render_mode
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, Info]:
-        """Start an episode; `options={"task": id}` names the task, else one is drawn with `seed`."""
-        raise NotImplementedError
+        """Start an episode; `options={"task": id}` names the task, else one is drawn with `seed`.
+
+        Subclasses call this first: it seeds `np_random` and returns nothing of use.
+        """
+        super().reset(seed=seed)
+        return "", {}
 
     def step(self, action: str) -> StepReturn:
         """Carry out one command: (observation, reward, terminated, truncated, info)."""

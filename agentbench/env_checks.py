@@ -248,6 +248,22 @@ def check_oracle_midway(player: EnvPlayer) -> None:
     raise Skip("random commands end every episode")
 
 
+def check_decoy(player: EnvPlayer) -> None:
+    """The decoy gives commands to the end, and the same ones for the same seed."""
+    if player.spec.decoy is None:
+        raise Skip("the env has no decoy")
+    said: list[list[str]] = []
+    for _ in range(2):
+        env = player.make()
+        now = player.start(env)
+        decoy = player.spec.decoy(env, player.seed)
+        said.append([])
+        while not now.over and len(said[-1]) < player.spec.max_turns:
+            said[-1].append(decoy.act())
+            now = player.step(env, said[-1][-1])
+    require(said[0] == said[1], "equal seeds give decoys that say different things")
+
+
 def measure_figures(player: EnvPlayer) -> dict[str, float]:
     """Time make, reset and step, and count the bytes that each further episode keeps."""
     actions = player.script()
@@ -291,6 +307,7 @@ CHECKS: dict[str, Callable[[EnvPlayer], dict[str, float] | None]] = {
     "prompt": check_prompt,
     "oracle": check_oracle,
     "oracle_midway": check_oracle_midway,
+    "decoy": check_decoy,
     "figures": measure_figures,
 }
 """Every check by name, in playing order."""

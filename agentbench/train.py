@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from .collect import Stage, collect
-from .config import TrainConfig, dump, validate
+from .config import TrainConfig, dump, read_config, validate
 from .demonstrate import MixturePolicy, TokenisedPolicy
 from .doctor import versions
 from .engines import Engine
@@ -350,3 +350,26 @@ def _loop(run: Run, first: int, report: Callable[[str], None]) -> dict[str, floa
 def _line(done: int, steps: int, metrics: Mapping[str, float]) -> str:
     shown = [name for name in ("rollout/success", "loss", "eval/success") if name in metrics]
     return f"step {done}/{steps}  " + "  ".join(f"{name} {metrics[name]:.4g}" for name in shown)
+
+
+def main(path: str | Path, overrides: Sequence[str], *, resume: bool = False, dry_run: bool = False) -> int:
+    """Do what `agentbench train` does; returns its exit code.
+
+    Args:
+        path: configuration file.
+        overrides: `key.sub=value`, over the file's.
+        resume: go on from the newest checkpoint.
+        dry_run: check everything that needs no model, show the resolved configuration, train nothing.
+    """
+    config = read_config(path, overrides)
+    if dry_run:
+        check(config)
+        print(dump(config))
+        return 0
+    began = time.monotonic()
+    train(config, resume=resume)
+    last = checkpoints(Path(config.output_dir))[-1][1]
+    print(
+        f"done in {time.monotonic() - began:.0f} s: {last}  (metrics.jsonl, rollouts/ and eval/ lie beside it)"
+    )
+    return 0

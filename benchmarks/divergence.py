@@ -74,6 +74,7 @@ def run(form: str, kind: str, tokens: int, vocab: int, width: int, repeats: int)
 def measure(form: str, kind: str, tokens: int, vocab: int, width: int) -> Record:
     """Run one forward and backward in this process."""
     import torch
+
     from agentbench.trainers.chunked import LinearHead, divergence
 
     generator = torch.Generator().manual_seed(0)

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import gymnasium
 
-from agentbench.env import AnyText, EnvSpec, Info, StepReturn, TextEnv, register_gymnasium
+from agentbench.env import EnvSpec, Info, StepReturn, TextEnv, register_gymnasium
 from agentbench.errors import UnknownName, UsageError, unknown_name
 
 COLOURS = ("red", "blue", "green", "yellow", "white", "black")
@@ -100,14 +100,11 @@ def _tasks(split: str) -> tuple[str, ...]:
 class CorridorEnv(TextEnv):
     """Walk to the named door and open it."""
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"], "render_fps": 1}  # type: ignore[misc]
     can_snapshot: ClassVar[bool] = True
 
     def __init__(self, split: str = "train", *, render_mode: str | None = None) -> None:
         """Draw tasks from `split` when `reset` names none."""
-        super().__init__()
-        self.action_space = AnyText(COMMANDS)
-        self.render_mode = render_mode
+        super().__init__(COMMANDS, render_mode=render_mode)
         self._tasks = _tasks(split)
         self._task: Task | None = None
         self._room = 0
@@ -116,7 +113,7 @@ class CorridorEnv(TextEnv):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, Info]:
         """Start in the task's first room."""
-        gymnasium.Env.reset(self, seed=seed)
+        super().reset(seed=seed)
         task_id = (options or {}).get("task")
         if task_id is None:
             task_id = self._tasks[int(self.np_random.integers(len(self._tasks)))]
@@ -166,13 +163,18 @@ class CorridorEnv(TextEnv):
         self._task = Task.parse(task_id)
         return self._observation, self._info(self._task)
 
-    def best_command(self) -> str:
-        """The first command of a shortest way out, for the expert."""
-        if self._task is None or self._done:
-            raise UsageError("the corridor expert needs a running episode")
-        if self._room == self._task.goal_room:
+    @property
+    def task(self) -> Task:
+        """The task being played."""
+        if self._task is None:
+            raise gymnasium.error.ResetNeeded("no corridor was begun; call reset() first")
+        return self._task
+
+    def way_to(self, *, right: bool) -> str:
+        """The first command of a shortest way through one of the doors, for experts."""
+        if self._room == (self.task.rooms if right else 1):
             return "open door"
-        return f"go {self._task.exit}"
+        return "go right" if right else "go left"
 
     def _solved(self, task: Task) -> bool:
         return self._done and self._room == task.goal_room
@@ -196,7 +198,7 @@ class CorridorEnv(TextEnv):
 
 
 class CorridorExpert:
-    """Takes a shortest way from any state."""
+    """Takes a shortest way out from any state."""
 
     def __init__(self, env: TextEnv) -> None:
         """Bind to a corridor, wrapped or not."""
@@ -207,7 +209,19 @@ class CorridorExpert:
 
     def act(self) -> str:
         """Return the command to give now."""
-        return self.env.best_command()
+        return self.env.way_to(right=self.env.task.exit == "right")
+
+
+class CorridorDecoy(CorridorExpert):
+    """Leaves by the wrong door; there is only one, so the seed changes nothing."""
+
+    def __init__(self, env: TextEnv, seed: int) -> None:
+        """Bind to a corridor, wrapped or not."""
+        super().__init__(env)
+
+    def act(self) -> str:
+        """Return the command to give now."""
+        return self.env.way_to(right=self.env.task.exit == "left")
 
 
 SPEC = EnvSpec(
@@ -221,6 +235,7 @@ SPEC = EnvSpec(
     max_turns=12,
     invalid_penalty=0.1,
     expert=CorridorExpert,
+    decoy=CorridorDecoy,
 )
 """The plug-in."""
 

@@ -39,7 +39,7 @@ class HiLoEnv(TextEnv):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, Info]:
         """Think of the task's number."""
-        gymnasium.Env.reset(self, seed=seed)  # seeds self.np_random
+        super().reset(seed=seed)  # seeds self.np_random
         everything = [task for split in SPLITS for task in tasks(split)]
         drawn = everything[int(self.np_random.integers(len(everything)))]
         self.task = (options or {}).get("task", drawn)

@@ -28,7 +28,6 @@ from .meters import Meters
 from .objectives import Objective
 from .processes import Processes
 from .student import Scores, Student
-from .teachers import LocalTeacher
 
 _PROBE_ROWS = 4
 """Rows scored to compare engine and trainer where an algorithm does not score the whole batch."""

@@ -18,9 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from agentbench.engines.loading import quiet_transformers
 from agentbench.errors import CorruptData, UsageError
 
-from .models import load_model
+from .models import load as load_model
 from .processes import whole
 from .student import Student
 
@@ -44,7 +45,8 @@ def save(folder: Path, student: Student, state: dict[str, Any]) -> None:
     }
     optimizer = _optimizer_state(student)
     if student.processes.first:
-        student.net.plain.save_pretrained(folder, state_dict=weights)
+        with quiet_transformers():
+            student.net.plain.save_pretrained(folder, state_dict=weights)
         student.tokenizer.save_pretrained(folder)
         if adapters:
             torch.save(adapters, folder / _ADAPTER)
@@ -86,7 +88,7 @@ def _load_weights(folder: Path, student: Student) -> None:
         # the base under the adapters never changes and was loaded from where it came
         saved = torch.load(folder / _ADAPTER, map_location="cpu", weights_only=True)
     else:
-        saved = dict(load_model(str(folder), torch.float32).named_parameters())
+        saved = dict(load_model(str(folder), torch.float32, torch.device("cpu"))[0].named_parameters())
     missing = [name for name in own if name not in saved and (student.run.lora is None or "lora_" in name)]
     if missing:
         raise UsageError(
@@ -106,11 +108,13 @@ def _load_weights(folder: Path, student: Student) -> None:
 def _optimizer_state(student: Student) -> dict[str, Any]:
     """The optimizer's state with whole tensors, so that a sharded run writes what a single process would."""
     state = student.optimizer.state_dict()
-    for values in state["state"].values():
-        for name, value in values.items():
-            if isinstance(value, Tensor):
-                values[name] = whole(value).cpu()
-    return state
+    whole_state = {
+        number: {
+            name: whole(value).cpu() if isinstance(value, Tensor) else value for name, value in values.items()
+        }
+        for number, values in state["state"].items()  # new mappings: these are the optimizer's own
+    }
+    return {**state, "state": whole_state}
 
 
 def _load_optimizer(student: Student, state: dict[str, Any]) -> None:

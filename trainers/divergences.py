@@ -148,7 +148,7 @@ def _weighted_gap(a_XV: Tensor, b_XV: Tensor) -> Tensor:
     absent = torch.isneginf(a_XV)
     a_XV = a_XV.masked_fill(absent, 0.0)
     gap_XV = a_XV - b_XV.masked_fill(absent, 0.0)
-    return (a_XV.exp() * gap_XV).masked_fill(absent, 0.0).sum(dim=-1)
+    return (a_XV.exp() * gap_XV).sum(dim=-1)
 
 
 def _with_bucket(logp_XK: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Hugging Face models as this package reads them: a decoder, a head, and nothing that holds full-batch logits.
 
-Owns: loading with one-line errors, `HiddenHead` (runs the decoder and hands the hidden states that predict the
+Owns: `HiddenHead` (runs the decoder and hands the hidden states that predict the
 trained tokens, with the head's weight, to a kernel inside one `forward`), the check that logits really are
 hidden states times head, and the comparison of two tokenizers. Leaves out optimisation (`student`) and
 what kernels compute.
@@ -8,15 +8,13 @@ what kernels compute.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import logging as hf_logging
 
+from agentbench.engines.loading import open_model
 from agentbench.errors import UsageError
 
 Outputs = tuple[Tensor, ...]
@@ -74,44 +72,24 @@ def decoder_layers(model: Any) -> list[nn.Module]:
     return list(max(stacks, key=len)) if stacks else []
 
 
-def load_tokenizer(name: str, revision: str | None = None) -> Any:
-    """Load a tokenizer from a local folder or the hub.
+def load(name: str, dtype: torch.dtype, device: torch.device, revision: str | None = None) -> tuple[Any, Any]:
+    """Load a causal language model and its tokenizer, and check that its head can be trained on.
 
-    Raises: UsageError: there is none, or it has no token that could pad.
+    Raises: UsageError: it cannot be loaded, nothing can pad, or its logits are not hidden states times head.
     """
-    with _plainly(f"tokenizer of {name!r}"):
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
+    kind = str(dtype).removeprefix("torch.")
+    model, tokenizer = open_model(name, dtype=kind, device=str(device), revision=revision)
     if tokenizer.pad_token_id is None and tokenizer.eos_token_id is None:
-        raise UsageError(f"the tokenizer of {name!r} has neither a padding nor an end token; set one and save it")
-    return tokenizer
-
-
-def load_model(name: str, dtype: torch.dtype | str, revision: str | None = None) -> Any:
-    """Load a causal language model from a local folder or the hub, and check that we can train on its head.
-
-    Raises: UsageError: it cannot be loaded, or its logits are not hidden states times head.
-    """
-    with _plainly(f"model {name!r}"):
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, revision=revision)
-    check_head(model, name)
-    return model
-
-
-@contextmanager
-def _plainly(what: str) -> Iterator[None]:
-    """Turn the library's long errors into one line and keep its progress bars quiet."""
-    bars = hf_logging.is_progress_bar_enabled()
-    hf_logging.disable_progress_bar()
-    try:
-        yield
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UsageError(
-            f"cannot load the {what}: {reason} Give a folder with config.json, weights and tokenizer, or a hub id."
-        ) from error
-    finally:
-        if bars:
-            hf_logging.enable_progress_bar()
+            f"the tokenizer of {name!r} has neither a padding nor an end token; set one and save it"
+        )
+    rows = len(model.get_output_embeddings().weight)
+    if rows < len(tokenizer):
+        raise UsageError(
+            f"{name!r}: the tokenizer has {len(tokenizer)} tokens but the model predicts only {rows}; resize its embeddings"
+        )
+    check_head(model, name)
+    return model, tokenizer
 
 
 @torch.no_grad()

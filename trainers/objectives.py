@@ -148,7 +148,7 @@ class _SupportRule:
                 kd_temperature=self.settings.kd_temperature,
             )
             weighted_C = self.weight_X[rows].to(logp_CV.dtype) * value_C
-        (slope_CK,) = torch.autograd.grad(weighted_C.sum(), student_CK)
+            (slope_CK,) = torch.autograd.grad(weighted_C.sum(), student_CK)
         slope_CK = slope_CK / self.temperature
         mass_C = row_dot(student_CK.detach().exp(), torch.ones_like(slope_CK))
         grad_CV = logp_CV.exp_().mul_(-slope_CK.sum(dim=1, keepdim=True)).scatter_add_(1, ids_CK, slope_CK)

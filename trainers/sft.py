@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 from torch import Tensor
@@ -68,8 +69,12 @@ class Sft(Algorithm):
 
     def __init__(self, run: TrainConfig, settings: SftConfig) -> None:
         """Load the student, and the recording if there is one."""
-        if settings.mode == "mixture" and not run.rollout.behaviours:
-            raise ConfigError("trainer.mode = 'mixture' needs shares in rollout.behaviours")
+        mixed = settings.mode == "mixture" or (settings.mode == "takeover" and settings.takeover[1] > 0)
+        if mixed and not run.rollout.behaviours:
+            raise ConfigError(
+                f"trainer.mode = {settings.mode!r} plays mixed behaviour; say which in rollout.behaviours, for "
+                "instance {random: 0.3, half_random: 0.3, expert: 0.4}"
+            )
         # Departure from the policy methods: demonstrations have no sampling temperature, so log-probs are at 1.
         super().__init__(run, temperature=1.0)
         self.settings = settings
@@ -79,15 +84,15 @@ class Sft(Algorithm):
         """Say who acts: see `SftConfig.mode`."""
         plan, mode = super().plan(step), self.settings.mode
         if mode == "dagger":
-            return _changed(plan, labels="expert")
+            return replace(plan, labels="expert")
         if mode == "mixture":
-            return _changed(plan, authors=(((0, "mixture"),),))
+            return replace(plan, authors=(((0, "mixture"),),))
         if mode == "file":
-            return _changed(plan, groups=0)
+            return replace(plan, groups=0)
         low, high = self.settings.takeover
         rng = random.Random(derive_seed(self.run.seed, step, "takeover"))
         turns = [rng.randint(low, high) for _ in range(plan.groups * plan.members)]
-        return _changed(plan, authors=tuple(_hand_over(turn) for turn in turns))
+        return replace(plan, authors=tuple(_hand_over(turn) for turn in turns))
 
     def update(self, groups: Sequence[Group], step: int) -> Update:
         """Take one step on -log q of the cloned tokens."""
@@ -162,12 +167,6 @@ def _hand_over(turn: int) -> Authors:
     return ((0, "mixture"), (turn, "expert")) if turn else ((0, "expert"),)
 
 
-def _changed(plan: RolloutPlan, **values: Any) -> RolloutPlan:
-    from dataclasses import replace
-
-    return replace(plan, **values)
-
-
 def build(run: TrainConfig, settings: SftConfig) -> Sft:
     """Make the trainer."""
     return Sft(run, settings)
@@ -177,6 +176,5 @@ SPEC = TrainerSpec(
     id="sft",
     config=SftConfig,
     build=build,
-    needs=frozenset({"expert"}),
     paper="behaviour cloning; DAgger, arXiv:1011.0686",
 )

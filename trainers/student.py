@@ -21,7 +21,7 @@ from agentbench.errors import UsageError
 
 from .batch import Batch, Micro, idle_micro, micro_batches
 from .chunked_tokens import logprob
-from .models import HiddenHead, Kernel, Outputs, decoder_layers, load_model, load_tokenizer
+from .models import HiddenHead, Kernel, Outputs, decoder_layers, load
 from .processes import Processes, whole
 
 
@@ -46,22 +46,16 @@ class Student:
         """
         self.run, self.processes, self.temperature = run, processes, temperature
         self.device = processes.device
-        self.tokenizer = load_tokenizer(run.model_name_or_path)
+        self.dtype = torch.bfloat16 if run.bf16 else torch.float32
+        # Trained weights stay in float32 (bf16 is the dtype of products); frozen ones under adapters need not,
+        # except that FSDP2 wants one dtype in a group.
+        stored = self.dtype if run.lora is not None and not processes.fsdp else torch.float32
+        model, self.tokenizer = load(run.model_name_or_path, stored, self.device)
         pad = self.tokenizer.pad_token_id
         self.pad_id = int(self.tokenizer.eos_token_id if pad is None else pad)
         self.vocab_size = len(self.tokenizer)
-        self.dtype = torch.bfloat16 if run.bf16 else torch.float32
-        # Trained weights stay in float32 (bf16 is the dtype of products); frozen ones under adapters need not.
-        frozen = run.lora is not None and not processes.fsdp  # FSDP2 wants one dtype in a group
-        stored = self.dtype if frozen else torch.float32
-        model = load_model(run.model_name_or_path, stored)
-        if len(model.get_output_embeddings().weight) < self.vocab_size:
-            raise UsageError(
-                f"{run.model_name_or_path!r}: the tokenizer has {self.vocab_size} tokens but the model only "
-                f"{len(model.get_output_embeddings().weight)}; resize its embeddings"
-            )
         if run.gradient_checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            _checkpoint_activations(model)
         model = model if run.lora is None else _with_adapters(model, run.lora)
         self.net = HiddenHead(model, self.dtype).to(self.device)
         self.runner = processes.wrap(self.net, decoder_layers(self.net.plain), self.dtype)
@@ -182,6 +176,12 @@ def _optimizer(net: HiddenHead, run: TrainConfig) -> torch.optim.AdamW:
         eps=run.adam_epsilon,
         fused=True,
     )
+
+
+def _checkpoint_activations(model: Any) -> None:
+    # renamed within the range of transformers versions that we support
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
 
 
 def _with_adapters(model: Any, settings: LoraSettings) -> Any:

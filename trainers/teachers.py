@@ -20,7 +20,7 @@ from agentbench.errors import UsageError
 from .batch import Batch, Micro, micro_batches
 from .chunked import LinearHead, chunk_rows, chunks, log_probs
 from .chunked_tokens import logprob
-from .models import HiddenHead, Kernel, check_tokenizers, load_model, load_tokenizer
+from .models import HiddenHead, Kernel, check_tokenizers, load
 from .student import Student
 
 
@@ -61,12 +61,9 @@ class LocalTeacher:
         Raises: UsageError: it cannot be loaded or has another tokenizer.
         """
         name = config.model_name_or_path
-        check_tokenizers(student.tokenizer, load_tokenizer(name, config.revision), name)
         dtype = student.dtype if config.dtype == "auto" else getattr(torch, config.dtype)
-        model = load_model(name, dtype, config.revision)
-        rows = len(model.get_output_embeddings().weight)
-        if rows < student.vocab_size:
-            raise UsageError(f"teacher {name!r} has {rows} output rows for {student.vocab_size} tokens")
+        model, tokenizer = load(name, dtype, student.device, config.revision)
+        check_tokenizers(student.tokenizer, tokenizer, name)
         self.net = HiddenHead(model, dtype).to(student.device).eval().requires_grad_(False)
         self.vocab_size, self.temperature = student.vocab_size, student.temperature
         self.device, self.budget = student.device, student.run.tokens_per_micro_batch

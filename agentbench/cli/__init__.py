@@ -15,6 +15,8 @@ import typer
 from ..errors import AgentBenchError, UsageError
 from . import data, environment, evaluation, machine, training
 
+_INTERRUPTED = 130
+
 app = typer.Typer(
     name="agentbench",
     help="Benchmark language-model agents, and train them on the same tasks.",
@@ -47,7 +49,7 @@ def run(words: Sequence[str]) -> int:
     try:
         code = app(args=list(words) or ["--help"], standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
-        return _say("interrupted", 130)
+        code = _INTERRUPTED
     except UsageError as error:
         return _say(str(error), 2)
     except AgentBenchError as error:
@@ -59,6 +61,8 @@ def run(words: Sequence[str]) -> int:
             return _say(str(format_message()), 2)
         traceback.print_exc()
         return 1
+    if code == _INTERRUPTED:  # the parser turns Ctrl-C into this code without a word
+        return _say("interrupted; what is on record is kept, --resume goes on", code)
     return code if isinstance(code, int) else 0
 
 

@@ -23,12 +23,21 @@ KEY_STEP = 32
 """Attention looks at a multiple of this many positions, so that its sums do not depend on batch mates."""
 
 MIN_TOKENS = 4
-"""Smallest number of tokens in one forward pass: matrix products of fewer rows take other code paths on CPU, whose
-last bits differ. With it, float32 results on CPU have been seen not to depend on batch mates at all."""
+"""Smallest number of tokens in one forward pass, and what longer pieces are a multiple of: matrix products of fewer
+rows take other code paths on CPU, whose last bits differ. With it, float32 results on CPU have been seen not to depend
+on batch mates at all."""
+
+_FULL_TOKENS = 4096
 
 
 class Forward(Protocol):
-    """Computes the logits that follow the last token of some rows."""
+    """Computes the logits that follow the last token of some rows.
+
+    Attributes:
+        keeps: whether tokens fed once need not be fed again.
+    """
+
+    keeps: bool
 
     def extend(self, tokens: IntArray, rows: IntArray, starts: IntArray, ends: IntArray) -> Tensor:
         """Feed `tokens[row, start:end]` for each row (ascending); return the logits after the last one [R, V]."""
@@ -50,6 +59,8 @@ class Forward(Protocol):
 class CachedForward:
     """Extends rows of a `SlotCache`."""
 
+    keeps = True
+
     def __init__(self, model: Any) -> None:
         """Bind a model to a new, small cache."""
         self.model = model
@@ -66,7 +77,7 @@ class CachedForward:
 
         query = int((ends - starts).max())
         if query > 1:
-            query = max(query, MIN_TOKENS)
+            query = -(-query // MIN_TOKENS) * MIN_TOKENS
         batch, read = self._batch(rows, query)
         at = batch.searchsorted(rows)
         start_B, end_B = np.full(len(batch), query), np.full(len(batch), query)
@@ -75,7 +86,8 @@ class CachedForward:
         real_BQ = position_BQ >= start_B[:, None]
         position_BQ = np.where(real_BQ, position_BQ, 0)
         flat_BQ = np.where(real_BQ, batch[:, None] * self.cache.capacity + position_BQ, self.cache.trash)
-        token_BQ = np.where(real_BQ, tokens[batch[:, None], position_BQ], 0)
+        held = np.minimum(batch, len(tokens) - 1)  # spare rows of the cache are unknown to the caller
+        token_BQ = np.where(real_BQ, tokens[held[:, None], position_BQ], 0)
         device = self.model.device
         packed = torch.from_numpy(np.stack([token_BQ, position_BQ, flat_BQ])).to(device)
         width = min(self.cache.capacity, -(-int(ends.max()) // KEY_STEP) * KEY_STEP)
@@ -94,7 +106,7 @@ class CachedForward:
         if query == 1 and high - low < MIN_TOKENS:
             low = max(0, min(low, self.cache.rows - MIN_TOKENS))
             high = min(self.cache.rows, max(high, low + MIN_TOKENS))
-        most = 2 * max(len(rows), MIN_TOKENS) if query == 1 else len(rows)
+        most = max(len(rows) * 3 // 2, MIN_TOKENS) if query == 1 else len(rows)
         if high - low <= most:
             return np.arange(low, high), range(low, high)
         batch = np.sort(rows)
@@ -142,13 +154,23 @@ class CachedForward:
 class FullForward:
     """Computes every row from its first token each time: slow, and right for every causal model."""
 
+    keeps = False
+
     def __init__(self, model: Any) -> None:
         """Bind a model."""
         self.model = model
         self._keeps_logits = keeps_logits(model)
 
     def extend(self, tokens: IntArray, rows: IntArray, starts: IntArray, ends: IntArray) -> Tensor:
-        """Run the whole rows, padded at the front as `generate` does."""
+        """Run the whole rows, a few at a time where they are long."""
+        import torch
+
+        few = max(1, _FULL_TOKENS // int(ends.max()))
+        parts = [slice(start, start + few) for start in range(0, len(rows), few)]
+        return torch.cat([self._logits(tokens, rows[part], ends[part]) for part in parts])
+
+    def _logits(self, tokens: IntArray, rows: IntArray, ends: IntArray) -> Tensor:
+        """Run rows padded at the front, as `generate` does."""
         import torch
 
         width = int(ends.max())
@@ -187,7 +209,7 @@ def keeps_logits(model: Any) -> bool:
 def obstacle(config: Any, max_context: int) -> str:
     """Say why a model's cache cannot be kept in slots, as far as its configuration tells; "" when it can."""
     if config._attn_implementation not in ("sdpa", "eager"):
-        return f"its attention is {config._attn_implementation!r}, and only 'sdpa' and 'eager' take a full mask"
+        return f"its attention {config._attn_implementation!r} takes no full mask, as 'sdpa' and 'eager' do"
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     window = getattr(config, "sliding_window", None) or getattr(config, "attention_chunk_size", None)
     if getattr(config, "use_sliding_window", True) is False:
@@ -196,7 +218,9 @@ def obstacle(config: Any, max_context: int) -> str:
     if odd:
         return f"it has layers of type {', '.join(sorted(odd))}"
     if (kinds != {"full_attention"} or not getattr(config, "layer_types", None)) and window:
-        return "" if max_context <= window else f"it forgets after {window} tokens and max_context is {max_context}"
+        if max_context <= window:
+            return ""
+        return f"it forgets after {window} tokens (max_context={window} would do, it is {max_context})"
     rope = getattr(config, "rope_parameters", None) or {}
     if rope.get("rope_type") in ("dynamic", "longrope"):
         return f"its rope_type is {rope['rope_type']!r}, which rescales old positions"
@@ -210,7 +234,8 @@ def agrees_with_plain_forward(model: Any) -> int:
     """
     import torch
 
-    tokens = np.arange(1, 1 + 2 * 8, dtype=np.int64).reshape(2, 8) % model.get_input_embeddings().num_embeddings
+    vocab = model.get_input_embeddings().num_embeddings
+    tokens = np.arange(1, 1 + 2 * 8, dtype=np.int64).reshape(2, 8) % vocab
     cached, full = CachedForward(model), FullForward(model)
     slack = 1e-3 if model.dtype == torch.float32 else 0.1
     for starts, ends in (([0, 0], [5, 3]), ([5, 3], [6, 4]), ([6, 4], [8, 6])):

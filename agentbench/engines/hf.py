@@ -162,8 +162,8 @@ class HFEngine:
             raise UsageError(f"two requests with the key {twice!r} are in flight; keys must differ")
         for job in jobs:
             if job.room < 1:
-                size = len(job.prompt)
-                self._fail(job, f"the prompt of {size} tokens leaves no room in max_context {self.max_context}")
+                used, limit = len(job.prompt), self.max_context
+                self._fail(job, f"the prompt of {used} tokens leaves no room in max_context {limit}")
             else:
                 self._waiting.append(job)
 
@@ -184,7 +184,9 @@ class HFEngine:
             if not lengths or min(lengths) < 1:
                 problem = "guided choice needs at least one choice, and none may be empty"
             elif max(lengths) > sampling.max_new_tokens:
-                problem = f"a choice has {max(lengths)} tokens and max_new_tokens is {sampling.max_new_tokens}"
+                problem = (
+                    f"a choice of {max(lengths)} tokens exceeds max_new_tokens {sampling.max_new_tokens}"
+                )
         if problem:
             raise UsageError(f"request {request.key!r} cannot be answered: {problem}")
         self._submitted += 1
@@ -210,7 +212,8 @@ class HFEngine:
         """Whether to let waiting requests in before the next step; several at once are cheaper than one by one."""
         if not self._waiting or self._batch.full:
             return False
-        return len(self._waiting) >= _JOIN_SHARE * len(self._batch.running) or self._steps_alone >= _JOIN_STEPS
+        enough = _JOIN_SHARE * len(self._batch.running)
+        return len(self._waiting) >= enough or self._steps_alone >= _JOIN_STEPS
 
     def _join(self) -> bool:
         """Let waiting requests in, oldest first, and compute their prompts; False when none could get in."""
@@ -314,7 +317,7 @@ def end_ids(model: Any, tokenizer: Any) -> IntArray:
         marker = tokenizer.encode("<|im_end|>", add_special_tokens=False)
         found.update(marker if len(marker) == 1 else [])
     if not found:
-        raise UsageError("neither model nor tokenizer names an end token; set eos_token_id in generation_config.json")
+        raise UsageError("model and tokenizer name no end token; set eos_token_id in generation_config.json")
     return np.array(sorted(found), np.int64)
 
 

@@ -16,7 +16,7 @@ from ..errors import ContractError, CorruptData, UsageError, missing_dependency
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _WEIGHTS = ("*.safetensors", "*.bin", "*.safetensors.index.json", "*.bin.index.json")
-_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+_TOKENIZER = ("tokenizer*", "vocab.*", "spiece.model")
 _DTYPES = {
     "float32": "float32",
     "fp32": "float32",
@@ -104,11 +104,13 @@ def check_name(model: str) -> bool:
 def _check_folder(folder: Path) -> None:
     if not (folder / "config.json").is_file():
         if (folder / "adapter_config.json").is_file():
-            raise UsageError(f"{str(folder)!r} holds a LoRA adapter only; merge it into its base model and save that")
+            raise UsageError(f"{str(folder)!r} holds a LoRA adapter only; merge it into its base model")
         raise UsageError(f"{str(folder)!r} is not a Hugging Face model folder: it has no config.json")
     if not any(next(folder.glob(pattern), None) for pattern in _WEIGHTS):
-        raise UsageError(f"{str(folder)!r} has no weights (*.safetensors); save the model with save_pretrained")
-    if not any((folder / name).is_file() for name in _TOKENIZER):
+        raise UsageError(
+            f"{str(folder)!r} has no weights (*.safetensors); save the model with save_pretrained"
+        )
+    if not any(next(folder.glob(pattern), None) for pattern in _TOKENIZER):
         raise UsageError(
             f"{str(folder)!r} has no tokenizer (tokenizer.json); save one there with "
             "AutoTokenizer.from_pretrained(BASE_MODEL).save_pretrained(FOLDER)"
@@ -176,7 +178,7 @@ def copy_weights(model: Any, named_tensors: Iterable[tuple[str, Any]]) -> None:
     with torch.no_grad():
         for name, tensor in named_tensors:
             if name not in own:
-                raise ContractError(f"the model has no weight {name!r}; it has {next(iter(own))!r} and others")
+                raise ContractError(f"the model has no weight {name!r}; one it has is {next(iter(own))!r}")
             target = own[name]
             if target.shape != tensor.shape:
                 raise ContractError(

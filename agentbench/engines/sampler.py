@@ -168,9 +168,8 @@ def _restrict(
     if guided_R is not None:
         early_R = early_R & ~guided_R
     if early_R.any():
-        ban_RV = logits_RV.new_zeros(logits_RV.shape).index_fill_(1, end_ids, float("-inf"))
-        ban_RV[_tensor(~early_R, logits_RV)] = 0.0
-        logits_RV = logits_RV + ban_RV
+        logits_RV = logits_RV.clone()
+        logits_RV[_tensor(np.flatnonzero(early_R), logits_RV)[:, None], end_ids] = float("-inf")
     if allowed_RV is not None:
         logits_RV = logits_RV.masked_fill(~allowed_RV, float("-inf"))
     return logits_RV
@@ -232,7 +231,7 @@ class ChoiceTable:
 
     def _grow(self, count: int, length: int) -> None:
         """Enlarge the tables to at least `count` choices of `length` ids."""
-        more, longer = (max(0, new - old) for new, old in zip((count, length), self._ids.shape[1:], strict=True))
+        more, longer = max(0, count - self._ids.shape[1]), max(0, length - self._ids.shape[2])
         self._ids = np.pad(self._ids, ((0, 0), (0, more), (0, longer)), constant_values=-1)
         self._size = np.pad(self._size, ((0, 0), (0, more)))
         self._alive = np.pad(self._alive, ((0, 0), (0, more)))

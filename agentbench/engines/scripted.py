@@ -53,10 +53,12 @@ class ByteTokenizer:
         return ids
 
     def decode(self, token_ids: int | Iterable[int], skip_special_tokens: bool = False, **_: Any) -> str:
-        """Turn ids back into text; bytes that are not UTF-8 become the replacement character."""
+        """Turn ids back into text; invalid UTF-8 becomes the replacement character, unknown ids nothing."""
         ids = [token_ids] if isinstance(token_ids, int) else token_ids
-        names = {index: b"" if skip_special_tokens else token.encode() for token, index in self._special.items()}
-        return b"".join(names[i] if i in names else bytes([i]) for i in ids).decode(errors="replace")
+        shown = (
+            {} if skip_special_tokens else {index: token.encode() for token, index in self._special.items()}
+        )
+        return b"".join(bytes([i]) if i < 256 else shown.get(i, b"") for i in ids).decode(errors="replace")
 
     def apply_chat_template(
         self,

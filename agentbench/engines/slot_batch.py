@@ -122,13 +122,18 @@ class SlotBatch:
         self.running[row] = job
         self._settings.put(row, job.request.sampling, job.request.seed, job.room)
         self._choices.put(row, job.request.choices)
-        return self._table.begin(row, job.prompt)
+        kept = self._table.begin(row, job.prompt)
+        if not self._forward.keeps:
+            kept = self._table.length[row] = 0
+        return kept
 
     def compute_prompts(self) -> None:
         """Compute the prompts of jobs just admitted, similar lengths together, long ones piece by piece."""
         table = self._table
         rows = np.array(sorted(row for row in self.running if self._settings.position[row] == 0), np.int64)
         piece = max(1, min(self._prefill_tokens, _MASK_LIMIT // table.capacity))
+        if not self._forward.keeps:
+            return self._advance(rows)
         for row in rows:
             while table.known[row] - table.length[row] > piece and int(row) in self.running:
                 self._advance(row[None], until=table.length[row][None] + piece)
@@ -174,7 +179,7 @@ class SlotBatch:
             self._table.drop(row)
             self._forward.clear(row)
 
-    # -- memory -----------------------------------------------------------------------------------------------------
+    # -- memory ------------------------------------------------------------------------------------
 
     def _row_for(self, slot: str) -> int | None:
         """Find a row: an idle one, else a new one, else that of the conversation that has been idle longest."""
@@ -212,7 +217,7 @@ class SlotBatch:
         self.displaced.append(self.running.pop(row))
         self._table.finish(row)
 
-    # -- computing --------------------------------------------------------------------------------------------------
+    # -- computing ---------------------------------------------------------------------------------
 
     def _advance(self, rows: IntArray, until: IntArray | None = None) -> None:
         """Compute what is known of `rows` and sample one token each; with `until`, compute that far only."""
@@ -245,7 +250,7 @@ class SlotBatch:
         table.known[rows] += 1
         self._settings.position[rows] += 1
         complete = self._choices.advance(rows, settings.position, new)
-        stopped = np.where(guided, complete, np.isin(new, self._end_ids))
+        stopped = np.where(guided, complete, (new[:, None] == self._end_ids).any(-1))
         finite = np.isfinite(logprobs)
         over = stopped | (settings.position + 1 >= settings.max_tokens)
         for index in np.flatnonzero(over & finite):

@@ -163,27 +163,33 @@ class Moment(NamedTuple):
     result: Result
 
 
-def play(session: Session | ReferenceSession, game: Game, seed: str, noise: int) -> Iterator[Moment]:
-    """Play two episodes: a wandering one with `noise` odd commands among tours, then the walkthrough and beyond.
+def play(
+    session: Session | ReferenceSession, game: Game, seed: str, noise: int, *, tours: bool = True
+) -> Iterator[Moment]:
+    """Play a wandering episode, with odd commands strewn in, and one that wins and goes on.
 
     Args:
         session: the engine that plays.
         game: the same game, compiled: source of names for the commands.
         seed: fixes all choices.
-        noise: number of odd commands in the wandering episode.
+        noise: number of odd commands.
+        tours: wander with one object through all treatments, and slice something. Without, there is one
+            episode only: the walkthrough with odd commands strewn in, in a third of the time.
     """
     player = Player(game, seed)
-    wander: list[str | None] = [*player.tour(), *player.cut()]
+    plans: list[list[str | None]] = [list(game.walkthrough)]
+    if tours:
+        after: list[str | None] = [None, None, None, *reversed(game.walkthrough[-2:]), None]
+        plans = [[*player.tour(), *player.cut()], [*game.walkthrough, *after]]
     for _ in range(noise):
-        wander.insert(player.random.randrange(len(wander) + 1), None)
-    solve: list[str | None] = [*game.walkthrough, None, None, None, *reversed(game.walkthrough[-2:]), None]
-    for planned in (wander, solve):
+        plans[0].insert(player.random.randrange(len(plans[0]) + 1), None)
+    for plan in plans:
         result = session.reset()
         yield Moment(None, result)
-        for command in planned:
-            spoken = player.noise(result.admissible) if command is None else command
-            result = session.step(spoken)
-            yield Moment(spoken, result)
+        for planned in plan:
+            command = player.noise(result.admissible) if planned is None else planned
+            result = session.step(command)
+            yield Moment(command, result)
 
 
 def check(game: Game, moments: Iterable[Moment]) -> Report:
@@ -208,27 +214,26 @@ def check(game: Game, moments: Iterable[Moment]) -> Report:
     return report
 
 
-def compare(path: str | Path, *, seed: int = 0, noise: int = 24) -> Report:
+def compare(path: str | Path, *, seed: int = 0, noise: int = 24, tours: bool = True) -> Report:
     """Let both engines play one game file. Raises: as `Game.load` and `ReferenceSession` do."""
     game = Game.load(path)
     original = ReferenceSession(path)
-    report = check(game, play(original, game, f"{seed} {Path(path).parent.name}", noise))
-    original.close()
+    report = check(game, play(original, game, f"{seed} {Path(path).parent.name}", noise, tours=tours))
     return report
 
 
 def compare_all(
-    paths: Iterable[str | Path], *, processes: int = 1, seed: int = 0, noise: int = 24
+    paths: Iterable[str | Path], *, processes: int = 1, seed: int = 0, noise: int = 24, tours: bool = True
 ) -> Iterator[Report]:
-    """Compare many games, in any order; processes are renewed because the original engine leaks memory."""
-    jobs = [(str(path), seed, noise) for path in paths]
+    """Compare many games, in any order; processes are renewed, as the original never unloads a planner."""
+    jobs = [(str(path), seed, noise, tours) for path in paths]
     with multiprocessing.get_context("spawn").Pool(processes, maxtasksperchild=10) as pool:
         yield from pool.imap_unordered(_compare_job, jobs)
 
 
-def _compare_job(job: tuple[str, int, int]) -> Report:
-    path, seed, noise = job
-    return compare(path, seed=seed, noise=noise)
+def _compare_job(job: tuple[str, int, int, bool]) -> Report:
+    path, seed, noise, tours = job
+    return compare(path, seed=seed, noise=noise, tours=tours)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Final
 
-from agentbench.errors import UsageError, unknown_name
+from agentbench.errors import ConfigError, UsageError, unknown_name
 
 from .chores import LAMP_TASK, LOOKALIKES, TASKS
 from .household import HOLDS, OPENABLE, PLACES, ROOMS, Room
@@ -35,6 +35,7 @@ class Difficulty:
         fixtures: number of immovable objects; they appear in the text only.
         quirks: chance of each oddity of the official games: an object whose own standing point is not its
             receptacle's, an object that is cold because it lay in the fridge.
+    Raises: ConfigError: a count or a chance out of range.
     """
 
     rooms: tuple[str, ...] = tuple(ROOMS)
@@ -46,6 +47,22 @@ class Difficulty:
     shared_points: float = 0.0
     fixtures: tuple[int, int] = (0, 0)
     quirks: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check the numbers, and make equal difficulties alike to the letter: games are seeded with them."""
+        for name in ("receptacles", "objects", "spares", "lookalikes", "fixtures"):
+            least, most = getattr(self, name)
+            if not 0 <= least <= most:
+                raise ConfigError(
+                    f"{name} must be (least, most) with 0 <= least <= most, found {(least, most)}"
+                )
+            object.__setattr__(self, name, (int(least), int(most)))
+        for name in ("hidden", "shared_points", "quirks"):
+            chance = getattr(self, name)
+            if not 0 <= chance <= 1:
+                raise ConfigError(f"{name} must be a chance from 0 to 1, found {chance}")
+            object.__setattr__(self, name, float(chance))
+        object.__setattr__(self, "rooms", tuple(self.rooms))
 
 
 @cache

@@ -7,6 +7,7 @@ rollout's.
 
 from __future__ import annotations
 
+import random
 import re
 import shutil
 import tempfile
@@ -19,11 +20,12 @@ from typing import Any, ClassVar
 import gymnasium
 import orjson
 
-from agentbench.env import AnyText, EnvSpec, Info, StepReturn, TextEnv, register_gymnasium
+from agentbench.env import EnvSpec, Info, StepReturn, TextEnv, register_gymnasium
 from agentbench.errors import UsageError, unknown_name
 
 from . import games
 from .engine import Game, Result, Session
+from .errands import Decoy
 from .expert import DeadEnd, Expert
 from .pddl import UnsupportedGame
 from .reference import ReferenceSession, Replay
@@ -83,20 +85,17 @@ class AlfworldEnv(TextEnv):
     sentence without its introduction) and "extra.gamefile".
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"], "render_fps": 1}  # type: ignore[misc]
     can_snapshot: ClassVar[bool] = True
 
     def __init__(
         self, engine: str = "native", split: str = "mini-train", *, render_mode: str | None = None
     ) -> None:
         """Choose the engine, and the split to draw from when `reset` names no task."""
-        super().__init__()
+        super().__init__(("look", "inventory", "go to shelf 1"), render_mode=render_mode)
         if engine not in ENGINES:
             raise unknown_name("engine of alfworld", engine, ENGINES)
         if split not in SPEC.splits:
             raise unknown_name("split of alfworld", split, SPEC.splits)
-        self.action_space = AnyText(("look", "inventory", "go to shelf 1"))
-        self.render_mode = render_mode
         self.engine = engine
         self.split = split
         self._scene: Scene | None = None
@@ -110,7 +109,7 @@ class AlfworldEnv(TextEnv):
         Raises: UnknownName: no such task. MissingData: its files are absent. UnsupportedGame: the native engine
             does not know its rules.
         """
-        gymnasium.Env.reset(self, seed=seed)
+        super().reset(seed=seed)
         task = (options or {}).get("task")
         if task is None:
             drawn = games.tasks(self.split)
@@ -236,10 +235,7 @@ class AlfworldExpert:
 
     def __init__(self, env: TextEnv) -> None:
         """Bind to an ALFWorld env, wrapped or not."""
-        inner = env.unwrapped
-        if not isinstance(inner, AlfworldEnv):
-            raise UsageError(f"the ALFWorld expert plays ALFWorld only, got {type(inner).__name__}")
-        self.env = inner
+        self.env = _bare(env)
         self._expert: Expert | None = None
 
     def act(self) -> str:
@@ -251,6 +247,30 @@ class AlfworldExpert:
             return self._expert.act(self.env.state) or "look"
         except DeadEnd:
             return "look"
+
+
+class AlfworldDecoy:
+    """Runs other errands in the room of the game, chosen by the seed; says "look" when there is nothing to do."""
+
+    def __init__(self, env: TextEnv, seed: int) -> None:
+        """Bind to an ALFWorld env, wrapped or not."""
+        self.env = _bare(env)
+        self.seed = seed
+        self._decoy: Decoy | None = None
+
+    def act(self) -> str:
+        """Return the command to give now."""
+        game = self.env.game
+        if self._decoy is None or self._decoy.game is not game:
+            self._decoy = Decoy(game, random.Random(self.seed))
+        return self._decoy.act(self.env.state) or "look"
+
+
+def _bare(env: TextEnv) -> AlfworldEnv:
+    inner = env.unwrapped
+    if not isinstance(inner, AlfworldEnv):
+        raise UsageError(f"this player plays ALFWorld only, got {type(inner).__name__}")
+    return inner
 
 
 SPEC = EnvSpec(
@@ -266,6 +286,7 @@ SPEC = EnvSpec(
     reward_unit=REWARD,
     invalid_penalty=0.1,
     expert=AlfworldExpert,
+    decoy=AlfworldDecoy,
     extra="alfworld",
 )
 """The plug-in: the protocol of the field (50 steps, reward 10, history 2, penalty 0.1)."""

@@ -1,7 +1,8 @@
-"""Other things that could be asked for in the room of a game, as goals that an expert can pursue.
+"""Other things that could be asked for in the room of a game, and a player that does those instead.
 
-An errand names PDDL types as `Game` does, in lower case (`appletype`, `cabinettype`). Leaves out sentences: nobody
-reads an errand, it only steers an `Expert(game, goal=...)` whose episodes serve as noise in training data.
+Small models need episodes of mixed behaviour in their training data, among them an expert's with another goal.
+An errand names PDDL types as `Game` does, in lower case (`appletype`, `cabinettype`). Leaves out sentences, for
+nobody reads an errand, and other kinds of bad behaviour, which need no knowledge of the game.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from typing import NamedTuple
 from agentbench.errors import UsageError, unknown_name
 
 from .chores import LAMP_TASK, TASKS
+from .expert import DeadEnd, Expert
 from .goal import Alternative, Condition, Goal, Need, Part
 from .rules import Game
-from .state import bits
+from .state import State, bits
 
 _QUALITY: dict[str, Condition] = {"isClean": "clean", "isHot": "hot", "isCool": "cool"}
 
@@ -44,6 +46,35 @@ def draw_errand(game: Game, rng: random.Random) -> Errand | None:
             if all(_parts(game, errand)) and not errand_goal(game, errand).met(game.start):
                 return errand
     return None
+
+
+class Decoy:
+    """An expert that does one errand after another; it wins only by accident.
+
+    Args:
+        game: the game to play.
+        rng: draws the errands.
+    """
+
+    def __init__(self, game: Game, rng: random.Random) -> None:
+        self.game, self.rng = game, rng
+        self._expert: Expert | None = None
+
+    def act(self, state: State) -> str | None:
+        """Return the next command; None when there is nothing to do (an empty room, a hand that never gets free)."""
+        for _ in range(10):
+            if self._expert is not None:
+                try:
+                    command = self._expert.act(state)
+                except DeadEnd:
+                    command = None
+                if command is not None:
+                    return command
+            errand = draw_errand(self.game, self.rng)
+            if errand is None:
+                return None
+            self._expert = Expert(self.game, errand_goal(self.game, errand))
+        return None
 
 
 def errand_goal(game: Game, errand: Errand) -> Goal:

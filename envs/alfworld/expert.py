@@ -1,11 +1,10 @@
 """An expert that knows everything: shortest commands to win from any state, and how many there are.
 
 It plays official and generated games alike, for the game's own goal or for another errand in the same room. Leaves
-out the search (`planner`) and players that err on purpose (`behaviours`).
+out the search (`planner`) and other goals (`errands`).
 
-An object can be held that no receptacle accepts: official kitchens and bathrooms hold paper towel rolls, plungers
-and the like, which may be taken but never put down. Unless the goal is to hold just that, the game is then lost for
-good; the expert says so with `DeadEnd`.
+An object may be in hand that no receptacle accepts: official games let one take paper towel rolls and teddy bears, but
+never put them down again. The game is then lost for good, and the expert says so with `DeadEnd`.
 """
 
 from __future__ import annotations

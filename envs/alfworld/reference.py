@@ -38,10 +38,11 @@ class ReferenceSession:
         data = read_game(path)
         self.task = rules_hashes(*(text_field(data, key, self.path) for key in ("pddl_domain", "grammar")))[2]
         self.walkthrough: tuple[str, ...] = tuple(data.get("walkthrough") or ())
-        self._env = _start(self.path)
+        self._env = start(self.path)
         self._commands: list[str] = []
-        self._result: Result
-        self.reset()
+        self._result: Result | None = (
+            None  # a reset costs as much as a load, so none is done before it is asked for
+        )
 
     def reset(self) -> Result:
         """Start over."""
@@ -51,14 +52,17 @@ class ReferenceSession:
         return self._answer(state)
 
     def step(self, command: str) -> Result:
-        """Carry out one command."""
+        """Carry out one command, in a new episode if none was started."""
+        if self._result is None:
+            self.reset()
         self._commands.append(command)
         state, _, _ = self._env.step(command)
         return self._answer(state)
 
     def snapshot(self) -> Replay:
         """Return this moment as the commands so far; the original engine has no saved states."""
-        return Replay(tuple(self._commands), self._result.observation)
+        result = self.reset() if self._result is None else self._result
+        return Replay(tuple(self._commands), result.observation)
 
     def restore(self, moment: Replay) -> Result:
         """Play the commands of `moment` again from the start, which takes as long as it took."""
@@ -67,10 +71,6 @@ class ReferenceSession:
             result = self.step(command)
         return result
 
-    def close(self) -> None:
-        """Give the planner library back."""
-        self._env.close()
-
     def _answer(self, state: Any) -> Result:
         won = bool(state.won)
         # the original gives no score before the first step
@@ -78,7 +78,8 @@ class ReferenceSession:
         return self._result
 
 
-def _start(path: str) -> Any:
+def start(path: str) -> Any:
+    """Load a game into the original engine, named as ALFWorld names things. Raises as `ReferenceSession`."""
     try:
         import textworld
         from alfworld.agents.environment.alfred_tw_env import AlfredDemangler

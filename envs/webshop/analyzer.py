@@ -16,17 +16,20 @@ from .porter import porter_stem
 MAX_WORD = 255
 """Longer words are cut into pieces of this many characters."""
 
-STOP_WORDS = frozenset(
-    "a an and are as at be but by for if in into is it no not of on or such that the their then there these they "
-    "this to was will with".split()
-)
+_STOP_WORDS = """
+a an and are as at be but by for if in into is it no not of on or such that the their then there these they this to was
+will with
+"""
+STOP_WORDS = frozenset(_STOP_WORDS.split())
 
 # Classes that the word pattern is written in; every other character splits words.
 # L letter, N digit, _ joiner, K Katakana, I one word per character (Han, Hiragana), S run of a script without spaces,
 # E pictograph, R flag half, x belongs to the character before it, z zero-width joiner,
 # ":" joins letters, "," joins digits, "." joins both.
 _MIDDLE = dict.fromkeys(":\u00b7\u0387\u05f4\u2027\ufe13\ufe55\uff1a", ":")
-_MIDDLE |= dict.fromkeys(",;\u037e\u0589\u060c\u060d\u066c\u07f8\u2044\ufe10\ufe14\ufe50\ufe54\uff0c\uff1b", ",")
+_MIDDLE |= dict.fromkeys(
+    ",;\u037e\u0589\u060c\u060d\u066c\u07f8\u2044\ufe10\ufe14\ufe50\ufe54\uff0c\uff1b", ","
+)
 _MIDDLE |= dict.fromkeys(".'\u2018\u2019\u2024\ufe52\uff07\uff0e", ".")
 
 
@@ -48,8 +51,9 @@ _LETTERLIKE = _ranges("5F3 24B6-24E9 1F130-1F149 1F150-1F169")
 # Extended_Pictographic of Unicode 9 to 12, which Lucene 8 was generated from; newer tables are smaller.
 _PICTOGRAPH = _ranges(
     "A9 AE 203C 2049 2122 2194-2199 21A9-21AA 231A-231B 2328 2388 23CF 23E9-23F3 23F8-23FA 25AA-25AB 25B6 25C0 "
-    "25FB-25FE 2600-2605 2607-2612 2614-2685 2690-2705 2708-2712 2714 2716 271D 2721 2728 2733-2734 2744 2747 274C 274E "
-    "2753-2755 2757 2763-2767 2795-2797 27A1 27B0 27BF 2934-2935 2B05-2B07 2B1B-2B1C 2B50 2B55 3030 303D 3297 3299 "
+    "25FB-25FE 2600-2605 2607-2612 2614-2685 2690-2705 2708-2712 2714 2716 271D 2721 2728 2733-2734 2744 2747 "
+    "274C 274E 2753-2755 2757 2763-2767 2795-2797 27A1 27B0 27BF 2934-2935 2B05-2B07 2B1B-2B1C 2B50 2B55 "
+    "3030 303D 3297 3299 "
     "1F000-1F0FF 1F10D-1F10F 1F12F 1F16C-1F171 1F17E-1F17F 1F18E 1F191-1F19A 1F1AD-1F1E5 1F201-1F20F 1F21A 1F22F "
     "1F232-1F23A 1F23C-1F23F 1F249-1F3FA 1F400-1F53D 1F546-1F64F 1F680-1F6FF 1F774-1F77F 1F7D5-1F7FF 1F80C-1F80F "
     "1F848-1F84F 1F85A-1F85F 1F888-1F88F 1F8AE-1F8FF 1F90C-1F93A 1F93C-1F945 1F947-1FFFD"
@@ -94,13 +98,13 @@ class _Classes(dict[int, str]):
 
 
 _CLASSES = _Classes()
-_LETTERS = r"L[xz]*+(?:(?:(?:_[xz]*+)*+|[:.][xz]*+)L[xz]*+)*"
-_DIGITS = r"N[xz]*+(?:(?:(?:_[xz]*+)*+|[,.][xz]*+)N[xz]*+)*"
-_KANA = r"K[xz]*+(?:(?:_[xz]*+)*+K[xz]*+)*"
+_LETTERS = r"L[Lxz]*+(?:(?:_[_xz]*+|[:.][xz]*+)L[Lxz]*+)*"
+_DIGITS = r"N[Nxz]*+(?:(?:_[_xz]*+|[,.][xz]*+)N[Nxz]*+)*"
+_KANA = r"K[Kxz]*+(?:_[_xz]*+K[Kxz]*+)*"
 _CORE = rf"(?:{_KANA}|(?:{_LETTERS}|{_DIGITS})+)"
 _WORD = re.compile(
-    rf"(?:_[xz]*+)*+{_CORE}(?:(?:_[xz]*+)++{_CORE})*(?:_[xz]*+)*+"
-    r"|I[xz]*+|(?:S[xz]*+)++|E[xz]*+(?:(?<=z)E[xz]*+)*|R[xz]*+R[xz]*+"
+    rf"(?:_[_xz]*+)?+{_CORE}(?:_[_xz]*+{_CORE})*(?:_[_xz]*+)?+"
+    r"|I[xz]*+|S[Sxz]*+|E[xz]*+(?:(?<=z)E[xz]*+)*|R[xz]*+R[xz]*+"
     r"|(?P<joiners>_[_xz]*+)"
 )
 

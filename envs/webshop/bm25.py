@@ -10,6 +10,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ K1 = np.float32(0.9)
 B = np.float32(0.4)
 DENSE_LIMIT = 1 << 15
 """Up to this many documents a full accumulator costs less than skipping hopeless documents."""
+
+_KNOWN_TERMS = 100_000
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
@@ -73,7 +76,7 @@ class Bm25Index:
     rank: Ints
     documents: int
     _scratch: list[Doubles] = field(default_factory=list, repr=False)
-    _known: dict[str, int] = field(default_factory=dict, repr=False)
+    _known: dict[str, _Clause | None] = field(default_factory=dict, repr=False)
 
     ARRAYS = ("vocabulary", "term_start", "posting_start", "docs", "saturation", "ceiling", "rank")
 
@@ -85,27 +88,36 @@ class Bm25Index:
         """
         try:
             arrays: dict[str, Any] = {
-                name: np.load(directory / f"{name}.npy", mmap_mode="r").view(np.ndarray) for name in cls.ARRAYS
+                name: np.load(directory / f"{name}.npy", mmap_mode="r").view(np.ndarray)
+                for name in cls.ARRAYS
             }
             documents = int(np.load(directory / "documents.npy"))
         except (OSError, ValueError) as error:
-            raise CorruptData(f"search index {directory} cannot be read ({error}); delete it, it is rebuilt") from error
+            raise CorruptData(
+                f"search index {directory} cannot be read ({error}); delete it, it is rebuilt"
+            ) from error
         return cls(documents=documents, **arrays)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave caches out of pickles."""
-        return {**self.__dict__, "_scratch": [], "_known": {}}
+        kept = {name: value for name, value in self.__dict__.items() if name != "_single"}
+        return {**kept, "_scratch": [], "_known": {}}
 
-    def term_id(self, term: str) -> int:
-        """Return the number of a term, -1 if no document has it."""
+    def _look_up(self, term: str) -> _Clause | None:
+        """Return the clause of a term that occurs once in the query; None if no document has it."""
         if term not in self._known:
-            if len(self._known) > 100_000:
+            if len(self._known) > _KNOWN_TERMS:
                 self._known.clear()
-            wanted = term.encode()
-            place = bisect_left(range(len(self.ceiling)), wanted, key=self._term)
-            found = place < len(self.ceiling) and self._term(place) == wanted
-            self._known[term] = place if found else -1
+            self._known[term] = self._find(term.encode())
         return self._known[term]
+
+    def _find(self, term: bytes) -> _Clause | None:
+        place = bisect_left(range(len(self.ceiling)), term, key=self._term)
+        if place == len(self.ceiling) or self._term(place) != term:
+            return None
+        start, end = int(self.posting_start[place]), int(self.posting_start[place + 1])
+        idf = _idf(np.array([end - start]), self.documents)[0]
+        return _Clause(idf, start, end, float(idf - idf / self.ceiling[place]))
 
     def _term(self, number: int) -> bytes:
         return self.vocabulary[self.term_start[number] : self.term_start[number + 1]].tobytes()
@@ -141,15 +153,12 @@ class Bm25Index:
         """Look the terms up, in order of first appearance; unknown ones score nothing."""
         clauses = []
         for term, count in Counter(terms).items():
-            number = self.term_id(term)
-            if number < 0:
-                continue
-            start, end = int(self.posting_start[number]), int(self.posting_start[number + 1])
-            frequency = end - start
-            # idf = ln(1 + (N - df + 0.5) / (df + 0.5)), rounded to float32; w = count in query * idf
-            idf = np.float32(np.log(1 + (self.documents - frequency + 0.5) / (frequency + 0.5)))
-            weight = np.float32(count) * idf
-            clauses.append(_Clause(weight, start, end, float(weight - weight / self.ceiling[number])))
+            clause = self._look_up(term)
+            if clause is not None and count > 1:  # w = count in query * idf
+                weight = np.float32(count) * clause.weight
+                clause = _Clause(weight, clause.start, clause.end, count * clause.ceiling, count)
+            if clause is not None:
+                clauses.append(clause)
         return clauses
 
     def _part(self, clause: _Clause, chosen: slice | NDArray[np.intp]) -> Floats:
@@ -157,10 +166,24 @@ class Bm25Index:
         part: Floats = clause.weight - clause.weight / self.saturation[clause.start : clause.end][chosen]
         return part
 
+    @cached_property
+    def _single(self) -> Floats:
+        """Contributions of all postings to a query that has their term once."""
+        frequency = np.diff(self.posting_start)
+        weight = np.repeat(_idf(frequency, self.documents), frequency)
+        return weight - weight / self.saturation
+
     def _score_all(self, query: list[_Clause]) -> tuple[Ints, Floats]:
         """Score every document that has any of the terms."""
         docs = np.concatenate([self.docs[clause.start : clause.end] for clause in query])
-        parts = np.concatenate([self._part(clause, slice(None)) for clause in query])
+        parts = np.concatenate(
+            [
+                self._part(clause, slice(None))
+                if clause.count > 1
+                else self._single[clause.start : clause.end]
+                for clause in query
+            ]
+        )
         sums = np.bincount(docs, parts, len(self.rank))  # bincount sums in double, in query order
         found = np.flatnonzero(sums).astype(np.int32)
         return found, sums[found].astype(np.float32)
@@ -196,7 +219,9 @@ class Bm25Index:
                 before = sums[docs]
                 met.append(docs[before == 0])
                 sums[docs] = before + self._part(clause, slice(None))
-                if number + 1 < len(ordered) and left[number] > sum(item.ceiling for item in ordered[: number + 1]):
+                if number + 1 < len(ordered) and left[number] > sum(
+                    item.ceiling for item in ordered[: number + 1]
+                ):
                     continue
                 contenders = self._settle(sums, np.concatenate(met), left[number], k)
             elif len(contenders) * 4 > len(docs):  # a scan is cheaper than so many look-ups
@@ -228,6 +253,13 @@ class _Clause:
     start: int
     end: int
     ceiling: float
+    count: int = 1
+
+
+def _idf(frequency: NDArray[np.int64], documents: int) -> Floats:
+    """Return ln(1 + (N - df + 0.5) / (df + 0.5)), rounded to float32."""
+    idf: Floats = np.log(1 + (documents - frequency + 0.5) / (frequency + 0.5)).astype(np.float32)
+    return idf
 
 
 def _kth_largest(values: NDArray[Any], k: int) -> float:

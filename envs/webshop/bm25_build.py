@@ -64,7 +64,7 @@ class _Builder:
         relabel = np.empty(len(spellings), np.int64)  # number in order of appearance -> number in byte order
         relabel[[self.numbers[term] for term in spellings]] = np.arange(len(spellings))
         vocabulary = [term.encode() for term in spellings]
-        arrays = {
+        arrays: dict[str, Any] = {
             "vocabulary": np.frombuffer(b"".join(vocabulary), np.uint8),
             "term_start": _starts(np.array([len(term) for term in vocabulary], np.int64)),
             "rank": rank.astype(np.int32),
@@ -92,7 +92,11 @@ class _Builder:
         """Count the terms of documents `first` and later into (term, document, frequency) postings."""
         docs = np.repeat(np.arange(first, len(self.lengths)), self.lengths[first:])
         pairs, counts = np.unique(np.array(terms, np.int64) << 32 | docs, return_counts=True)
-        block = ((pairs >> 32).astype(np.int32), (pairs & 0xFFFFFFFF).astype(np.int32), counts.astype(np.int32))
+        block = (
+            (pairs >> 32).astype(np.int32),
+            (pairs & 0xFFFFFFFF).astype(np.int32),
+            counts.astype(np.int32),
+        )
         if self.directory is None:
             self.blocks.append(block)
         else:

@@ -32,8 +32,6 @@ _TEXT = ("asin", "title", "description", "query", "category", "product_category"
 _JSON = ("bullets", "attributes", "options", "goals")
 COLUMNS = _TEXT + _JSON
 
-Report = Callable[[int], None]
-
 
 class TextColumn(Sequence[str]):
     """Strings end to end in a mapped file."""
@@ -42,8 +40,10 @@ class TextColumn(Sequence[str]):
         """Map `path`.bin and `path`.npy."""
         self._start = np.load(path.with_suffix(".npy"), mmap_mode="r").view(np.ndarray)
         empty = int(self._start[-1]) == 0
-        self._bytes = np.empty(0, np.uint8) if empty else np.memmap(path.with_suffix(".bin"), np.uint8, "r")
-        self._view = memoryview(self._bytes)
+        self._bytes: Any = (
+            np.empty(0, np.uint8) if empty else np.memmap(path.with_suffix(".bin"), np.uint8, "r")
+        )
+        self._view = memoryview(self._bytes)  # type: ignore[arg-type]
 
     def __len__(self) -> int:
         """Count the strings."""
@@ -89,7 +89,7 @@ class Catalog:
         self._by_rank = numbers["by_rank"]
         self.fingerprint = fingerprint
         self.directory = directory
-        self.product = lru_cache(maxsize=CACHED_PRODUCTS)(self._product)
+        self.product = lru_cache(maxsize=CACHED_PRODUCTS)(self.read)
         self.place = lru_cache(maxsize=CACHED_PRODUCTS)(self._place)
         self.members = lru_cache(maxsize=256)(self._members)
 
@@ -97,8 +97,8 @@ class Catalog:
         """Count the products."""
         return len(self.rank)
 
-    def _product(self, place: int) -> Product:
-        """Return product number `place`."""
+    def read(self, place: int) -> Product:
+        """Return product number `place` without remembering it; `product` does the same with a memory."""
         text = {name: self.columns[name][place] for name in _TEXT}
         goals = orjson.loads(self.columns["goals"][place])
         low, high = self.prices[place].tolist()
@@ -128,13 +128,12 @@ class Catalog:
         return tuple(place for place in range(len(texts)) if texts[place] == value)
 
 
-def build_catalog(products: Iterable[Product], directory: Path | None = None, report: Report | None = None) -> Catalog:
+def build_catalog(products: Iterable[Product], directory: Path | None = None) -> Catalog:
     """Store products.
 
     Args:
         products: in the order that numbers them.
         directory: folder to write (it appears whole or not at all); None keeps all in memory.
-        report: told the number of products so far.
     Returns: the catalogue; opened from disk if a directory was given.
     """
     if directory is None:
@@ -144,18 +143,23 @@ def build_catalog(products: Iterable[Product], directory: Path | None = None, re
             for name, text in row.items():
                 lists[name].append(text)
 
-        numbers, fingerprint = _collect(products, keep, report)
+        numbers, fingerprint = _collect(products, keep)
         return Catalog(lists, numbers, fingerprint=fingerprint)
     directory.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
     try:
-        _write(products, staging, report)
+        _write(products, staging)
         shutil.rmtree(directory, ignore_errors=True)
         os.replace(staging, directory)
         directory.chmod(0o755)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return open_catalog(directory)
+
+
+def fingerprint_of(products: Iterable[Product]) -> str:
+    """Return the fingerprint that a catalogue of these products would have."""
+    return _collect(products, lambda row: None)[1]
 
 
 def open_catalog(directory: Path) -> Catalog:
@@ -170,7 +174,9 @@ def open_catalog(directory: Path) -> Catalog:
         columns = {name: TextColumn(directory / name) for name in COLUMNS}
         numbers = {name: _map(directory / f"{name}.npy") for name in _NUMBERS}
     except (OSError, ValueError, KeyError) as error:
-        raise CorruptData(f"{directory} is not a stored catalogue ({error}); delete it, it is rebuilt") from error
+        raise CorruptData(
+            f"{directory} is not a stored catalogue ({error}); delete it, it is rebuilt"
+        ) from error
     return Catalog(columns, numbers, fingerprint=meta["fingerprint"], directory=directory)
 
 
@@ -188,13 +194,17 @@ def _row(product: Product) -> dict[str, str]:
         product.instruction_attributes,
         [(entry.text, entry.attributes, entry.options) for entry in product.human],
     ]
-    values = {"bullets": product.bullets, "attributes": product.attributes, "options": list(product.options.items())}
+    values = {
+        "bullets": product.bullets,
+        "attributes": product.attributes,
+        "options": list(product.options.items()),
+    }
     row = {name: getattr(product, name) for name in _TEXT}
     return row | {name: orjson.dumps(value).decode() for name, value in {**values, "goals": goals}.items()}
 
 
 def _collect(
-    products: Iterable[Product], keep: Callable[[Mapping[str, str]], None], report: Report | None
+    products: Iterable[Product], keep: Callable[[Mapping[str, str]], None]
 ) -> tuple[dict[str, NDArray[Any]], str]:
     """Pass every product's columns to `keep`; return the numeric columns and the fingerprint."""
     prices, asins, synthetic, human = array("d"), list[str](), array("i"), array("i")
@@ -209,8 +219,6 @@ def _collect(
             human.append(len(asins))
         asins.append(product.asin)
         prices.extend(product.prices if len(product.prices) == 2 else (product.prices[0], float("nan")))
-        if report is not None:
-            report(len(asins))
     keys = np.array([asin.encode() for asin in asins], dtype=np.bytes_)
     by_rank = np.argsort(keys, kind="stable").astype(np.int32)
     rank = np.empty(len(asins), np.int32)
@@ -226,7 +234,7 @@ def _collect(
     return numbers, digest.hexdigest()[:16]
 
 
-def _write(products: Iterable[Product], directory: Path, report: Report | None) -> None:
+def _write(products: Iterable[Product], directory: Path) -> None:
     files = {name: (directory / f"{name}.bin").open("wb") for name in COLUMNS}
     starts = {name: array("q", [0]) for name in COLUMNS}
 
@@ -236,7 +244,7 @@ def _write(products: Iterable[Product], directory: Path, report: Report | None) 
             starts[name].append(starts[name][-1] + size)
 
     try:
-        numbers, fingerprint = _collect(products, keep, report)
+        numbers, fingerprint = _collect(products, keep)
     finally:
         for file in files.values():
             file.close()

@@ -16,7 +16,7 @@ from agentbench.errors import UsageError, unknown_name
 from . import market
 from .expert import Plan
 from .reward import Reward
-from .session import Session, State
+from .session import Session
 
 OBSERVATIONS = ("agent", "text", "text_rich")
 """Wordings: verl-agent's for models, or one of the original's two text modes."""
@@ -74,6 +74,7 @@ class WebShopEnv(TextEnv):
         self._session: Session | None = None
         self._seed = 0
         self._bought: Reward | None = None
+        self._valid = True
 
     # --- episodes ---
 
@@ -88,7 +89,7 @@ class WebShopEnv(TextEnv):
             drawn = market.tasks(self.split)
             task = drawn[int(self.np_random.integers(len(drawn)))]
         self._open(task, seed or 0)
-        return self._text(), self._info(valid=True)
+        return self._text(), self._info()
 
     def step(self, action: str) -> StepReturn:
         """Carry out `search[...]` or `click[...]`; anything impossible changes nothing."""
@@ -96,22 +97,23 @@ class WebShopEnv(TextEnv):
         if session.state.view == "done":
             raise gymnasium.error.ResetNeeded("the shopper has bought already; call reset() first")
         outcome = session.act(action)
-        self._bought = outcome.bought
+        self._bought, self._valid = outcome.bought, outcome.valid
         reward = REWARD if outcome.done and outcome.reward == 1.0 else 0.0
-        return self._text(), reward, outcome.done, False, self._info(valid=outcome.valid)
+        return self._text(), reward, outcome.done, False, self._info()
 
     def snapshot(self) -> Any:
-        """Return (task id, seed, state of the walk, parts of the reward if it is over)."""
-        session = self.session
-        return self._task.id if self._task else "", self._seed, session.state, self._bought
+        """Return (task id, seed, state of the walk, parts of the reward if it is over, last action was valid)."""
+        state = self.session.state
+        assert self._task is not None
+        return self._task.id, self._seed, state, self._bought, self._valid
 
     def restore(self, snapshot: Any) -> tuple[str, Info]:
         """Return to a snapshot of any WebShop env with the same options."""
-        task, seed, state, bought = snapshot
+        task, seed, state, bought, valid = snapshot
         self._open(task, seed)
         self.session.restore(state)
-        self._bought = bought
-        return self._text(), self._info(valid=True)
+        self._bought, self._valid = bought, valid
+        return self._text(), self._info()
 
     def render(self) -> str:
         """Return the page as the agent sees it."""
@@ -140,16 +142,18 @@ class WebShopEnv(TextEnv):
         return self._session
 
     def _open(self, task_id: str, seed: int) -> None:
-        task = self._task if self._task and self._task.id == task_id else market.find_task(task_id)
+        old = self._task
+        task = old if old is not None and old.id == task_id else market.find_task(task_id)
+        same_shop = self._session is not None and old is not None and old.goals is task.goals
         self._session = Session(
-            market.shop(task.catalog, self.nouns),
+            self._session.shop if same_shop and self._session else market.shop(task.catalog, self.nouns),
             task.goals,
             task.goal,
             name=str(task.goal.index),
             seed=str(seed),
             show_attrs=self.show_attrs,
         )
-        self._task, self._seed, self._bought = task, seed, None
+        self._task, self._seed, self._bought, self._valid = task, seed, None, True
 
     # --- what the agent sees ---
 
@@ -159,7 +163,7 @@ class WebShopEnv(TextEnv):
             return agent_text(session)
         return session.text() if self.observation == "text" else session.rich()
 
-    def _info(self, *, valid: bool) -> Info:
+    def _info(self) -> Info:
         assert self._task is not None
         session, bought = self.session, self._bought
         info: Info = {
@@ -167,10 +171,10 @@ class WebShopEnv(TextEnv):
             "admissible": [] if bought else commands(session),
             "success": bought is not None and bought.total == 1.0,
             "score": bought.total if bought else 0.0,
-            "task_type": session.shop.catalog.columns["category"][session.goal.place],
+            "task_type": session.shop.catalog.product(session.goal.place).category,
             "instruction": session.goal.instruction,
             "page": session.state.view,
-            "valid": valid,
+            "valid": self._valid,
             "noun_test": session.shop.nouns.name,
         }
         if bought is not None:
@@ -182,16 +186,13 @@ class WebShopEnv(TextEnv):
 
 
 def agent_text(session: Session) -> str:
-    """Return a page as verl-agent words it: every part after the instruction in single quotes; the last page as it is."""
+    """Return a page as verl-agent words it: every part after the instruction in quotes; the last page as it is."""
     return session.page.text if session.state.view == "done" else session.page.quoted
 
 
 def commands(session: Session) -> list[str]:
     """Return the actions that would be carried out; a search with words of one's own is written `<your query>`."""
-    search = ["search[<your query>]"] if session.state.view == "search" else []
-    return search + [
-        f"click[{name}]" for name in session.page.clickables if name != "search" and name and not set("[\n") & set(name)
-    ]
+    return [*(["search[<your query>]"] if session.state.view == "search" else []), *session.page.commands]
 
 
 class WebShopExpert:

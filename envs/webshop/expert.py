@@ -37,7 +37,11 @@ class Plan:
                 if chosen.get(group) != value and clickables[value].group.lower() == group:
                     return f"click[{value}]"
             return "click[buy now]"
-        if state.asin == self.asin and state.view not in ("item", "done", "results") and "< prev" in clickables:
+        if (
+            state.asin == self.asin
+            and state.view not in ("item", "done", "results")
+            and "< prev" in clickables
+        ):
             return "click[< prev]"
         if state.view == "results":
             if self.asin.lower() in clickables:
@@ -58,12 +62,16 @@ def _best_query(session: Session, product: Product) -> str:
         place = found.index(session.goal.place) if session.goal.place in found else MAX_PAGES * PAGE_SIZE
         if place < best_place:
             best, best_place = query, place
+        if place < PAGE_SIZE:
+            break
     return best
 
 
 def _plain_words(text: str) -> list[str]:
     """Return words without what an action cannot hold or a query would not be taken literally for."""
-    return "".join(" " if character in "[]<>\n" else character for character in text.lower()).split() or ["product"]
+    return "".join(" " if character in "[]<>\n" else character for character in text.lower()).split() or [
+        "product"
+    ]
 
 
 def choose_options(product: Product, goal: Goal) -> list[tuple[str, str]]:

@@ -1,7 +1,7 @@
 """A seeded shop of invented products with goals, in the official file format and with the official file names.
 
 Products come in families of near-duplicates that differ in an attribute, an option or the price, so a shopper has to
-read. Every goal can be met in full by its own product. Leaves out reading (`products`) and the order of goals (`goals`).
+read. Every goal can be met in full by its own product. Leaves out reading (`products`) and ordering goals (`goals`).
 """
 
 from __future__ import annotations
@@ -19,8 +19,30 @@ ATTRIBUTES_FILE = "items_ins_v2_1000.json"
 HUMAN_FILE = "items_human_ins.json"
 
 COLOURS = ("black", "navy", "red", "green", "grey", "ivory", "teal", "purple", "orange", "brown")
-_BRANDS = "Alderic Bromley Castell Dovane Elmquist Farrow Gantry Hollin Ibrant Jorvik Kestane Lumora".split()
-_STYLES = "Classic Modern Everyday Compact Deluxe Original Slim Rustic Studio Travel".split()
+_BRANDS = (
+    "Alderic",
+    "Bromley",
+    "Castell",
+    "Dovane",
+    "Elmquist",
+    "Farrow",
+    "Gantry",
+    "Hollin",
+    "Ibrant",
+    "Jorvik",
+)
+_STYLES = (
+    "Classic",
+    "Modern",
+    "Everyday",
+    "Compact",
+    "Deluxe",
+    "Original",
+    "Slim",
+    "Rustic",
+    "Studio",
+    "Travel",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,15 +79,15 @@ _DEPARTMENTS = (
         "beauty",
         "Beauty & Personal Care \u203a Hair Care \u203a Hair Treatments",
         ("hair masks", "face creams", "hand soaps", "body lotions"),
-        ("cruelty free", "dry skin", "tea tree", "natural ingredients", "sulfate free", "sensitive skin", "long lasting"),
-        (("scent", ("lavender", "rosemary", "citrus", "cedar", "unscented")), ("size", ("2 ounce", "8 ounce", "16 ounce"))),
+        ("cruelty free", "dry skin", "tea tree", "natural ingredients", "sulfate free", "sensitive skin"),
+        (("scent", ("lavender", "eucalyptus", "citrus", "cedar")), ("size", ("2 ounce", "8 ounce", "16 ounce"))),
         (5, 60),
     ),
     _Department(
         "electronics",
         "Electronics \u203a Portable Audio & Video \u203a Accessories",
         ("bluetooth speakers", "usb cables", "phone cases", "wireless headphones"),
-        ("fast charging", "water resistant", "noise cancelling", "high speed", "easy install", "plug play", "heavy duty"),
+        ("fast charging", "water resistant", "noise cancelling", "high speed", "easy install", "heavy duty"),
         (("color", COLOURS), ("length", ("3 feet", "6 feet", "10 feet"))),
         (8, 250),
     ),
@@ -73,14 +95,16 @@ _DEPARTMENTS = (
         "grocery",
         "Grocery & Gourmet Food \u203a Snack Foods \u203a Bars",
         ("granola bars", "herbal teas", "roasted nuts", "dried fruits"),
-        ("gluten free", "low sodium", "high protein", "artificial colors", "non gmo", "keto friendly", "resealable bag"),
+        ("gluten free", "low sodium", "high protein", "artificial colors", "non gmo", "keto friendly"),
         (("flavor name", ("almond", "peach", "cinnamon", "ginger", "sea salt")), ("size", ("6 pack", "12 pack"))),
         (4, 45),
     ),
 )  # fmt: skip
 
 
-def generate(size: int, seed: int = 0) -> Iterator[tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]]:
+def generate(
+    size: int, seed: int = 0
+) -> Iterator[tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]]:
     """Yield the products of a shop.
 
     Args:
@@ -137,7 +161,8 @@ def _family(rng: random.Random, family: int) -> Iterator[_Product]:
     for copy in range(rng.randint(1, 4)):
         attributes = tuple(pool[:3] if copy == 0 else rng.sample(pool, 3))
         options = tuple(
-            (name, tuple(rng.sample(values, rng.randint(2, min(4, len(values)))))) for name, values in department.options
+            (name, tuple(rng.sample(values, rng.randint(2, min(4, len(values))))))
+            for name, values in department.options
         )
         praise = ", ".join(word.title() for word in attributes[:2])
         title = f"{brand} {style} {query.title()} with {praise}, Model {brand[:2].upper()}{family}-{copy + 1}"
@@ -162,7 +187,11 @@ def _entries(
         "product_category": product.department.path,
         "pricing": price if rng.random() < 0.97 else "",
         "full_description": f"Our {product.query} are known for {first} and {second}. Also: {third}.",
-        "small_description": [f"{first.capitalize()}: made to last ", f"{third.capitalize()} ", "Ships in two days "],
+        "small_description": [
+            f"{first.capitalize()}: made to last ",
+            f"{third.capitalize()} ",
+            "Ships in two days ",
+        ],
         "customization_options": {
             name: [{"value": value, "image": None} for value in values] for name, values in options
         }

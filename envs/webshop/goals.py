@@ -168,7 +168,7 @@ def shuffled(order: GoalOrder, count: int) -> tuple[list[int], random.Random]:
 
 
 def _stored(catalog: Catalog, order: GoalOrder) -> dict[str, NDArray[Any]]:
-    """Read the numbers of a table from the catalogue's folder; draw them first, and keep them there if it is writable."""
+    """Read the numbers of a table from the catalogue's folder; draw them first, and keep them if it is writable."""
     if catalog.directory is None:
         return _draw(catalog, order)
     folder = catalog.directory / "goals" / f"{order.name}-{order.draw_seed}-{order.shuffle_seed}"
@@ -194,7 +194,12 @@ def _draw(catalog: Catalog, order: GoalOrder) -> dict[str, NDArray[Any]]:
     price = _draw_prices(catalog, draw)
     places, choices, limits = _list_goals(catalog, price, draw, human=order.human)
     by_index = np.array(shuffled(order, len(places))[0], np.int64)
-    return {"price": price, "places": places[by_index], "choices": choices[by_index], "limits": limits[by_index]}
+    return {
+        "price": price,
+        "places": places[by_index],
+        "choices": choices[by_index],
+        "limits": limits[by_index],
+    }
 
 
 def _draw_prices(catalog: Catalog, draw: random.Random) -> NDArray[np.float64]:
@@ -226,7 +231,9 @@ def _list_goals(
                     limits.append(_draw_limit(price[place], draw))
         else:
             if not product.instruction_attributes:
-                raise CorruptData(f"product {product.asin} has an instruction without attributes; it cannot be scored")
+                raise CorruptData(
+                    f"product {product.asin} has an instruction without attributes; it cannot be scored"
+                )
             limit = _draw_limit(price[place], draw)  # one draw, shared by all combinations of options
             count = math.prod(len(values) for values in product.options.values())
             places.extend([place] * count)

@@ -18,7 +18,7 @@ _LETTER = rf"(?:[^\W\d_]|[{_CJK}])"
 _ALNUM = rf"(?:[^\W_]|[{_CJK}])"
 _LOWER = "a-z\u00df-\u00f6\u00f8-\u00ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
 _UPPER = "A-Z\u00c0-\u00d6\u00d8-\u00de\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
-_QUOTES = "'\"\u201d\u201c`\u2018\u00b4\u2019\u201a,\u201e\u00bb\u00ab\u300c-\u300f\uff08\uff09\u3014\u3015\u3010\u3011\u3008-\u300b\u27e6\u27e7"
+_QUOTES = "'\"\u201d\u201c`\u2018\u00b4\u2019\u201a,\u201e\u00bb\u00ab\u3008-\u3011\u3014\u3015\uff08\uff09\u27e6\u27e7"
 _PUNCTUATION = ",:;!?\u00bf\u061f\u00a1()\\[\\]{}<>_#*&\u3002\uff1f\uff01\uff0c\u3001\uff1b\uff1a\uff5e\u00b7"
 _CURRENCY = r"US\$|C\$|A\$|[$\u00a3\u20ac\u00a5\u0e3f\u20a0-\u20bf\ufdfc]"
 _UNITS = (
@@ -58,7 +58,7 @@ def _contractions() -> dict[str, tuple[str, ...]]:
         """Add every stem, lower case and capitalised, with every ending; `|` marks the cuts, `'` may be dropped."""
         for stem, ending in product(stems.split(), endings):
             for word in (stem, stem.title()):
-                for parts in ({f"{word}|{ending}", f"{word}|{ending}".replace("'", "")}):
+                for parts in {f"{word}|{ending}", f"{word}|{ending}".replace("'", "")}:
                     pieces = parts.split("|")
                     found["".join(pieces)] = tuple(piece for piece in pieces if piece.isalpha())
 
@@ -74,27 +74,28 @@ def _contractions() -> dict[str, tuple[str, ...]]:
     add("could might must should would", "'ve")
     add("ai are is was were have has dare", "n't")
     add("not", "'ve")
-    for word in "ill its hell shell shed were well whore".split():
+    for word in ("ill", "its", "hell", "shell", "shed", "were", "well", "whore"):
         found.pop(word, None)
         found.pop(word.title(), None)
-    for word, parts in {"cannot": "can not", "gonna": "gon na", "gotta": "got ta", "let's": "let", "c'mon": "on"}.items():
-        found[word] = tuple(parts.split())
-        found[word.capitalize()] = tuple((parts[0].upper() + parts[1:]).split()) if word != "c'mon" else ("on",)
+    for first, second in (("can", "not"), ("gon", "na"), ("got", "ta")):
+        found |= {word + second: (word, second) for word in (first, first.title())}
+    found |= {"let's": ("let",), "Let's": ("Let",), "c'mon": ("on",), "C'mon": ("on",)}
     found |= {"y'all": ("all",), "yall": ("y", "all"), "how'd'y": ("how",), "How'd'y": ("How",)}
     found |= {f"{hour}{half}": (half,) for hour in range(1, 13) for half in ("am", "pm")}
     found |= {word.replace("'", "\u2019"): parts for word, parts in found.items() if "'" in word}
     return found
 
 
-_WHOLE = (
-    "Mt. Ak. Ala. Apr. Ariz. Ark. Aug. Calif. Colo. Conn. Dec. Del. Feb. Fla. Ga. Ia. Id. Ill. Ind. Jan. Jul. Jun. Kan. "
-    "Kans. Ky. La. Mar. Mass. Mich. Minn. Miss. N.C. N.D. N.H. N.J. N.M. N.Y. Neb. Nebr. Nev. Nov. Oct. Okla. Ore. Pa. "
-    "S.C. Sep. Sept. Tenn. Va. Wash. Wis. a.m. Adm. Bros. co. Co. Corp. D.C. Dr. e.g. E.g. E.G. Gen. Gov. i.e. I.e. I.E. "
-    "Inc. Jr. Ltd. Md. Messrs. Mo. Mont. Mr. Mrs. Ms. p.m. Ph.D. Prof. Rep. Rev. Sen. St. vs. v.s. and/or w/o ä. ö. ü. "
-    "'Cause 'cause 'cos 'Cos 'coz 'Coz 'cuz 'Cuz 'bout ma'am Ma'am o'clock O'clock lovin' Lovin' havin' Havin' doin' "
-    "Doin' goin' Goin' nothin' Nothin' nuthin' Nuthin' ol' Ol' somethin' Somethin' 'em 'll 'nuff 's 'S 're 'd C++ "
-    ":o) (o: 8-D :P :-P :p :-p :O :-O :o :-o >:o :X :-X :x :-x :D :-D ;D ;-D =D v.v V.V o.O O.o O.O o.o"
-).split()
+_WHOLE_WORDS = """
+Mt. Ak. Ala. Apr. Ariz. Ark. Aug. Calif. Colo. Conn. Dec. Del. Feb. Fla. Ga. Ia. Id. Ill. Ind. Jan. Jul. Jun. Kan.
+Kans. Ky. La. Mar. Mass. Mich. Minn. Miss. N.C. N.D. N.H. N.J. N.M. N.Y. Neb. Nebr. Nev. Nov. Oct. Okla. Ore. Pa. S.C.
+Sep. Sept. Tenn. Va. Wash. Wis. a.m. Adm. Bros. co. Co. Corp. D.C. Dr. e.g. E.g. E.G. Gen. Gov. i.e. I.e. I.E. Inc.
+Jr. Ltd. Md. Messrs. Mo. Mont. Mr. Mrs. Ms. p.m. Ph.D. Prof. Rep. Rev. Sen. St. vs. v.s. and/or w/o ä. ö. ü. 'Cause
+'cause 'cos 'Cos 'coz 'Coz 'cuz 'Cuz 'bout ma'am Ma'am o'clock O'clock lovin' Lovin' havin' Havin' doin' Doin' goin'
+Goin' nothin' Nothin' nuthin' Nuthin' ol' Ol' somethin' Somethin' 'em 'll 'nuff 's 'S 're 'd C++ :o) (o: 8-D :P :-P :p
+:-p :O :-O :o :-o >:o :X :-X :x :-x :D :-D ;D ;-D =D v.v V.V o.O O.o O.O o.o
+"""
+_WHOLE = _WHOLE_WORDS.split()
 _SPECIAL: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(_WHOLE, ()),
     **{word.replace("'", "\u2019"): () for word in _WHOLE if "'" in word},
@@ -119,6 +120,8 @@ def letter_words(title: str) -> list[str]:
 
 def _cut(chunk: str) -> list[str]:
     """Cut one chunk without white space."""
+    if chunk.isalpha():  # most are: nothing can be stripped from letters alone
+        return list(_SPECIAL.get(chunk, (chunk,)))
     before: list[str] = []
     after: list[str] = []
     while chunk and chunk not in _SPECIAL:

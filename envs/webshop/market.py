@@ -7,18 +7,19 @@ goal's content, so an id that meets other data is refused instead of playing ano
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 
-from agentbench.data import dataset_dir, missing_data
+from agentbench.data import Progress, dataset_dir, missing_data, silent
 from agentbench.errors import UnknownName, unknown_name
 
 from .analyzer import analyze
 from .bm25 import Bm25Index
 from .bm25_build import build_index
-from .catalog import Catalog, Report, build_catalog, open_catalog
+from .catalog import Catalog, build_catalog, open_catalog
 from .generate import generate
 from .goals import ORDERS, Goal, GoalTable
 from .nouns import noun_test
@@ -33,6 +34,7 @@ GENERATED_SIZE = 300
 OFFICIAL = ("small", "full")
 _TASK = re.compile(r"([a-z0-9]+)-([a-z0-9]+)-(\d+)-([0-9a-f]{10})")
 _GENERATED = re.compile(r"gen(\d+)")
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +102,14 @@ def find_task(name: str) -> Task:
     Raises: UnknownName: no such task, or the data hold another goal there. MissingData: its files are absent.
     """
     found = _TASK.fullmatch(name)
-    if found is None or found[2] not in ORDERS or not (found[1] in OFFICIAL or _GENERATED.fullmatch(found[1])):
-        raise UnknownName(f"no WebShop task {name!r}; ids look like {tasks('mini-train')[0]!r}, see tasks('mini-train')")
+    if (
+        found is None
+        or found[2] not in ORDERS
+        or not (found[1] in OFFICIAL or _GENERATED.fullmatch(found[1]))
+    ):
+        raise UnknownName(
+            f"no WebShop task {name!r}; ids look like {tasks('mini-train')[0]!r}, see tasks('mini-train')"
+        )
     goals = goal_table(found[1], found[2])
     index = int(found[3])
     if index >= len(goals):
@@ -109,7 +117,9 @@ def find_task(name: str) -> Task:
     goal = goals[index]
     if goal.digest != found[4]:
         right = task_id(found[1], found[2], goal)
-        raise UnknownName(f"WebShop task {name!r} is not in this data, which has {right!r} there: other product files")
+        raise UnknownName(
+            f"WebShop task {name!r} is not in this data, which has {right!r} there: other product files"
+        )
     return Task(name, found[1], goals, goal)
 
 
@@ -124,23 +134,30 @@ class Stock:
     index: Bm25Index
 
 
-def build_stock(products: Iterable[Product], folder: Path | None = None, report: Report | None = None) -> Stock:
+def build_stock(
+    products: Iterable[Product], folder: Path | None = None, progress: Progress = silent
+) -> Stock:
     """Store products and index them.
 
     Args:
         products: in file order.
         folder: where to write both; None keeps them in memory.
-        report: told the number of products stored, then indexed (both count from 1).
+        progress: told how many products are stored, then how many are indexed.
     """
-    catalog = build_catalog(products, folder, report)
+    catalog = build_catalog(counted(products, 0, progress, "products stored"), folder)
+    texts = (analyze(document_text(catalog.read(place))) for place in range(len(catalog)))
+    documents = counted(texts, len(catalog), progress, "products indexed")
+    return Stock(catalog, build_index(documents, catalog.rank, folder / "index" if folder else None))
 
-    def documents() -> Iterable[list[str]]:
-        for place in range(len(catalog)):
-            yield analyze(document_text(catalog.product(place)))
-            if report is not None:
-                report(place + 1)
 
-    return Stock(catalog, build_index(documents(), catalog.rank, folder / "index" if folder else None))
+def counted(items: Iterable[_T], total: int, progress: Progress, what: str) -> Iterator[_T]:
+    """Pass items on, telling their number."""
+    count = 0
+    for count, item in enumerate(items, 1):
+        if count % 1000 == 0:
+            progress(count, total, what)
+        yield item
+    progress(count, count, what)
 
 
 def open_stock(folder: Path) -> Stock:
@@ -163,14 +180,18 @@ def stock(name: str) -> Stock:
 
 def _folder(name: str) -> Path | None:
     """Return where an official catalogue is stored; None for a generated one."""
+    return _find_folder(name, dataset_dir(NAME))
+
+
+@lru_cache(maxsize=64)
+def _find_folder(name: str, root: Path) -> Path | None:
     if _GENERATED.fullmatch(name):
         return None
     if name not in OFFICIAL:
         raise unknown_name("WebShop catalogue", name, (*OFFICIAL, "gen0"))
-    folder = dataset_dir(NAME) / name
-    if not folder.is_dir():
+    if not (root / name).is_dir():
         raise missing_data(NAME, f"the catalogue {name!r}")
-    return folder
+    return root / name
 
 
 @lru_cache(maxsize=8)

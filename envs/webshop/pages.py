@@ -6,9 +6,10 @@ Leaves out what an action does (`session`) and the wording for models (`env`).
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import lru_cache
+from typing import Literal, NamedTuple
 
 from .catalog import Catalog
 from .products import Product
@@ -21,8 +22,7 @@ SUB_PAGES = {name.lower(): name for name in ("Description", "Features", "Reviews
 _WHITE = " \t\n\r\x0c"
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
+class Node(NamedTuple):
     """A piece of visible text; `group` names the option group of an option value."""
 
     kind: Kind
@@ -39,12 +39,14 @@ class Page:
         text: their texts, stripped and joined, as in observation mode `text`.
         quoted: the same with every part in single quotes.
         clickables: lower-case name -> node; buttons in page order, then links, then option values.
+        commands: a click for every clickable that an action can name and that does something.
     """
 
     nodes: tuple[Node, ...]
     text: str
     quoted: str
     clickables: Mapping[str, Node]
+    commands: tuple[str, ...]
 
 
 def make_page(nodes: Iterable[Node]) -> Page:
@@ -52,13 +54,25 @@ def make_page(nodes: Iterable[Node]) -> Page:
 
     A repeated name keeps its first place but means the last node that has it.
     """
-    listed = tuple(nodes)
-    clickables = {node.text.lower(): node for kind in ("button", "link") for node in listed if node.kind == kind}
-    clickables |= {node.text: node for node in listed if node.kind == "option"}
-    shown = tuple(kept for node in listed if (kept := _parsed(node)).text not in ("", "\n"))
-    text = SEPARATOR.join(node.text.strip() for node in shown)
-    quoted = SEPARATOR.join(f"'{part}'" for part in text.split(SEPARATOR))  # product text may hold a separator too
-    return Page(shown, text, quoted, clickables)
+    found: dict[str, dict[str, Node]] = {"button": {}, "link": {}, "option": {}}
+    shown, texts = [], []
+    for node in nodes:
+        if node.kind != "plain":
+            found[node.kind][node.text if node.kind == "option" else node.text.lower()] = node
+        stripped = node.text.strip()
+        kept = node if stripped else _parsed(node)
+        if kept.text not in ("", "\n"):
+            shown.append(kept)
+            texts.append(stripped)
+    clickables = found["button"] | found["link"] | found["option"]
+    text = SEPARATOR.join(texts)
+    quoted = "'" + text.replace(SEPARATOR, f"'{SEPARATOR}'") + "'"  # product text may hold a separator too
+    commands = tuple(
+        f"click[{name}]"
+        for name in clickables
+        if name and name != "search" and "[" not in name and "\n" not in name
+    )
+    return Page(tuple(shown), text, quoted, clickables, commands)
 
 
 def _parsed(node: Node) -> Node:
@@ -72,9 +86,12 @@ def _plain(*texts: str) -> list[Node]:
     return [Node("plain", text) for text in texts]
 
 
+@lru_cache(maxsize=1024)
 def heading(instruction: str, *, start: bool) -> Page:
     """Return what stands above a page: the instruction, on the start page under the shop's name."""
-    return make_page(_plain("WebShop", "Instruction: ", instruction) if start else _plain("Instruction:", instruction))
+    return make_page(
+        _plain("WebShop", "Instruction: ", instruction) if start else _plain("Instruction:", instruction)
+    )
 
 
 def search_page() -> Page:
@@ -82,20 +99,25 @@ def search_page() -> Page:
     return make_page([Node("button", SEARCH)])
 
 
-def results_page(catalog: Catalog, found: Sequence[int], number: int) -> Page:
+def listing(catalog: Catalog, place: int) -> tuple[Node, ...]:
+    """Return what a page of results shows of a product."""
+    asin, title, price = (catalog.columns[name][place] for name in ("asin", "title", "price_text"))
+    return Node("link", asin), Node("plain", title), Node("plain", price)
+
+
+def results_page(show: Callable[[int], tuple[Node, ...]], found: Sequence[int], number: int) -> Page:
     """Return one page of search results.
 
     Args:
-        catalog: where the products are.
+        show: returns the nodes of a product, see `listing`.
         found: all product numbers found.
         number: page, from 1; any integer is answered, pages beyond the end are empty.
     """
     nodes = [Node("button", BACK), *_plain(f"Page {number} (Total results: {len(found)})")]
     nodes += [Node("button", PREVIOUS)] if number > 1 else []
     nodes.append(Node("button", NEXT))
-    asin, title, price = (catalog.columns[name] for name in ("asin", "title", "price_text"))
     for place in found[(number - 1) * PAGE_SIZE : number * PAGE_SIZE]:
-        nodes += [Node("link", asin[place]), Node("plain", title[place]), Node("plain", price[place])]
+        nodes += show(place)
     return make_page(nodes)
 
 
@@ -128,8 +150,29 @@ def done_page(asin: str, options: Mapping[str, str], reward: float) -> Page:
     for character in "<>&'":
         bought = bought.replace(character, f"\\u{ord(character):04x}")
     texts = ["Thank you for shopping with us!", "Your code: ", "None", " (Paste it in your MTurk interface.)"]
-    texts += ["Purchased", "asin", asin, "options", bought, "attrs", "None", "category", "None", "query", "None"]
-    texts += ["product category", "None", "Target", "asin", "options", "attrs", "price upper", "instuction text"]
+    texts += [
+        "Purchased",
+        "asin",
+        asin,
+        "options",
+        bought,
+        "attrs",
+        "None",
+        "category",
+        "None",
+        "query",
+        "None",
+    ]
+    texts += [
+        "product category",
+        "None",
+        "Target",
+        "asin",
+        "options",
+        "attrs",
+        "price upper",
+        "instuction text",
+    ]
     texts += ["category", "product category", "query", "Goal ", "None", "Reward"]
     texts += ["Your score (min 0.0, max 1.0)", str(reward), "Reward Details ", "None"]
     return make_page(_plain(*texts))

@@ -1,4 +1,4 @@
-"""Porter's stemmer of 1980 with the two changes of his reference version, which Lucene follows. Knows no other language.
+"""Porter's stemmer of 1980 with the two changes of his reference version, as Lucene has it. English only.
 
 Source: M. F. Porter, An algorithm for suffix stripping, Program 14(3), 1980.
 """

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,9 @@ class CatalogFiles:
         """Raise MissingData unless all files are there."""
         for path in (self.items, self.attributes, self.human):
             if path is not None and not path.is_file():
-                raise MissingData(f"WebShop file {path} not found; a catalogue needs its items and attributes files")
+                raise MissingData(
+                    f"WebShop file {path} not found; a catalogue needs its items and attributes files"
+                )
 
 
 def read_products(files: CatalogFiles) -> Iterator[Product]:
@@ -99,7 +101,9 @@ def read_products(files: CatalogFiles) -> Iterator[Product]:
             raise CorruptData(f"{files.items}: product {asin}: {type(error).__name__}: {error}") from error
 
 
-def product_of(item: Mapping[str, Any], extra: Mapping[str, Any], human: list[Mapping[str, Any]]) -> Product:
+def product_of(
+    item: Mapping[str, Any], extra: Mapping[str, Any], human: Sequence[Mapping[str, Any]]
+) -> Product:
     """Clean one raw item.
 
     Args:
@@ -126,7 +130,9 @@ def product_of(item: Mapping[str, Any], extra: Mapping[str, Any], human: list[Ma
         instruction_attributes=tuple(extra.get("instruction_attributes") or ()),
         human=tuple(
             HumanInstruction(
-                entry["instruction"], tuple(entry["instruction_attributes"]), tuple(entry["instruction_options"])
+                entry["instruction"],
+                tuple(entry["instruction_attributes"]),
+                tuple(entry["instruction_options"]),
             )
             for entry in human
         ),

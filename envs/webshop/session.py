@@ -8,14 +8,29 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from .catalog import Catalog
 from .goals import Goal, GoalTable
 from .nouns import NounTest
 from .pages import (
-    BACK, BUY, NEXT, PREVIOUS, SEARCH, SEPARATOR, SUB_PAGES, Node, Page, done_page, heading, item_page, results_page,
-    rich_text, search_page, sub_page,
+    BACK,
+    BUY,
+    NEXT,
+    PREVIOUS,
+    SEARCH,
+    SEPARATOR,
+    SUB_PAGES,
+    Node,
+    Page,
+    done_page,
+    heading,
+    item_page,
+    listing,
+    results_page,
+    rich_text,
+    search_page,
+    sub_page,
 )  # fmt: skip
 from .reward import Reward, score
 from .search import ProductSearch, RefusedQuery
@@ -81,6 +96,7 @@ class Shop:
         self.item = lru_cache(maxsize=4096)(self._item)
         self.sub_page = lru_cache(maxsize=4096)(self._sub_page)
         self._found = lru_cache(maxsize=4096)(self._results)
+        self._listing = lru_cache(maxsize=1 << 15)(partial(listing, catalog))
 
     def results(self, words: tuple[str, ...], number: int, seed: str) -> Page:
         """Return a page of search results.
@@ -92,7 +108,7 @@ class Shop:
         return self._found(words, number)
 
     def _results(self, words: tuple[str, ...], number: int, seed: str = "") -> Page:
-        return results_page(self.catalog, self.search.find(words, seed), number)
+        return results_page(self._listing, self.search.find(words, seed), number)
 
     def _item(self, asin: str, show_attrs: bool) -> Page:
         return item_page(self.catalog.product(self.place(asin)), show_attrs=show_attrs)
@@ -129,8 +145,6 @@ class Session:
         self.name = name
         self.seed = seed
         self.show_attrs = show_attrs
-        self._heading = heading(goal.instruction, start=False)
-        self._start_heading = heading(goal.instruction, start=True)
         self.restore(State())
 
     def restore(self, state: State) -> None:
@@ -227,15 +241,19 @@ class Session:
         if state.view == "results":
             return f"{BASE_URL}/search_results/{self.name}/{words}/{state.number}"
         if state.view == "item":
-            return f"{BASE_URL}/item_page/{self.name}/{state.asin}/{words}/{state.number}/{json.dumps(options)}"
+            return (
+                f"{BASE_URL}/item_page/{self.name}/{state.asin}/{words}/{state.number}/{json.dumps(options)}"
+            )
         if state.view == "done":
             return f"{BASE_URL}/done/{self.name}/{state.asin}/{options}"
-        return f"{BASE_URL}/item_sub_page/{self.name}/{state.asin}/{words}/{state.number}/{state.view}/{options}"
+        return (
+            f"{BASE_URL}/item_sub_page/{self.name}/{state.asin}/{words}/{state.number}/{state.view}/{options}"
+        )
 
     def _above(self) -> Page | None:
         if self.state.view == "done":
             return None
-        return self._start_heading if self.state.view == "search" else self._heading
+        return heading(self.goal.instruction, start=self.state.view == "search")
 
     def text(self) -> str:
         """Return the page in the original's observation mode `text`."""

@@ -158,7 +158,9 @@ def test_reading_is_strict_and_names_the_line(tmp_path, line, message):
 
 def test_an_episode_recorded_twice_is_an_error_unless_the_first_broke(tmp_path):
     file = tmp_path / "episodes.jsonl"
-    file.write_bytes(b"".join(encode_episode(item) + b"\n" for item in (broken("a"), episode("b"), episode("a"))))
+    file.write_bytes(
+        b"".join(encode_episode(item) + b"\n" for item in (broken("a"), episode("b"), episode("a")))
+    )
     assert [(item.task, item.ok) for item in read_episodes(file)] == [("b", True), ("a", True)]
     file.write_bytes(b"".join(encode_episode(item) + b"\n" for item in (episode("a"), episode("a"))))
     with pytest.raises(CorruptData, match="line 2 repeats task 'a'"):

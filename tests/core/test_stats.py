@@ -61,8 +61,11 @@ def test_repeats_count_as_independent_only_as_far_as_they_are():
     assert (mixed.low, mixed.high) == (pytest.approx(six.low), pytest.approx(six.high))
     # nothing ever failed: 3 tasks were seen, not 9 episodes
     assert wilson_repeated([[True] * 3] * 3).low == wilson(3, 3).low
-    # one task alone is one observation of tasks
-    assert wilson_repeated([[True, False, False, False]]).low == pytest.approx(wilson(1, 4).value - 0.2465, abs=0.01)
+    # one task alone is one observation: (0.25 + 1.920729) / 4.841459 = 0.448363,
+    # half width 1.959964 * sqrt(0.1875 + 0.960365) / 4.841459 = 0.433728
+    alone = wilson_repeated([[True, False, False, False]])
+    assert alone.low == pytest.approx(0.014635, abs=1e-6)
+    assert alone.high == pytest.approx(0.882091, abs=1e-6)
 
 
 def test_without_repeats_the_interval_is_the_plain_one():
@@ -80,7 +83,9 @@ def test_bootstrap_agrees_with_scipy_and_with_the_normal_approximation():
 
     values = np.random.default_rng(3).normal(2.0, 1.0, size=400)
     found = bootstrap_mean(values.tolist())
-    theirs = bootstrap((values,), np.mean, method="percentile", rng=np.random.default_rng(1)).confidence_interval
+    theirs = bootstrap(
+        (values,), np.mean, method="percentile", rng=np.random.default_rng(1)
+    ).confidence_interval
     assert found.low == pytest.approx(theirs.low, abs=0.01)
     assert found.high == pytest.approx(theirs.high, abs=0.01)
     half = 1.96 * values.std() / math.sqrt(400)

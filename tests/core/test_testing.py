@@ -18,7 +18,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 def test_the_example_env_passes():
     report = check_env(env_spec(f"{EXAMPLES / 'minimal_env.py'}:SPEC"))
-    assert not report.skipped
+    assert report.skipped == {"decoy": "the env has no decoy"}
     assert "fork" in report.passed
     assert set(report.figures) == {"make_ms", "reset_ms", "step_ms", "leak_bytes"}
 
@@ -109,6 +109,14 @@ def info_trusting_info(self, task):
     return result | {"admissible": self._shown}
 
 
+class Babbler:
+    said = 0
+
+    def act(self):
+        Babbler.said += 1
+        return str(Babbler.said)
+
+
 SABOTAGE = {
     "reset": [
         broken(_info=changed_info(task_type=None)),
@@ -162,6 +170,7 @@ SABOTAGE = {
     "prompt": [replace(SPEC, prompt="agentbench.prompts:alfworld/react")],  # needs info.goal
     "null": [broken(step=generous_step)],
     "oracle": [replace(SPEC, reward_unit=10.0)],
+    "decoy": [replace(SPEC, decoy=lambda env, seed: Babbler())],
 }
 
 
@@ -201,7 +210,7 @@ def test_absent_files_are_no_broken_promise():
 
 
 def test_checks_that_do_not_apply_are_listed_with_a_reason():
-    spec = replace(broken(can_snapshot=False), expert=None)
+    spec = replace(broken(can_snapshot=False), expert=None, decoy=None)
     report = check_env(spec, skip=("gymnasium",))
     assert report.skipped == {
         "gymnasium": "left out by the caller",
@@ -209,4 +218,5 @@ def test_checks_that_do_not_apply_are_listed_with_a_reason():
         "ended": "the env has no expert",
         "oracle": "the env has no expert",
         "oracle_midway": "the env has no expert",
+        "decoy": "the env has no decoy",
     }

@@ -80,7 +80,9 @@ def write_panel(folder: Path, split: str = "all", **keys: Any) -> str:
 
     import yaml
 
-    ids = keys.get("tasks") or TASKS[: keys.setdefault("count", len(tasks(split)) if split != "absent" else 1)]
+    ids = (
+        keys.get("tasks") or TASKS[: keys.setdefault("count", len(tasks(split)) if split != "absent" else 1)]
+    )
     values = {
         "id": "toy/test@1",
         "env": REFERENCE,

@@ -5,6 +5,7 @@ import random
 
 import gymnasium
 import pytest
+
 from agentbench.envs.corridor import COMMANDS, SPEC, CorridorEnv, Task, tasks
 from agentbench.errors import UnknownName
 from agentbench.testing import check_env
@@ -81,6 +82,16 @@ def test_expert_takes_the_shortest_way_on_every_test_task():
             taken += 1
         assert info["success"]
         assert taken == abs(task.goal_room - task.start) + 1  # the steps and the door
+
+
+def test_decoy_leaves_by_the_wrong_door():
+    env, _, _ = start("4-2-red-blue-right")
+    decoy = SPEC.decoy(env, 0)
+    said = [decoy.act()]
+    env.step(said[0])
+    said.append(decoy.act())
+    assert said == ["go left", "open door"]
+    assert env.step(said[1])[0] == "That was the wrong door."
 
 
 def test_a_random_policy_sometimes_solves_it():

@@ -3,10 +3,10 @@ import statistics
 
 import pytest
 import torch
-from agentbench.trainers import advantages as adv
 from torch import Tensor
 
 from agentbench.errors import ConfigError, UsageError
+from agentbench.trainers import advantages as adv
 
 
 def long(*values: int) -> Tensor:
@@ -110,8 +110,8 @@ def test_a_group_of_one_keeps_its_score():
 
 
 def test_flat_groups_are_exactly_zero_and_counted():
-    # three times 0.1 has a mean off by one rounding, which divided by 1e-6 would be an advantage
-    scores = torch.tensor([0.1, 0.1, 0.1, 1.0, 0.0])
+    # 0.1 + 0.1 + 0.1 is not 3 * 0.1: the mean is off by one rounding and no member would be exactly average
+    scores = torch.tensor([0.1, 0.1, 0.1, 1.0, 0.0], dtype=torch.float64)
     got = adv.standardise(scores, long(0, 0, 0, 1, 1), ok(1, 1, 1, 1, 1))
     assert got.value_X[:3].tolist() == [0.0, 0.0, 0.0]
     assert got.flat_X.tolist() == [True, True, True, False, False]

@@ -1,9 +1,9 @@
 import pytest
 import torch
-from agentbench.trainers.chunked_tokens import logprob, token_loss
 from torch import Tensor
 
 from agentbench.errors import UsageError
+from agentbench.trainers.chunked_tokens import logprob, token_loss
 
 N, D, V, PADDED = 7, 4, 11, 16
 
@@ -131,6 +131,19 @@ def test_half_precision_stays_near_float64():
         for got, wanted in zip(case.grads(loss), expected, strict=True):
             assert got.dtype == torch.bfloat16
             assert (got.double() - wanted).norm() < 0.03 * wanted.norm()
+
+
+def test_autocast_does_not_reach_inside():
+    case = Case(torch.float32)
+    expected_logp, expected_entropy = case.naive()
+    expected = case.grads(expected_logp.sum())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logp, entropy = logprob(case.hidden, case.head, case.token, vocab_size=V)
+        grads = case.grads(logp.sum())
+    torch.testing.assert_close(logp.double(), expected_logp, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(entropy.double(), expected_entropy, rtol=1e-4, atol=1e-6)
+    for got, wanted in zip(grads, expected, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-6)
 
 
 def test_a_loss_without_slope_gives_zero_gradient():

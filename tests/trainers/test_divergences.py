@@ -2,10 +2,10 @@ import math
 
 import pytest
 import torch
-from agentbench.trainers import divergences as dv
 from torch import Tensor
 
 from agentbench.errors import ConfigError, UsageError
+from agentbench.trainers import divergences as dv
 
 KINDS = ("forward_kl", "reverse_kl", "jsd")
 
@@ -93,6 +93,18 @@ def test_logit_gradient_has_its_closed_form(kind):
         "jsd": 0.5 * q * ((q / m).log() - (q * (q / m).log()).sum()),
     }[kind]
     torch.testing.assert_close(z.grad, expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_teacher_gets_no_gradient(kind):
+    z, teacher = random_logits(3, 2, 6).requires_grad_(), random_logits(4, 2, 6).requires_grad_()
+    student, target = z.log_softmax(-1), teacher.log_softmax(-1)
+    total = dv.full_vocabulary(student, target, kind=kind).sum()
+    for tail in ("renormalise", "tail", "ignore"):
+        total = total + dv.on_support(student[:, :3], target[:, :3], kind=kind, tail=tail).sum()
+    total.backward()
+    assert z.grad.abs().max() > 1e-3
+    assert teacher.grad is None
 
 
 @pytest.mark.parametrize("kind", KINDS)

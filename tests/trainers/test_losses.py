@@ -2,10 +2,10 @@ import math
 
 import pytest
 import torch
-from agentbench.trainers import losses as ls
 from torch import Tensor
 
 from agentbench.errors import ConfigError, UsageError
+from agentbench.trainers import losses as ls
 
 REDUCTIONS = ("token_mean", "trajectory_mean", "turn_mean", "turn_sum")
 

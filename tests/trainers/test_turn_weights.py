@@ -1,10 +1,10 @@
 import pytest
 import torch
-from agentbench.trainers import turn_weights as tw
-from agentbench.trainers.turn_weights import DisagreementUncertainty as Config
 from torch import Tensor
 
 from agentbench.errors import ConfigError, UsageError
+from agentbench.trainers import turn_weights as tw
+from agentbench.trainers.turn_weights import DisagreementUncertainty as Config
 
 
 def long(*values: int) -> Tensor:

@@ -88,11 +88,10 @@ def assert_agrees(reports, games):
         total.add(report)
     assert total.differences == []
     assert total.games == games
-    assert total.results > 40 * games  # 24 odd commands, two resets, a tour and the walkthrough in each
-    assert total.won >= games  # every walkthrough wins
+    assert total.results > 21 * games  # a reset and 20 odd commands, and the walkthrough, in each
 
 
-@pytest.mark.parametrize(("content", "moments"), recorded_games())
+@pytest.mark.parametrize(("content", "moments"), list(recorded_games()))
 def test_recordings_of_the_original_are_reproduced(content, moments):
     report = check(Game.from_json(content), moments)
     assert report.differences == []
@@ -116,16 +115,15 @@ def test_a_recording_with_one_changed_letter_is_noticed(content):
         assert (difference.index, difference.field) == (7, part)
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_the_household_plays_alike_in_the_original(original, household, seed):
-    report = compare(household, seed=seed, noise=40)
+def test_the_household_plays_alike_in_the_original(original, household):
+    report = compare(household, noise=30)
     assert report.differences == []
-    assert report.results > 60
+    assert report.results > 50
 
 
 def test_ten_real_games_play_alike_in_the_original(original, unpacked):
     games = unpacked("valid_unseen")[::7]
-    assert_agrees(compare_all(games, processes=PROCESSES), games=10)
+    assert_agrees(compare_all(games, processes=PROCESSES, noise=20, tours=False), games=10)
 
 
 def test_the_original_replays_a_snapshot(original, household):

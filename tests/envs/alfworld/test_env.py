@@ -151,11 +151,28 @@ def test_expert_says_look_where_the_game_is_lost(monkeypatch):
     assert SPEC.expert(env).act() == "look"
 
 
-def test_expert_refuses_other_envs():
+@pytest.mark.parametrize("player", [SPEC.expert, lambda env: SPEC.decoy(env, 0)])
+def test_players_refuse_other_envs(player):
     from agentbench.envs.corridor import CorridorEnv
 
     with pytest.raises(UsageError, match="CorridorEnv"):
-        SPEC.expert(CorridorEnv())
+        player(CorridorEnv())
+
+
+def test_decoys_run_other_errands():
+    """Commands are all carried out, yet the game's own goal is not what they are after."""
+    won = 0
+    for number in range(12):
+        env, _, info = start(f"mini/{TASK_TYPES[number % 6]}/{number}")
+        decoy = SPEC.decoy(env, number)
+        for _ in range(10):
+            command = decoy.act()
+            assert command in info["admissible"]
+            _, _, terminated, _, info = env.step(command)
+            if terminated:
+                break
+        won += info["won"]
+    assert won <= 3
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,293 @@
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from agentbench.cli import run
+from agentbench.registry import load
+
+TOY = Path(__file__).with_name("toy_plugin.py")
+SPEC_PATH = f"{TOY}:SPEC"
+write_panel = load("envs", f"{TOY}:write_panel")
+
+
+@pytest.fixture
+def panel(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AGENTBENCH_DATA", str(tmp_path / "cache"))
+    return write_panel(tmp_path)
+
+
+def refused(capsys, *words):
+    """Run a command that must fail as the caller's mistake; return its one line."""
+    assert run(words) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert captured.err.startswith("agentbench: ")
+    return captured.err
+
+
+def evaluation(panel, *words, policy="expert", output="run"):
+    return ("eval", "--panel", panel, "--policy", policy, "--output", output, *words)
+
+
+def test_eval_plays_reports_and_exits_with_0(panel, capsys):
+    assert run(evaluation(panel)) == 0
+    captured = capsys.readouterr()
+    assert "| all | 12 | 100.0 % |" in captured.out
+    assert captured.err == ""  # no progress bar where there is no terminal
+    assert Path("run/report.md").read_text() == captured.out
+    assert sorted(path.name for path in Path("run").iterdir()) == [
+        "config.yaml",
+        "episodes.jsonl",
+        "report.md",
+        "summary.json",
+        "timings.jsonl",
+        "versions.json",
+    ]
+
+
+def test_eval_prints_json(panel, capsys):
+    assert run(evaluation(panel, "--json", "--limit", "3", "--repeats", "2")) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["planned"], found["overall"]["success"]["value"]) == (6, 1.0)
+
+
+def test_eval_takes_options_and_a_configuration_file(panel, capsys):
+    assert run(evaluation(panel, "--env-option", "pause=0.0", "--seed", "5")) == 0
+    assert run(("eval", "run/config.yaml", "--output", "again")) == 0
+    assert "seed: 5" in Path("again/config.yaml").read_text()
+    first, second = (
+        sorted(Path(name, "episodes.jsonl").read_bytes().splitlines()) for name in ("run", "again")
+    )
+    assert first == second
+
+
+def test_too_many_errors_exit_with_1(panel, capsys):
+    assert run(evaluation(panel, "--env-option", "crash=[t01]")) == 1
+    assert "headline withheld" in capsys.readouterr().out
+    assert run(("report", "run")) == 1
+    assert run(("report", "run", "--max-error-rate", "0.5")) == 0
+    assert "| all | 11 | 100.0 % |" in capsys.readouterr().out
+    assert run(("report", "run", "--check")) == 0
+
+
+def test_resume_and_retry_go_on(panel, capsys):
+    words = evaluation(panel, "--env-option", "crash=[t01]")
+    assert run(words) == 1
+    assert run((*words, "--resume")) == 1
+    assert len(Path("run/episodes.jsonl").read_bytes().splitlines()) == 12
+    assert run((*words, "--resume", "--retry-errors")) == 1
+    assert len(Path("run/episodes.jsonl").read_bytes().splitlines()) == 13
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--policy", "exprt"), "no policy 'exprt'"),
+        (("--panel", "toy/nowhere@1"), "no panel 'toy/nowhere@1'; known:"),
+        (("--panel", "nowhere.yaml"), "no panel file nowhere.yaml"),
+        (("--limit", "0"), "limit = 0 is not allowed: input should be greater than or equal to 1"),
+        (("--limit", "many"), "Invalid value for '--limit'"),
+        (("--concurrency", "0"), "concurrency = 0 is not allowed"),
+        (("--policy", "model"), "needs --model"),
+        (("--policy", "model", "--model", "."), "model folder . has no tokenizer"),
+        (("--policy", "model", "--model", "x", "--engine", "hg"), "no engine 'hg'"),
+        (("--temperature", "0.5"), "temperature = 0.5 would be ignored"),
+        (("--env-option", "pause"), "--env-option 'pause' is not of the form key=value"),
+        (("--retry-errors",), "needs --resume"),
+        (("--no-such-option",), "No such option"),
+        (("nowhere.yaml",), "cannot read the configuration nowhere.yaml"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(panel, capsys, words, message):
+    line = refused(capsys, *evaluation(panel, *words))
+    assert message in line
+    assert not Path("run").exists()
+
+
+def test_missing_options_are_named(panel, capsys):
+    assert "--panel is missing" in refused(capsys, "eval", "--policy", "expert", "--output", "run")
+    assert "--policy is missing" in refused(capsys, "eval", "--panel", panel, "--output", "run")
+    assert "--output is missing" in refused(capsys, "eval", "--panel", panel, "--policy", "expert")
+
+
+def test_an_unknown_key_in_the_configuration_gets_a_suggestion(panel, capsys):
+    Path("bad.yaml").write_text("temprature: 1.0\n")
+    line = refused(capsys, *evaluation(panel, "bad.yaml"))
+    assert "unknown key 'temprature'" in line
+    assert "Did you mean 'temperature'" in line
+
+
+def test_an_unknown_env_of_a_panel_is_named(tmp_path, panel, capsys):
+    line = refused(capsys, *evaluation(write_panel(tmp_path, env="corridr")))
+    assert "no env 'corridr'" in line
+    assert "Did you mean 'corridor'" in line
+
+
+def test_missing_data_says_how_to_get_it(tmp_path, panel, capsys):
+    assert "agentbench data fetch toy" in refused(capsys, *evaluation(write_panel(tmp_path, "absent")))
+
+
+def test_a_corrupt_game_is_named_and_can_be_left_out(panel, capsys):
+    words = evaluation(panel, "--env-option", "corrupt=[t05]", "--concurrency", "1")
+    assert "t05.json is not JSON" in refused(capsys, *words)
+    assert len(Path("run/episodes.jsonl").read_bytes().splitlines()) == 5
+    assert run((*words, "--allow-missing", "--resume")) == 0
+    assert "1 tasks could not be played" in capsys.readouterr().out
+
+
+def test_an_existing_output_is_kept(panel, capsys):
+    assert run(evaluation(panel)) == 0
+    before = Path("run/episodes.jsonl").read_bytes()
+    capsys.readouterr()
+    assert "is not empty; --resume" in refused(capsys, *evaluation(panel))
+    assert "seed was 0 and is now 3" in refused(capsys, *evaluation(panel, "--resume", "--seed", "3"))
+    assert Path("run/episodes.jsonl").read_bytes() == before
+
+
+def test_compare_prints_both_runs(panel, capsys):
+    run(evaluation(panel))
+    run(evaluation(panel, policy="null", output="null"))
+    capsys.readouterr()
+    assert run(("compare", "null", "run")) == 0
+    out = capsys.readouterr().out
+    assert "12 pairs of toy/test@1" in out
+    assert "+100.0" in out
+    assert run(("compare", "null", "run", "--json")) == 0
+    assert json.loads(capsys.readouterr().out)["success"]["p"] == pytest.approx(2 / 2**12)
+    assert "no file nowhere" in refused(capsys, "compare", "nowhere", "run")
+
+
+def test_report_check_fails_on_a_stale_page(panel, capsys):
+    run(evaluation(panel))
+    Path("run/report.md").write_text("edited")
+    assert run(("report", "run", "--check")) == 1
+    assert "stale: report.md" in capsys.readouterr().out
+    assert run(("report", "run")) == 0
+    assert run(("report", "run", "--check")) == 0
+    capsys.readouterr()
+    assert "no run folder nowhere" in refused(capsys, "report", "nowhere")
+
+
+def test_list_names_plug_ins(capsys):
+    assert run(("list", "envs")) == 0
+    assert "corridor" in capsys.readouterr().out.splitlines()
+    assert run(("list", "--json")) == 0
+    assert set(json.loads(capsys.readouterr().out)) == {"envs", "trainers", "engines", "panels", "datasets"}
+    assert "Did you mean 'panels'" in refused(capsys, "list", "panel")
+
+
+def test_env_check_passes_for_the_corridor(capsys):
+    assert run(("env", "check", "corridor", "--json")) == 0
+    assert "deterministic" in json.loads(capsys.readouterr().out)["passed"]
+    assert "no env 'corridr'" in refused(capsys, "env", "check", "corridr")
+
+
+def test_play_shows_what_the_agent_sees(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", io.StringIO("?\nwin\nwin\n"))
+    assert run(("play", SPEC_PATH, "--task", "t01")) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("2 to go\n> win\nwait\nlose\n> 1 to go\n")
+    assert out.endswith("success True, score 1, 2 turns\n")
+
+
+def test_play_shows_the_prompt_and_ends_with_its_input(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    assert run(("play", SPEC_PATH, "--prompt")) == 1
+    assert "<|im_start|>user" in capsys.readouterr().out
+    assert "no split of toy 'tst'" in refused(capsys, "play", SPEC_PATH, "--split", "tst")
+
+
+def test_doctor_prints_json(monkeypatch, capsys):
+    monkeypatch.setattr("agentbench.doctor.known_problems", lambda packages, environment: [])
+    assert run(("doctor", "--json")) == 0
+    assert json.loads(capsys.readouterr().out)["packages"]["numpy"]
+    assert run(("doctor",)) == 0
+    assert "numpy" in capsys.readouterr().out
+
+
+DATASET = """
+from agentbench.data import Dataset, Report
+
+def import_dir(src, dest, progress):
+    names = [path.name for path in src.glob("*.game")]
+    for name in names:
+        (dest / name).write_bytes((src / name).read_bytes())
+    return Report({"games": len(names)}, notes=["1 of 2 official games"])
+
+def verify(folder, progress):
+    bad = [path.name for path in folder.glob("*.game") if path.read_text() == "broken"]
+    return Report({"games": 1}, problems=bad)
+
+DATASET = Dataset("toy", "1", import_dir, verify)
+"""
+
+
+def test_data_commands(panel, capsys):
+    Path("mine.py").write_text(DATASET)
+    Path("games").mkdir()
+    Path("games/a.game").write_text("fine")
+    name = "mine.py:DATASET"
+    assert "agentbench data import toy DIR" in refused(capsys, "data", "fetch", name)
+    assert "run: agentbench data fetch toy" in refused(capsys, "data", "verify", name)
+    assert run(("data", "import", name, "games")) == 0
+    assert "note: 1 of 2 official games" in capsys.readouterr().out
+    assert "--replace" in refused(capsys, "data", "import", name, "games")
+    assert run(("data", "verify", name)) == 0
+    Path("cache/toy/a.game").write_text("broken")
+    assert run(("data", "verify", name)) == 1
+    assert "problem: a.game" in capsys.readouterr().err
+    assert run(("data", "list", "--json")) == 0
+    assert json.loads(capsys.readouterr().out)["root"] == str(Path("cache").absolute())
+    assert "no dataset 'toyy'" in refused(capsys, "data", "verify", "toyy")
+
+
+def test_commands_and_groups_are_needed(capsys):
+    assert "No such command 'evl'" in refused(capsys, "evl")
+    assert "Missing command" in refused(capsys, "data")
+
+
+def test_a_broken_plug_in_exits_with_1_and_an_unexpected_error_with_its_traceback(panel, capsys):
+    Path("bad.py").write_text("SPEC = 3\n")
+    assert run(("env", "check", "bad.py:SPEC")) == 1
+    assert "ContractError: env plug-in 'bad.py:SPEC' must be a EnvSpec" in capsys.readouterr().err
+    Path("worse.py").write_text("1 / 0\n")
+    assert run(("env", "check", "worse.py:SPEC")) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_an_interrupt_exits_with_130(panel, capsys, monkeypatch):
+    def stop(*args, **keys):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("agentbench.evaluate.run_episodes", stop)
+    assert run(evaluation(panel)) == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["--help"], ["list", "envs"], ["eval", "--help"], ["--version"]])
+def test_help_and_list_load_nothing_heavy(words):
+    program = (
+        "import sys; from agentbench.cli import run; code = run(sys.argv[1:]);"
+        "print([name for name in ('torch', 'scipy', 'transformers', 'textworld') if name in sys.modules], code)"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", program, *words],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ},
+    )
+    assert found.stdout.splitlines()[-1] == "[] 0"
+
+
+def test_the_console_script_exits_with_the_code(tmp_path):
+    words = [sys.executable, "-c", "from agentbench.cli import main; main()", "eval", "--limit", "x"]
+    found = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stdout) == (2, "")

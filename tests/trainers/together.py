@@ -1,0 +1,53 @@
+"""Three updates by however many processes were launched; process 0 leaves metrics and weights behind.
+
+Started by test_distributed: python together.py STUDENT TEACHER OUTPUT ALGORITHM PROCESSES FSDP
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from trainer_cases import make_run, random_groups, student_weights
+
+from agentbench.trainers import atod, opd
+
+
+def learn(student, teacher, algorithm, processes, fsdp, output=None):
+    """Train on one fixed set of groups, dealt to the processes as the loop does."""
+    spec = {"atod": atod.SPEC, "opd": opd.SPEC, "full": opd.SPEC}[algorithm]
+    settings = spec.config(loss="full") if algorithm == "full" else spec.config()
+    run = make_run(
+        {"student": student, "teacher": teacher},
+        spec.id,
+        num_processes=processes,
+        fsdp=fsdp,
+        updates_per_step=2,
+        tokens_per_micro_batch=40,
+        learning_rate=1e-3,
+    )
+    trainer = spec.build(run, settings)
+    groups = random_groups(250, seed=3, groups=4)
+    share = len(groups) // processes
+    mine = groups[share * trainer.process_index : share * (trainer.process_index + 1)]
+    metrics = [dict(trainer.update(mine, step).metrics) for step in range(3)]
+    weights = student_weights(trainer)
+    if output is not None:
+        trainer.save(Path(output) / "checkpoint")
+        trainer.wait()
+        after = trainer.update(mine, 3).metrics["loss"]
+        again = spec.build(run, settings)
+        again.load(Path(output) / "checkpoint")
+        resumed = again.update(mine, 3).metrics["loss"]
+        if trainer.process_index == 0:
+            (Path(output) / "metrics.json").write_text(
+                json.dumps([*metrics, {"after": after, "resumed": resumed}])
+            )
+            torch.save(weights, Path(output) / "weights.pt")
+    return metrics, weights
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    student, teacher, output, algorithm, processes, fsdp = sys.argv[1:]
+    learn(student, teacher, algorithm, int(processes), fsdp == "fsdp", output)

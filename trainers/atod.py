@@ -1,0 +1,159 @@
+"""ATOD: distillation that fades into reinforcement, with more weight on turns where student and teacher disagree or
+the student is unsure.
+
+Source: Annealed Turn-aware On-policy Distillation, arXiv:2606.27814. OPD and GRPO are its limiting cases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from agentbench.config import TrainConfig
+from agentbench.trainer import TrainerSpec, Update
+from agentbench.types import Group
+
+from .advantages import sampled_distillation
+from .base import Algorithm
+from .batch import Batch
+from .grpo import EpisodeAdvantageConfig, episode_advantage, measure_groups, require_groups
+from .meters import Meters
+from .opd import require_one_teacher, require_plain_sampling
+from .schedules import from_config
+from .student import Scores
+from .surrogate import descend_surrogate
+from .teachers import LocalTeacher
+from .turn_weights import (
+    DisagreementUncertainty,
+    disagreement_uncertainty,
+    per_token,
+    token_disagreement_uncertainty,
+    turn_mean,
+    turn_statistics,
+)
+
+ScheduleConfig = float | dict[str, Any]
+
+
+class AtodConfig(EpisodeAdvantageConfig):
+    """Keys of `atod`; schedules are a number or {kind, ...}, see `schedules`.
+
+    Attributes:
+        kappa: coefficient of the distillation advantage.
+        rho: coefficient of the episode advantage.
+        weights: "turn" (T-DUR), its "token" ablation, or "none".
+        min_turns, min_gap, smoothing, mean_preserving, signal: see `turn_weights.DisagreementUncertainty`.
+        gap_clip: bound on the absolute log-ratio of a sampled token; None leaves it free.
+    """
+
+    kappa: ScheduleConfig = Field(
+        default_factory=lambda: {"kind": "linear", "start": 1.0, "end": 0.1, "steps": 80}
+    )
+    rho: ScheduleConfig = Field(
+        default_factory=lambda: {"kind": "linear", "start": 1.0, "end": 2.0, "steps": 80}
+    )
+    weights: Literal["turn", "token", "none"] = "turn"
+    min_turns: int = Field(default=3, ge=1)
+    min_gap: float = Field(default=0.01, ge=0)
+    smoothing: float = Field(default=0.0, ge=0, le=1)
+    mean_preserving: bool = False
+    signal: Literal["both", "disagreement", "uncertainty"] = "both"
+    gap_clip: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _used(self) -> AtodConfig:
+        """Refuse schedules that make no sense and switches that would be ignored."""
+        from_config(self.kappa), from_config(self.rho)
+        switches = {"min_turns", "min_gap", "smoothing", "mean_preserving", "signal"} & self.model_fields_set
+        if self.weights == "none" and switches:
+            raise ValueError(f"{sorted(switches)[0]!r} is not used with weights 'none'; remove it")
+        if self.weights == "token" and switches & {"min_turns", "mean_preserving"}:
+            raise ValueError("'min_turns' and 'mean_preserving' are not used with weights 'token'; remove them")
+        return self
+
+
+class Atod(Algorithm):
+    """Annealed turn-aware on-policy distillation; see `AtodConfig`."""
+
+    def __init__(self, run: TrainConfig, settings: AtodConfig) -> None:
+        """Load student and teacher."""
+        require_one_teacher(run)
+        require_plain_sampling(run)
+        require_groups(run)
+        super().__init__(run)
+        self.settings = settings
+        self.teacher = LocalTeacher(run.teachers[0], self.student)
+        self.kappa, self.rho = from_config(settings.kappa), from_config(settings.rho)
+        self.switches = DisagreementUncertainty(
+            min_turns=settings.min_turns,
+            min_gap=settings.min_gap,
+            smoothing=settings.smoothing,
+            mean_preserving=settings.mean_preserving,
+            signal=settings.signal,
+        )
+
+    def update(self, groups: Sequence[Group], step: int) -> Update:
+        """Section 2.2 of the method notes, in the order of the paper's algorithm box."""
+        batch = self.collate(groups)
+        old = self.student.score(batch)
+        teacher_BT = self.teacher.score(batch).logp_BT
+        meters = self.measure(batch, old, teacher_BT)
+        weight_BT, columns = self._weights(batch, old, teacher_BT, meters)  # w_k
+        gap_BT = sampled_distillation(teacher_BT, old.logp_BT, batch.turn_BT, clip=self.settings.gap_clip)
+        distil_BT = self.kappa(step) * (weight_BT * gap_BT)  # kappa(s) A_OPD
+        episode = episode_advantage(batch, self.settings)  # A_GRPO
+        reward_BT = self.rho(step) * per_token(episode.value_X, batch.turn_BT)
+        advantage_BT = distil_BT + reward_BT  # A_t = kappa(s) A_OPD + rho(s) A_GRPO
+        measure_groups(meters, episode, batch)
+        self._balance(meters, batch, distil_BT, reward_BT, step)
+        descent = descend_surrogate(  # Eq. 4
+            self, self.settings, batch, old, advantage_BT, step=step, meters=meters
+        )
+        columns["advantage"] = turn_mean(advantage_BT, batch.turn_BT, batch.turns)
+        return self.report(meters, descent, step, batch.columns(**columns))
+
+    def _weights(
+        self, batch: Batch, old: Scores, teacher_BT: Tensor, meters: Meters
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """T-DUR: w_k = 1 - (1 - d_k)(1 - h_k), d and h min-max normalised inside the trajectory."""
+        turns = turn_statistics(old.logp_BT, teacher_BT, batch.turn_BT, batch.turns)  # d_k, h_k
+        columns = {"disagreement": turns.disagreement_N, "uncertainty": turns.uncertainty_N}
+        if self.settings.weights == "none":
+            return torch.ones_like(teacher_BT), columns
+        if self.settings.weights == "token":
+            weight_BT = token_disagreement_uncertainty(old.logp_BT, teacher_BT, batch.turn_BT, self.switches)
+        else:
+            weights = disagreement_uncertainty(turns, batch.traj_N, len(batch.ids_M), self.switches)
+            weight_BT = per_token(weights.weight_N, batch.turn_BT)
+            meters.mean("weights_active_share", weights.active_M, batch.ok_M)
+        columns["weight"] = turn_mean(weight_BT, batch.turn_BT, batch.turns)
+        meters.mean("turn_weight", weight_BT, batch.mask_BT)
+        meters.by_depth("turn_weight", weight_BT, batch)
+        return weight_BT, columns
+
+    def _balance(
+        self, meters: Meters, batch: Batch, distil_BT: Tensor, reward_BT: Tensor, step: int
+    ) -> None:
+        """The paper's health figure: distillation outweighs reward early and is outweighed late."""
+        meters.mean("kappa", self.kappa(step))
+        meters.mean("rho", self.rho(step))
+        meters.mean("advantage_distillation", distil_BT.abs(), batch.mask_BT)
+        meters.mean("advantage_reward", reward_BT.abs(), batch.mask_BT)
+
+
+def build(run: TrainConfig, settings: AtodConfig) -> Atod:
+    """Make the trainer."""
+    return Atod(run, settings)
+
+
+SPEC = TrainerSpec(
+    id="atod",
+    config=AtodConfig,
+    build=build,
+    needs=frozenset({"teacher"}),
+    paper="ATOD, arXiv:2606.27814",
+)

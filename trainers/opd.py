@@ -1,0 +1,146 @@
+"""On-policy distillation: the student acts, a frozen teacher says how it would have spoken on the same prompts.
+
+Two families. "sampled": each sampled token is credited with log p - log q, one teacher number per token
+(Thinking Machines, 2025). "full" and "top_k": a divergence between the two distributions at every sampled position
+(GKD, arXiv:2306.13649). Leaves out rewards (`atod`) and weights per turn (`atod`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from agentbench.config import TrainConfig
+from agentbench.errors import UsageError
+from agentbench.trainer import TrainerSpec, Update
+from agentbench.types import Group
+
+from .advantages import sampled_distillation
+from .base import Algorithm
+from .divergences import Kind, TailMode, check_kind
+from .objectives import FullVocabulary, Objective, TopK
+from .surrogate import SurrogateConfig, descend_surrogate
+from .teachers import LocalTeacher
+from .turn_weights import turn_mean
+
+
+class OpdConfig(SurrogateConfig):
+    """Keys of `opd`; those of `SurrogateConfig` but `reduction` belong to loss "sampled".
+
+    Attributes:
+        loss: "sampled" token advantage, "full" vocabulary divergence, or divergence on the teacher's "top_k" ids.
+        coef: multiplies the sampled advantage.
+        gap_clip: bound on the absolute log-ratio of a sampled token; None leaves it free.
+        clip: as in `SurrogateConfig`; off, since one update per batch is on-policy.
+        divergence: of "full" and "top_k".
+        beta: weight of the teacher in "jsd".
+        kd_temperature: flattens both distributions of "full" and "top_k".
+        k: ids of "top_k"; `tail` says what becomes of the others.
+    """
+
+    loss: Literal["sampled", "full", "top_k"] = "sampled"
+    coef: float = Field(default=1.0, gt=0)
+    gap_clip: float | None = Field(default=None, gt=0)
+    clip: float | None = Field(default=None, gt=0, le=1)
+    divergence: Kind = "reverse_kl"
+    beta: float = 0.5
+    kd_temperature: float = Field(default=1.0, gt=0)
+    k: int = Field(default=64, ge=1)
+    tail: TailMode = "tail"
+
+    @model_validator(mode="after")
+    def _used(self) -> OpdConfig:
+        """Refuse keys that the loss would ignore."""
+        used = {
+            "sampled": {"coef", "gap_clip", "clip", "clip_high", "importance_cap"},
+            "full": {"divergence", "beta", "kd_temperature"},
+            "top_k": {"divergence", "beta", "kd_temperature", "k", "tail"},
+        }
+        for key in sorted(self.model_fields_set - used[self.loss] - {"loss", "reduction"}):
+            raise ValueError(f"{key!r} is not used by loss {self.loss!r}; remove it")
+        if "beta" in self.model_fields_set and self.divergence != "jsd":
+            raise ValueError("'beta' is used by divergence 'jsd' only; remove it")
+        check_kind(self.divergence, self.beta)
+        return self
+
+
+class Opd(Algorithm):
+    """On-policy distillation; see `OpdConfig`."""
+
+    def __init__(self, run: TrainConfig, settings: OpdConfig) -> None:
+        """Load student and teacher."""
+        require_one_teacher(run)
+        if settings.loss == "sampled":
+            require_plain_sampling(run)
+        super().__init__(run)
+        self.settings = settings
+        self.teacher = LocalTeacher(run.teachers[0], self.student)
+
+    def update(self, groups: Sequence[Group], step: int) -> Update:
+        """Take one step towards the teacher on the student's own states."""
+        if self.settings.loss != "sampled":
+            return self._match_distributions(groups, step)
+        batch = self.collate(groups)
+        old = self.student.score(batch)  # log q_old(y_t)
+        teacher_BT = self.teacher.score(batch).logp_BT  # log p(y_t)
+        gap_BT = sampled_distillation(teacher_BT, old.logp_BT, batch.turn_BT, clip=self.settings.gap_clip)
+        advantage_BT = self.settings.coef * gap_BT  # A_t = -c (log q - log p), discount 0
+        meters = self.measure(batch, old, teacher_BT)
+        descent = descend_surrogate(
+            self, self.settings, batch, old, advantage_BT, step=step, meters=meters
+        )
+        gap_N = turn_mean(gap_BT, batch.turn_BT, batch.turns)
+        return self.report(meters, descent, step, batch.columns(advantage=gap_N * self.settings.coef))
+
+    def _match_distributions(self, groups: Sequence[Group], step: int) -> Update:
+        """One gradient step on the divergence itself; no ratio, since it is on-policy once per batch."""
+        batch = self.collate(groups)
+        meters = self.measure(batch, None)
+        descent = self.descend(batch, self._objective(), reduction=self.settings.reduction, step=step)
+        value_BT = descent.columns["divergence"]
+        meters.mean("teacher_gap", value_BT, batch.mask_BT)
+        meters.by_depth("teacher_distance", value_BT, batch)
+        if "support_mass" in descent.columns:
+            meters.mean("support_mass", descent.columns["support_mass"], batch.mask_BT)
+        value_N = turn_mean(value_BT, batch.turn_BT, batch.turns)
+        return self.report(meters, descent, step, batch.columns(divergence=value_N))
+
+    def _objective(self) -> Objective:
+        chosen = self.settings
+        if chosen.loss == "full":
+            return FullVocabulary(self.teacher, chosen.divergence, chosen.beta, chosen.kd_temperature)
+        return TopK(
+            self.teacher, chosen.divergence, chosen.k, chosen.tail, chosen.beta, chosen.kd_temperature
+        )
+
+
+def require_one_teacher(run: TrainConfig) -> None:
+    """Refuse a run without exactly one teacher."""
+    if len(run.teachers) != 1:
+        raise UsageError(f"{run.algorithm} needs exactly one teacher, the run names {len(run.teachers)}")
+
+
+def require_plain_sampling(run: TrainConfig) -> None:
+    """Refuse truncated sampling: log q - log p of a sampled token estimates a divergence only for samples of q."""
+    rollout = run.rollout
+    if rollout.top_p != 1.0 or rollout.top_k != 0:
+        raise UsageError(
+            f"{run.algorithm} credits sampled tokens with log p - log q, which is biased under truncated sampling; set "
+            f"rollout.top_p: 1.0 (is {rollout.top_p}) and rollout.top_k: 0 (is {rollout.top_k})"
+        )
+
+
+def build(run: TrainConfig, settings: OpdConfig) -> Opd:
+    """Make the trainer."""
+    return Opd(run, settings)
+
+
+SPEC = TrainerSpec(
+    id="opd",
+    config=OpdConfig,
+    build=build,
+    needs=frozenset({"teacher"}),
+    paper="On-Policy Distillation, Thinking Machines 2025; GKD, arXiv:2306.13649",
+)
