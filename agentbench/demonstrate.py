@@ -42,12 +42,12 @@ class TokenisedPolicy(InstantPolicy):
 
     def decision(self, view: View) -> Decision:
         """Render the prompt and the clean reply that carries the command."""
-        command = self.decide(view)
+        inner = self.inner.decision(view)
         rendered = self.renderer.render(view)
-        reply = self.parser.format(command)
+        reply = self.parser.format(inner.action.text)
         ids = self.renderer.reply_ids(reply)
-        action = Action(reply, ids, (0.0,) * len(ids), author=self.name)
-        return Decision(action, command, rendered.context_ids, rendered.fresh)
+        action = Action(reply, ids, (0.0,) * len(ids), author=inner.action.author)
+        return Decision(action, inner.env_action, rendered.context_ids, rendered.fresh)
 
     def forget(self, key: str) -> None:
         """Pass on."""
@@ -88,15 +88,23 @@ class MixturePolicy(InstantPolicy):
         """Say who acts, with the shares."""
         return {"policy": self.name, "shares": dict(zip(self.kinds, self.weights, strict=True))}
 
-    def decide(self, view: View) -> str:
-        """Act as this episode's kind does."""
+    def decision(self, view: View) -> Decision:
+        """Act as this episode's kind does; a turn that the episode's true expert chose is the expert's."""
         kind = random.Random(derive_seed(view.seed, "kind")).choices(self.kinds, self.weights)[0]
         rng = random.Random(derive_seed(view.seed, "mixture", len(view.turns)))
+        author = "mixture"
         if rng.random() < self.impossible:
-            return _impossible(view, rng)
-        if kind == "random" or (kind == "half_random" and rng.random() < 0.5):
-            return str(rng.choice(view.info["admissible"] or ["look"]))
-        return self._expert(view, kind).act()
+            command = _impossible(view, rng)
+        elif kind == "random" or (kind == "half_random" and rng.random() < 0.5):
+            command = str(rng.choice(view.info["admissible"] or ["look"]))
+        else:
+            command = self._expert(view, kind).act()
+            author = "mixture" if kind == "other_goal" else "expert"
+        return Decision(Action(command, author=author), env_action=command)
+
+    def decide(self, view: View) -> str:
+        """The command of `decision`."""
+        return self.decision(view).action.text
 
     def _expert(self, view: View, kind: str) -> Expert:
         if view.key not in self._experts:

@@ -198,6 +198,7 @@ class _Rollout:
         }
         if decision.invalid:
             kept["invalid"] = decision.invalid
+            kept["penalty"] = run.episode.spec.invalid_penalty
             reward -= run.episode.spec.invalid_penalty
         if run.label is not None:
             kept["label"] = run.label.env_action

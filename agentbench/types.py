@@ -63,7 +63,8 @@ class Turn:
         action: the reply.
         env_action: what was sent to the env; None when nothing could be parsed (the env was told so).
         reward: of this step, in the env's own unit.
-        info: the env's own info values that differ from those at reset, "invalid" (parse failure), "label", "label_ids".
+        info: the env's own info values that differ from those at reset, "invalid" (parse failure) and
+            "penalty" (already taken off the reward), "label" and "label_ids".
         annotations: numbers added later by trainers: weight, advantage, disagreement, uncertainty ...
     """
 

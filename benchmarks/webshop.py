@@ -24,6 +24,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.progress import Progress
 
 from agentbench.envs.webshop import market
@@ -89,7 +90,9 @@ def measure_steps(split: str, episodes: int) -> None:
     count = sum(map(len, steps.values()))
     for name, average in (("mean", statistics.mean), ("median", statistics.median)):
         rate = count / sum(average(seconds) * len(seconds) for seconds in steps.values())
-        print(f"  mixed walk by {name}s: {rate:,.0f} steps per CPU second, {rate / ORIGINAL_STEPS:.0f} x the original")
+        print(
+            f"  mixed walk by {name}s: {rate:,.0f} steps per CPU second, {rate / ORIGINAL_STEPS:.0f} x the original"
+        )
 
 
 def measure_start(split: str) -> None:
@@ -115,9 +118,10 @@ def large_products(count: int, filler: int) -> Iterator[Product]:
     letters = "bcdfghklmnprstvz"
     names = ["".join(pair) for pair in itertools.product(letters, "aeiou")]
     vocabulary = ["".join(rng.choices(names, k=rng.randint(2, 4))) for _ in range(200_000)]
-    weights = list(itertools.accumulate(1 / (rank + 5) for rank in range(len(vocabulary))))
+    shares = np.cumsum(1 / (np.arange(len(vocabulary)) + 5))
+    draw = np.random.default_rng(0)
     for item, extra, human in generate(count, 0):
-        words = rng.choices(vocabulary, cum_weights=weights, k=filler)
+        words = [vocabulary[place] for place in np.searchsorted(shares, draw.random(filler) * shares[-1])]
         yield product_of(
             {**item, "full_description": f"{item['full_description']} {' '.join(words)}"}, extra, human
         )

@@ -1,7 +1,7 @@
-"""ATOD: distillation that fades into reinforcement, with more weight on turns where student and teacher disagree or
-the student is unsure.
+"""ATOD: distillation that fades into reinforcement, weighted by turns.
 
-Source: Annealed Turn-aware On-policy Distillation, arXiv:2606.27814. OPD and GRPO are its limiting cases.
+Turns count more where student and teacher disagree or the student is unsure. OPD and GRPO are limiting cases.
+Source: Annealed Turn-aware On-policy Distillation, arXiv:2606.27814.
 """
 
 from __future__ import annotations
@@ -72,7 +72,9 @@ class AtodConfig(EpisodeAdvantageConfig):
         if self.weights == "none" and switches:
             raise ValueError(f"{sorted(switches)[0]!r} is not used with weights 'none'; remove it")
         if self.weights == "token" and switches & {"min_turns", "mean_preserving"}:
-            raise ValueError("'min_turns' and 'mean_preserving' are not used with weights 'token'; remove them")
+            raise ValueError(
+                "'min_turns' and 'mean_preserving' are not used with weights 'token'; remove them"
+            )
         return self
 
 
@@ -135,9 +137,7 @@ class Atod(Algorithm):
         meters.by_depth("turn_weight", weight_BT, batch)
         return weight_BT, columns
 
-    def _balance(
-        self, meters: Meters, batch: Batch, distil_BT: Tensor, reward_BT: Tensor, step: int
-    ) -> None:
+    def _balance(self, meters: Meters, batch: Batch, distil_BT: Tensor, reward_BT: Tensor, step: int) -> None:
         """The paper's health figure: distillation outweighs reward early and is outweighed late."""
         meters.mean("kappa", self.kappa(step))
         meters.mean("rho", self.rho(step))

@@ -22,7 +22,7 @@ from agentbench.types import Group, RolloutPlan, SamplingParams, derive_seed
 
 from . import checkpoint
 from .alarms import Alarms
-from .batch import Batch, Micro, collate
+from .batch import Batch, Micro, collate, micro_batches
 from .losses import Reduction, reduction_denominator, token_coefficients
 from .meters import Meters
 from .objectives import Objective
@@ -215,16 +215,30 @@ class Algorithm:
             for name, x_X in zip(objective.names, reported, strict=True):
                 micro.place(x_X, columns[name])
             if not torch.isfinite(part):
-                suspects += _suspects(batch, micro, reported)
+                suspects += self._suspects(batch, micro, objective, coef_BT)
         suspects = self.processes.gather(suspects)
         if suspects:
             self._refuse("the loss", suspects, step)
         return self.processes.sum(loss)
 
+    @torch.no_grad()
+    def _suspects(self, batch: Batch, micro: Micro, objective: Objective, coef_BT: Tensor) -> list[str]:
+        """Trajectories of a micro-batch whose own loss is not finite; all of them where one alone cannot be run."""
+        found, everyone = [], sorted(set(batch.traj_B[micro.at[0]].tolist()))
+        for m in [] if self.processes.fsdp else everyone:
+            rows_B = torch.nonzero(batch.traj_B == m)[:, 0]
+            for own in micro_batches(batch, self.run.tokens_per_micro_batch, self.student.device, rows_B):
+                kernel = objective.kernel(own, own.pick(coef_BT), self.student)
+                loss, *_ = self.student.net(own.tokens_BT, own.local, kernel)
+                found += [] if torch.isfinite(loss) else [m]
+        return [batch.ids_M[m] for m in found or everyone]
+
     def _step(self, batch: Batch, rows_B: Tensor, step: int) -> float:
         norm = self.student.clip_gradients()
         if not torch.isfinite(torch.tensor(norm)):
-            self._refuse("the gradient", [batch.ids_M[m] for m in batch.traj_B[rows_B].unique().tolist()], step)
+            self._refuse(
+                "the gradient", [batch.ids_M[m] for m in sorted(set(batch.traj_B[rows_B].tolist()))], step
+            )
         self.student.optimizer.step()
         return norm
 
@@ -294,13 +308,3 @@ class Algorithm:
             "skipped_steps": float(self.skipped),
         }
         return Update({**metrics, **self.alarms.check(metrics, step)}, columns or {})
-
-
-def _suspects(batch: Batch, micro: Micro, reported: Sequence[Tensor]) -> list[str]:
-    """Trajectories with a non-finite token; all of the micro-batch when no token shows it."""
-    traj_X = batch.traj_N[batch.turn_BT[micro.at]]
-    bad_X = torch.zeros(len(traj_X), dtype=torch.bool)
-    for x_X in reported:
-        bad_X |= ~torch.isfinite(x_X.cpu())
-    found_X = traj_X[bad_X] if bool(bad_X.any()) else traj_X
-    return [batch.ids_M[m] for m in found_X.unique().tolist()]

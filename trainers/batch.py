@@ -11,7 +11,7 @@ M trajectories, X trained tokens of one micro-batch.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -133,6 +133,18 @@ def collate(
         for member in group.members:
             table.add(group, number, member, authors, labels)
     return table.tensors(pad_id)
+
+
+def with_context(batch: Batch) -> Batch:
+    """Train every token of the rows, observations included; context counts to the turn that answers it.
+
+    Tokens after a row's last reply are left out, and so is the first token, which nothing predicts.
+    """
+    turn_BT = batch.turn_BT.clone()
+    for t in range(turn_BT.shape[1] - 2, 0, -1):
+        here_B, next_B = turn_BT[:, t], turn_BT[:, t + 1]
+        turn_BT[:, t] = torch.where(here_B >= 0, here_B, next_B)
+    return replace(batch, turn_BT=turn_BT)
 
 
 class _Table:

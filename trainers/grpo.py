@@ -100,9 +100,7 @@ def episode_advantage(batch: Batch, settings: EpisodeAdvantageConfig) -> Standar
     """
     table = (batch.group_M, batch.ok_M, batch.traj_N)
     if settings.group_stats == "trajectory":
-        return group_centred(
-            batch.score_M, *table, stats="trajectory", divide_by_std=settings.divide_by_std
-        )
+        return group_centred(batch.score_M, *table, stats="trajectory", divide_by_std=settings.divide_by_std)
     free_M = batch.score_M.index_add(0, batch.traj_N, batch.penalty_N)
     return group_centred(
         free_M, *table, stats="turn", divide_by_std=settings.divide_by_std, penalty_N=batch.penalty_N

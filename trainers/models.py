@@ -69,7 +69,7 @@ def _decoder(model: Any) -> Any:
 def decoder_layers(model: Any) -> list[nn.Module]:
     """The repeated blocks of a decoder: its longest list of modules."""
     stacks = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-    return list(max(stacks, key=len)) if stacks else []
+    return max((list(stack) for stack in stacks), key=len, default=[])
 
 
 def load(name: str, dtype: torch.dtype, device: torch.device, revision: str | None = None) -> tuple[Any, Any]:
@@ -86,7 +86,8 @@ def load(name: str, dtype: torch.dtype, device: torch.device, revision: str | No
     rows = len(model.get_output_embeddings().weight)
     if rows < len(tokenizer):
         raise UsageError(
-            f"{name!r}: the tokenizer has {len(tokenizer)} tokens but the model predicts only {rows}; resize its embeddings"
+            f"{name!r}: the tokenizer has {len(tokenizer)} tokens but the model predicts only {rows}; "
+            "resize its embeddings"
         )
     check_head(model, name)
     return model, tokenizer

@@ -88,9 +88,7 @@ class Opd(Algorithm):
         gap_BT = sampled_distillation(teacher_BT, old.logp_BT, batch.turn_BT, clip=self.settings.gap_clip)
         advantage_BT = self.settings.coef * gap_BT  # A_t = -c (log q - log p), discount 0
         meters = self.measure(batch, old, teacher_BT)
-        descent = descend_surrogate(
-            self, self.settings, batch, old, advantage_BT, step=step, meters=meters
-        )
+        descent = descend_surrogate(self, self.settings, batch, old, advantage_BT, step=step, meters=meters)
         gap_N = turn_mean(gap_BT, batch.turn_BT, batch.turns)
         return self.report(meters, descent, step, batch.columns(advantage=gap_N * self.settings.coef))
 

@@ -43,8 +43,9 @@ class Processes:
             )
         if self.count != wanted:
             raise UsageError(
-                f"num_processes = {wanted}, but {self.count} process(es) were launched; set num_processes: {self.count} "
-                f"or launch with: torchrun --standalone --nproc_per_node {wanted} -m agentbench.cli train ..."
+                f"num_processes = {wanted}, but {self.count} process(es) were launched; set num_processes: "
+                f"{self.count} or launch with: "
+                f"torchrun --standalone --nproc_per_node {wanted} -m agentbench.cli train ..."
             )
 
     @property

@@ -10,35 +10,37 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, model_validator
 from torch import Tensor
 
 from agentbench.config import Section, TrainConfig
-from agentbench.errors import ConfigError, CorruptData, UsageError
-from agentbench.records import EPISODES, read_episodes
+from agentbench.errors import ConfigError
 from agentbench.trainer import TrainerSpec, Update
 from agentbench.types import Authors, Group, RolloutPlan, Trajectory, derive_seed
 
 from .base import Algorithm
-from .batch import Batch, collate
+from .batch import Batch, collate, with_context
 from .losses import Reduction
 from .objectives import TokenObjective
+from .recordings import draw, read_recording
 
 
 class SftConfig(Section):
     """Keys of `sft`.
 
     Attributes:
-        mode: "takeover": mixed behaviour acts first, then the expert to the end, and only the expert is cloned;
+        mode: "takeover": mixed behaviour acts first, then the expert to the end, and only the expert's turns are
+            cloned (those within the mixed behaviour too);
             "dagger": the student acts and the expert labels every state; "mixture": the mixed behaviour is cloned;
             "file": recorded episodes are cloned.
         takeover: smallest and largest number of turns before the expert takes over; drawn per episode.
         path: run folder or episodes file, for "file".
         authors: whose turns of the file are cloned; empty clones all.
         successes_only: clone only successful episodes of the file.
+        observations: learn every token of the transcripts, not only the commands, as pretraining does; for "mixture"
+            and "file".
         reduction: how tokens are averaged.
     """
 
@@ -47,6 +49,7 @@ class SftConfig(Section):
     path: str | None = None
     authors: tuple[str, ...] = ()
     successes_only: bool = False
+    observations: bool = False
     reduction: Reduction = Field(default="token_mean")
 
     @model_validator(mode="after")
@@ -56,6 +59,8 @@ class SftConfig(Section):
         for key in self.model_fields_set & owner.keys():
             if self.mode != owner[key]:
                 raise ValueError(f"{key!r} is used by mode {owner[key]!r} only; mode is {self.mode!r}")
+        if self.observations and self.mode not in ("mixture", "file"):
+            raise ValueError(f"'observations' is used by modes 'mixture' and 'file'; mode is {self.mode!r}")
         if self.mode == "file" and not self.path:
             raise ValueError("mode 'file' needs 'path'")
         low, high = self.takeover
@@ -78,7 +83,11 @@ class Sft(Algorithm):
         # Departure from the policy methods: demonstrations have no sampling temperature, so log-probs are at 1.
         super().__init__(run, temperature=1.0)
         self.settings = settings
-        self.recorded = self._read() if settings.mode == "file" else []
+        self.recorded: list[Trajectory] = []
+        if settings.mode == "file":
+            self.recorded = read_recording(
+                str(settings.path), self.student.vocab_size, successes_only=settings.successes_only
+            )
 
     def plan(self, step: int) -> RolloutPlan:
         """Say who acts: see `SftConfig.mode`."""
@@ -104,6 +113,10 @@ class Sft(Algorithm):
         return self.report(meters, descent, step)
 
     def _batch(self, groups: Sequence[Group], step: int) -> Batch:
+        batch = self._commands(groups, step)
+        return with_context(batch) if self.settings.observations else batch
+
+    def _commands(self, groups: Sequence[Group], step: int) -> Batch:
         mode, pad = self.settings.mode, self.student.pad_id
         if mode == "dagger":
             return collate(groups, pad, labels=True)
@@ -111,52 +124,17 @@ class Sft(Algorithm):
             drawn = self._draw(step)
             authors = self.settings.authors or {turn.action.author for item in drawn for turn in item.turns}
             return collate([Group("file", 0, drawn)], pad, authors)
-        return collate(groups, pad, ("mixture",) if mode == "mixture" else ("expert",))
+        return collate(groups, pad, ("mixture", "expert") if mode == "mixture" else ("expert",))
+
+    def _draw(self, step: int) -> list[Trajectory]:
+        """This process's share of the step's recorded episodes."""
+        count = self.run.rollout.tasks_per_step * self.run.rollout.group_size
+        drawn = draw(self.recorded, count, step, self.run.seed)
+        return drawn[self.process_index :: self.num_processes]
 
     @property
     def _comparable(self) -> bool:
         return False  # demonstrations were not sampled by the student
-
-    # --- recorded episodes --------------------------------------------------------------------------------------------
-
-    def _read(self) -> list[Trajectory]:
-        path = Path(str(self.settings.path))
-        file = path / EPISODES if path.is_dir() else path
-        if not file.is_file():
-            raise UsageError(f"trainer.path = {str(path)!r}: no such file; give a run folder or its {EPISODES}")
-        episodes = [item for item in read_episodes(file) if item.ok]
-        if self.settings.successes_only:
-            episodes = [item for item in episodes if item.success]
-        if not episodes:
-            raise UsageError(f"{str(file)!r} has no episode to clone")
-        for episode in episodes:
-            self._check(file, episode)
-        return sorted(episodes, key=lambda item: item.id)
-
-    def _check(self, file: Path, episode: Trajectory) -> None:
-        ids = [token for turn in episode.turns for token in (*turn.context_ids, *turn.action.token_ids)]
-        if not ids:
-            raise UsageError(
-                f"episode {episode.id!r} of {str(file)!r} has no token ids: its author spoke text only; use mode "
-                "'takeover' with takeover: [0, 0] to clone the expert on the same tasks"
-            )
-        if max(ids) >= self.student.vocab_size:
-            raise CorruptData(
-                f"episode {episode.id!r} of {str(file)!r} holds token id {max(ids)}, but the student's tokenizer has "
-                f"{self.student.vocab_size} tokens: it was recorded with another tokenizer"
-            )
-
-    def _draw(self, step: int) -> list[Trajectory]:
-        """This process's share of the step's episodes: seeded shuffles of the file, one after the other."""
-        rollout, size = self.run.rollout, len(self.recorded)
-        count = min(rollout.tasks_per_step * rollout.group_size, size)
-        drawn = []
-        for number in range(step * count, (step + 1) * count):
-            order = list(range(size))
-            random.Random(derive_seed(self.run.seed, "file", number // size)).shuffle(order)
-            drawn.append(order[number % size])
-        share = sorted(set(drawn))[self.process_index :: self.num_processes]
-        return [self.recorded[index] for index in share]
 
 
 def _negative_log_likelihood(logp_X: Tensor) -> Tensor:

@@ -158,7 +158,9 @@ def learning_rate(run: TrainConfig, step: int) -> float:
     if run.lr_scheduler_type == "constant":
         return run.learning_rate
     progress = min(1.0, (step - run.warmup_steps) / max(1, run.max_steps - 1 - run.warmup_steps))
-    share = 1.0 - progress if run.lr_scheduler_type == "linear" else 0.5 * (1.0 + math.cos(math.pi * progress))
+    share = (
+        1.0 - progress if run.lr_scheduler_type == "linear" else 0.5 * (1.0 + math.cos(math.pi * progress))
+    )
     return run.learning_rate * (run.min_lr_ratio + (1.0 - run.min_lr_ratio) * share)
 
 
@@ -203,5 +205,7 @@ def _with_adapters(model: Any, settings: LoraSettings) -> Any:
 def _adapter_deltas(model: Any) -> dict[str, Any]:
     """Weight name -> the layer that holds its adapter."""
     return {
-        f"{name}.weight": module for name, module in model.named_modules() if hasattr(module, "get_delta_weight")
+        f"{name}.weight": module
+        for name, module in model.named_modules()
+        if hasattr(module, "get_delta_weight")
     }

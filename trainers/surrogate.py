@@ -91,16 +91,23 @@ def descend_surrogate(
             )
         return loss_X + ref_kl_coef * low_variance_kl(logp_X, reference_X[0]) if reference_X else loss_X
 
-    columns = (old.logp_BT, advantage_BT, *((reference_BT,) if penalised and reference_BT is not None else ()))
-    descent = algorithm.descend(
-        batch, TokenObjective(loss, columns), reduction=settings.reduction, step=step
+    columns = (
+        old.logp_BT,
+        advantage_BT,
+        *((reference_BT,) if penalised and reference_BT is not None else ()),
     )
+    descent = algorithm.descend(batch, TokenObjective(loss, columns), reduction=settings.reduction, step=step)
     _figures(meters, settings, batch, old, advantage_BT, descent.columns["logp"])
     return descent
 
 
 def _figures(
-    meters: Meters, settings: SurrogateConfig, batch: Batch, old: Scores, advantage_BT: Tensor, logp_BT: Tensor
+    meters: Meters,
+    settings: SurrogateConfig,
+    batch: Batch,
+    old: Scores,
+    advantage_BT: Tensor,
+    logp_BT: Tensor,
 ) -> None:
     mask_BT = batch.mask_BT
     log_ratio_BT = logp_BT - old.logp_BT

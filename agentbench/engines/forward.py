@@ -47,6 +47,10 @@ class Forward(Protocol):
         """Keep the rows `source`, renumbered from 0, with room for `rows` rows of `capacity` tokens."""
         ...
 
+    def copy(self, source: int, target: int, tokens: int) -> None:
+        """Give row `target` the first `tokens` tokens of row `source`."""
+        ...
+
     def clear(self, row: int) -> None:
         """Overwrite a row whose numbers may be broken."""
         ...
@@ -142,6 +146,10 @@ class CachedForward:
         """Resize the cache."""
         self.cache.move(source, max(rows, MIN_TOKENS), capacity)
 
+    def copy(self, source: int, target: int, tokens: int) -> None:
+        """Copy the beginning of a row."""
+        self.cache.copy(source, target, tokens)
+
     def clear(self, row: int) -> None:
         """Zero a row."""
         self.cache.clear(row)
@@ -191,6 +199,9 @@ class FullForward:
         return logits
 
     def move(self, source: IntArray, rows: int, capacity: int) -> None:
+        """Nothing is kept."""
+
+    def copy(self, source: int, target: int, tokens: int) -> None:
         """Nothing is kept."""
 
     def clear(self, row: int) -> None:

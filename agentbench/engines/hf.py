@@ -38,8 +38,6 @@ class HFEngine:
         tokenizer: whose ids are spoken.
         max_context: prompt plus reply.
         policy_version: number of weight updates seen.
-        prefilled_tokens: prompt tokens computed so far.
-        cached_tokens: prompt tokens that were found in the cache instead.
         generated_tokens: tokens sampled so far.
         keeps_cache: whether keys and values are kept between steps and turns.
     """
@@ -76,7 +74,7 @@ class HFEngine:
         self.model = model
         self.tokenizer = tokenizer
         self.policy_version = 0
-        self.prefilled_tokens = self.cached_tokens = self.generated_tokens = 0
+        self.generated_tokens = 0
         self._name = name or str(getattr(model, "name_or_path", "") or type(model).__name__)
         self._revision = revision or getattr(model.config, "_commit_hash", None)
         self._config = model.config.get_text_config(decoder=True)
@@ -150,6 +148,16 @@ class HFEngine:
             "keeps_cache": self.keeps_cache,
         }
 
+    @property
+    def prefilled_tokens(self) -> int:
+        """Prompt tokens computed so far."""
+        return self._batch.prefilled_tokens
+
+    @property
+    def cached_tokens(self) -> int:
+        """Prompt tokens found in the cache instead, of the same conversation or of one that began alike."""
+        return self._batch.cached_tokens
+
     def submit(self, requests: Sequence[Request]) -> None:
         """Queue requests.
 
@@ -221,12 +229,9 @@ class HFEngine:
         for job in list(self._waiting):
             if self._batch.is_busy(job.request.slot):
                 continue
-            cached = self._batch.admit(job)
-            if cached is None:
+            if not self._batch.admit(job):
                 break
             self._waiting.remove(job)
-            self.cached_tokens += cached
-            self.prefilled_tokens += len(job.prompt) - cached
             joined += 1
         self._steps_alone = 0
         if joined:

@@ -22,6 +22,8 @@ _LOG = logging.getLogger(__name__)
 _CAPACITY_STEP = 64
 _FIRST_ROWS = 4
 _MASK_LIMIT = 2**26
+_SHARED = 32
+"""Prompts with fewer tokens in common are not worth a copy."""
 
 
 @dataclass(slots=True, eq=False)
@@ -60,6 +62,8 @@ class SlotBatch:
         running: job by row.
         ended: outcomes that nobody has taken yet.
         displaced: jobs that lost their row to older ones when memory ran out; they have to start over.
+        prefilled_tokens: prompt tokens computed so far.
+        cached_tokens: prompt tokens that were found in the cache instead.
     """
 
     def __init__(
@@ -86,6 +90,7 @@ class SlotBatch:
         self.running: dict[int, Job] = {}
         self.ended: list[Outcome] = []
         self.displaced: list[Job] = []
+        self.prefilled_tokens = self.cached_tokens = 0
         self._forward = forward
         self._slots, self._max_context, self._prefill_tokens = slots, max_context, prefill_tokens
         self._token_limit = token_limit
@@ -105,35 +110,59 @@ class SlotBatch:
         row = self._table.find(slot)
         return row is not None and bool(self._table.busy[row])
 
-    def admit(self, job: Job) -> int | None:
-        """Give a job a row; its prompt is computed by `compute_prompts`.
-
-        Returns: prompt tokens found in the cache, or None when no row can be had.
-        """
+    def admit(self, job: Job) -> bool:
+        """Give a job a row, if one can be had; its prompt is computed by `compute_prompts`."""
         try:
             self._reserve(len(job.prompt) + 1)
             row = self._row_for(job.request.slot)
         except Exception as error:
             self._break_all(error)
             self.ended.append(Outcome(job, [], [], "abort", error))
-            return 0
+            return True
         if row is None:
-            return None
+            return False
         self.running[row] = job
         self._settings.put(row, job.request.sampling, job.request.seed, job.room)
         self._choices.put(row, job.request.choices)
-        kept = self._table.begin(row, job.prompt)
+        self._table.begin(row, job.prompt)
         if not self._forward.keeps:
-            kept = self._table.length[row] = 0
-        return kept
+            self._table.length[row] = 0
+        return True
 
     def compute_prompts(self) -> None:
-        """Compute the prompts of jobs just admitted, similar lengths together, long ones piece by piece."""
-        table = self._table
-        rows = np.array(sorted(row for row in self.running if self._settings.position[row] == 0), np.int64)
-        piece = max(1, min(self._prefill_tokens, _MASK_LIMIT // table.capacity))
+        """Compute the prompts of jobs just admitted.
+
+        Where several begin alike (the members of a group), the first is computed and the others copy from it.
+        """
+        fresh = sorted(row for row in self.running if self._settings.position[row] == 0)
         if not self._forward.keeps:
-            return self._advance(rows)
+            self.prefilled_tokens += int(self._table.known[fresh].sum())
+            return self._advance(np.array(fresh, np.int64))
+        firsts: dict[bytes, int] = {}
+        for row in fresh:
+            if self._table.length[row] < _SHARED:
+                firsts.setdefault(self._table.tokens[row, :_SHARED].tobytes(), row)
+        later = [row for row in fresh if self._table.length[row] < _SHARED and row not in firsts.values()]
+        for rows in ([row for row in fresh if row not in later], later):
+            rows = [row for row in rows if row in self.running]
+            for row in rows:
+                self._borrow(row)
+            self.cached_tokens += int(self._table.length[rows].sum())
+            self.prefilled_tokens += int((self._table.known[rows] - self._table.length[rows]).sum())
+            if rows:
+                self._prefill(np.array(rows, np.int64))
+
+    def _borrow(self, row: int) -> None:
+        """Copy the beginning of a prompt from the row that holds most of it, if that saves work."""
+        donor, shared = self._table.donor(row)
+        if shared - self._table.length[row] >= _SHARED:
+            self._forward.copy(donor, row, shared)
+            self._table.length[row] = shared
+
+    def _prefill(self, rows: IntArray) -> None:
+        """Compute prompts, similar lengths together, long ones piece by piece."""
+        table = self._table
+        piece = max(1, min(self._prefill_tokens, _MASK_LIMIT // table.capacity))
         for row in rows:
             while table.known[row] - table.length[row] > piece and int(row) in self.running:
                 self._advance(row[None], until=table.length[row][None] + piece)

@@ -116,6 +116,13 @@ class SlotCache:
         for layer, (keys, values) in list(self._layers.items()):
             self._layers[layer] = (moved(keys), moved(values))
 
+    def copy(self, source: int, target: int, tokens: int) -> None:
+        """Copy the first `tokens` positions of one row to another."""
+        for buffers in self._layers.values():
+            for buffer in buffers:
+                held = buffer[: self.trash].view(self.rows, self.capacity, -1)
+                held[target, :tokens] = held[source, :tokens]
+
     def clear(self, row: int | None = None) -> None:
         """Set one row, or everything, to zero: masked positions must be finite, or they poison the sum."""
         for buffers in self._layers.values():

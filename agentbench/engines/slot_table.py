@@ -69,12 +69,10 @@ class SlotTable:
         self._touch(row)
         return row
 
-    def begin(self, row: int, prompt: IntArray) -> int:
+    def begin(self, row: int, prompt: IntArray) -> None:
         """Put a prompt on a row, keeping the longest common prefix that the cache already holds.
 
         At least the last token is left to be computed, since its logits are needed.
-
-        Returns: number of prompt tokens that need no work.
         """
         limit = min(int(self.length[row]), len(prompt) - 1)
         differs = np.flatnonzero(self.tokens[row, :limit] != prompt[:limit])
@@ -82,7 +80,15 @@ class SlotTable:
         self.tokens[row, : len(prompt)] = prompt
         self.known[row] = len(prompt)
         self.length[row] = kept
-        return kept
+
+    def donor(self, row: int) -> tuple[int, int]:
+        """Find the other row that holds the longest beginning of what `row` says; returns it and that length."""
+        size = int(self.known[row])
+        same = (self.tokens[:, :size] == self.tokens[row, :size]).cumprod(-1).sum(-1)
+        shared = np.minimum(np.minimum(same, self.length), size - 1)
+        shared[row] = 0
+        best = int(shared.argmax())
+        return best, int(shared[best])
 
     def finish(self, row: int) -> None:
         """Make a row idle; it is emptied at once when its conversation will not go on."""

@@ -123,11 +123,13 @@ class Player:
                 "look",
                 f"examine {held}",
             ]
-        for verb, able in (("clean", game.cleans), ("heat", game.heats), ("cool", game.cools)):
-            places = [r for r, things in enumerate(able) if things >> thing & 1]
-            if places and words.random() < 0.7:
+        able = {"clean": game.cleans, "heat": game.heats, "cool": game.cools}
+        for verb in words.sample(["clean", "heat", "cool", "heat", "cool"], k=4):
+            places = [r for r, things in enumerate(able[verb]) if things >> thing & 1]
+            if places:
                 name = game.receptacles[words.choice(places)]
-                commands += [f"go to {name}", f"{verb} {held} with {name}", f"examine {held}", "inventory"]
+                commands += [f"go to {name}", f"{verb} {held} with {name}", f"examine {held}"]
+        commands.append("inventory")
         for target in words.sample(range(len(game.receptacles)), k=min(2, len(game.receptacles))):
             fitting = [r for r, things in enumerate(game.accepts) if things >> thing & 1]
             name = game.receptacles[words.choice(fitting) if fitting else target]
@@ -219,6 +221,7 @@ def compare(path: str | Path, *, seed: int = 0, noise: int = 24, tours: bool = T
     game = Game.load(path)
     original = ReferenceSession(path)
     report = check(game, play(original, game, f"{seed} {Path(path).parent.name}", noise, tours=tours))
+    original.close()
     return report
 
 

@@ -50,7 +50,6 @@ _HEAD = re.compile(
     r"\s*\(\s*define\s*\(\s*problem\s+[^\s()]+\s*\)\s*\(\s*:domain\s+alfred\s*\)\s*"
     r"\(\s*:objects([^()]*)\)\s*\(\s*:init\b"
 )
-_FACT = re.compile(r"\(\s*([^\s()]+)([^()]*)\)")
 _TOKEN = re.compile(r"[()]|[^\s()]+")
 _SPELLED = (("_bar_", "|"), ("_minus_", "-"), ("_plus_", "+"), ("_dot_", "."), ("_comma_", ","))
 
@@ -218,15 +217,19 @@ def _declarations(text: str, name: str) -> dict[str, str]:
 
 
 def _facts(init: str, name: str) -> dict[str, list[tuple[str, ...]]]:
-    found = _FACT.findall(init)
-    # every parenthesis belongs to one fact, but for the one that closes :init
-    if init.count("(") != len(found) or init.count(")") != len(found) + 1:
-        raise CorruptGame(name, "the parentheses of :init do not match")
+    """Read `(predicate argument …) … )`; the last parenthesis closes `:init`."""
+    pieces = init.split(")")
+    if len(pieces) < 2 or pieces[-2].strip() or pieces[-1].strip():
+        raise CorruptGame(name, "the parentheses of :init do not match at its end")
     facts: dict[str, dict[tuple[str, ...], None]] = {predicate: {} for predicate in SIGNATURES}
-    for predicate, arguments in found:
-        if predicate not in facts:
-            raise UnsupportedGame(name, f"unknown start fact ({predicate}{arguments})")
-        facts[predicate][tuple(arguments.split())] = None
+    for fact in pieces[:-2]:
+        before, _, inside = fact.partition("(")
+        words = inside.split()
+        if before.strip() or not words or "(" in inside:
+            raise CorruptGame(name, f"the parentheses of :init do not match at {fact.strip()!r}")
+        if words[0] not in facts:
+            raise UnsupportedGame(name, f"unknown start fact ({' '.join(words)})")
+        facts[words[0]][tuple(words[1:])] = None
     return {predicate: list(arguments) for predicate, arguments in facts.items()}
 
 

@@ -71,6 +71,11 @@ class ReferenceSession:
             result = self.step(command)
         return result
 
+    def close(self) -> None:
+        """End the episode; the planner library stays loaded until the process ends, some 2.5 MB a game."""
+        self._env.close()
+        self._result = None
+
     def _answer(self, state: Any) -> Result:
         won = bool(state.won)
         # the original gives no score before the first step

@@ -6,6 +6,7 @@ index is `bm25_build`.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
@@ -22,12 +23,15 @@ from agentbench.errors import CorruptData
 K1 = np.float32(0.9)
 B = np.float32(0.4)
 DENSE_LIMIT = 1 << 15
-"""Up to this many documents a full accumulator costs less than skipping hopeless documents."""
+"""Up to this many documents all are scored exactly; beyond, only those that a nearly exact sum does not rule out."""
+
+BLOCK = 512
+LEFT_OUT = 0.05
+"""Share of the greatest possible score that terms left out of the first sums may have."""
 
 _KNOWN_TERMS = 100_000
 
 Floats = NDArray[np.float32]
-Doubles = NDArray[np.float64]
 Ints = NDArray[np.int32]
 
 
@@ -75,7 +79,6 @@ class Bm25Index:
     ceiling: Floats
     rank: Ints
     documents: int
-    _scratch: list[Doubles] = field(default_factory=list, repr=False)
     _known: dict[str, _Clause | None] = field(default_factory=dict, repr=False)
 
     ARRAYS = ("vocabulary", "term_start", "posting_start", "docs", "saturation", "ceiling", "rank")
@@ -100,24 +103,37 @@ class Bm25Index:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave caches out of pickles."""
-        kept = {name: value for name, value in self.__dict__.items() if name != "_single"}
-        return {**kept, "_scratch": [], "_known": {}}
+        kept = {name: value for name, value in self.__dict__.items() if name not in ("_single", "_numbers")}
+        return {**kept, "_known": {}}
 
     def _look_up(self, term: str) -> _Clause | None:
         """Return the clause of a term that occurs once in the query; None if no document has it."""
         if term not in self._known:
             if len(self._known) > _KNOWN_TERMS:
                 self._known.clear()
-            self._known[term] = self._find(term.encode())
+            self._known[term] = self._find(term)
         return self._known[term]
 
-    def _find(self, term: bytes) -> _Clause | None:
-        place = bisect_left(range(len(self.ceiling)), term, key=self._term)
-        if place == len(self.ceiling) or self._term(place) != term:
+    def _find(self, term: str) -> _Clause | None:
+        place = self._numbers.get(term, -1) if self._is_small else self._bisect(term.encode())
+        if place < 0:
             return None
         start, end = int(self.posting_start[place]), int(self.posting_start[place + 1])
-        idf = _idf(np.array([end - start]), self.documents)[0]
+        idf = _idf(end - start, self.documents)
         return _Clause(idf, start, end, float(idf - idf / self.ceiling[place]))
+
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        """Numbers of all terms; a large vocabulary stays on disk instead, see `_bisect`."""
+        return {self._term(number).decode(): number for number in range(len(self.ceiling))}
+
+    def _bisect(self, term: bytes) -> int:
+        place = bisect_left(range(len(self.ceiling)), term, key=self._term)
+        return place if place < len(self.ceiling) and self._term(place) == term else -1
+
+    @property
+    def _is_small(self) -> bool:
+        return len(self.rank) <= DENSE_LIMIT
 
     def _term(self, number: int) -> bytes:
         return self.vocabulary[self.term_start[number] : self.term_start[number + 1]].tobytes()
@@ -133,7 +149,7 @@ class Bm25Index:
         query = self._query(terms)
         if not query:
             return np.empty(0, np.int32), np.empty(0, np.float32)
-        if len(self.rank) <= DENSE_LIMIT:
+        if self._is_small:
             found, scores = self._score_all(query)
         else:
             found = self._contenders(query, k)
@@ -170,7 +186,8 @@ class Bm25Index:
     def _single(self) -> Floats:
         """Contributions of all postings to a query that has their term once."""
         frequency = np.diff(self.posting_start)
-        weight = np.repeat(_idf(frequency, self.documents), frequency)
+        idf = np.array([_idf(count, self.documents) for count in frequency.tolist()], np.float32)
+        weight = np.repeat(idf, frequency)
         return weight - weight / self.saturation
 
     def _score_all(self, query: list[_Clause]) -> tuple[Ints, Floats]:
@@ -203,46 +220,38 @@ class Bm25Index:
         return at, docs[at] == found
 
     def _contenders(self, query: list[_Clause], k: int) -> Ints:
-        """Find all documents that may be among the k best, skipping those that cannot catch up any more.
+        """Find all documents that may be among the k best, ascending, by sums that are only nearly exact.
 
-        Terms go in from the heaviest to the lightest. As soon as the k-th best sum beats all that the terms left
-        could give, documents not met so far are hopeless and the posting lists left are only looked up.
+        Terms that can hardly add anything (the most frequent ones) are left out of the sums and allowed for instead.
+        The k-th best sum is bounded from below by the k-th best of the blocks' best, which saves sorting.
         """
-        sums = self._scratch.pop() if self._scratch else np.zeros(len(self.rank))
         ordered = sorted(query, key=lambda clause: -clause.ceiling)
-        left = [sum(clause.ceiling for clause in ordered[number + 1 :]) for number in range(len(ordered))]
-        met: list[Ints] = []
-        contenders: Ints | None = None
-        for number, clause in enumerate(ordered):
-            docs = self.docs[clause.start : clause.end]
-            if contenders is None:
-                before = sums[docs]
-                met.append(docs[before == 0])
-                sums[docs] = before + self._part(clause, slice(None))
-                if number + 1 < len(ordered) and left[number] > sum(
-                    item.ceiling for item in ordered[: number + 1]
-                ):
-                    continue
-                contenders = self._settle(sums, np.concatenate(met), left[number], k)
-            elif len(contenders) * 4 > len(docs):  # a scan is cheaper than so many look-ups
-                sums[docs] += self._part(clause, slice(None))
-                contenders = self._settle(sums, contenders, left[number], k)
-            else:
-                at, present = self._places(clause, contenders)
-                sums[contenders[present]] += self._part(clause, at[present])
-                contenders = self._settle(sums, contenders, left[number], k)
-        sums.fill(0)
-        self._scratch.append(sums)
-        assert contenders is not None
-        return contenders
+        room = sum(clause.ceiling for clause in ordered) * LEFT_OUT
+        left = 0.0
+        while len(ordered) > 1 and left + ordered[-1].ceiling <= room:
+            left += ordered.pop().ceiling
+        sums = self._sums(ordered)
+        blocks = np.maximum.reduceat(sums, np.arange(0, len(sums), BLOCK))
+        least = _kth_largest(blocks, k) if len(blocks) >= k else 0.0
+        least = max(
+            least * (1 - 1e-5) - left, 1e-30
+        )  # room for rounding; a document without any term has sum 0
+        return np.flatnonzero(sums >= least).astype(np.int32)
 
-    def _settle(self, sums: Doubles, met: Ints, left: float, k: int) -> Ints | None:
-        """Drop documents that cannot reach the k best; None when documents not met so far still could."""
-        here = sums[met]
-        least = _kth_largest(here, k) * (1 - 1e-6) if len(met) >= k else 0.0  # room for float32 rounding
-        if least <= left and left > 0:
-            return None
-        return np.sort(met[here + left >= least])
+    def _sums(self, query: list[_Clause]) -> Floats:
+        """Add up all contributions in float32, in no defined order."""
+        from scipy.sparse import csc_array  # takes longer to import than a small shop to open
+
+        bounds = np.cumsum([0, *(clause.end - clause.start for clause in query)]).astype(np.int32)
+        docs = np.concatenate([self.docs[clause.start : clause.end] for clause in query])
+        parts = np.empty(len(docs), np.float32)
+        for clause, start, end in zip(query, bounds, bounds[1:], strict=False):
+            np.divide(-clause.weight, self.saturation[clause.start : clause.end], out=parts[start:end])
+            parts[start:end] += clause.weight
+        # a sparse product is the fastest scatter-add that NumPy and SciPy have
+        terms = csc_array((parts, docs, bounds), shape=(len(self.rank), len(query)))
+        sums: Floats = terms @ np.ones(len(query), np.float32)
+        return sums
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,10 +265,9 @@ class _Clause:
     count: int = 1
 
 
-def _idf(frequency: NDArray[np.int64], documents: int) -> Floats:
+def _idf(frequency: int, documents: int) -> np.float32:
     """Return ln(1 + (N - df + 0.5) / (df + 0.5)), rounded to float32."""
-    idf: Floats = np.log(1 + (documents - frequency + 0.5) / (frequency + 0.5)).astype(np.float32)
-    return idf
+    return np.float32(math.log(1 + (documents - frequency + 0.5) / (frequency + 0.5)))
 
 
 def _kth_largest(values: NDArray[Any], k: int) -> float:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import sys
 import tempfile
 from array import array
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -24,13 +26,16 @@ from agentbench.errors import CorruptData
 
 from .products import HumanInstruction, Product
 
-FORMAT = 1
+FORMAT = 2
 """Version of the folder layout; another version is rebuilt."""
 
 CACHED_PRODUCTS = 8192
 _TEXT = ("asin", "title", "description", "query", "category", "product_category", "price_text")
 _JSON = ("bullets", "attributes", "options", "goals")
 COLUMNS = _TEXT + _JSON
+
+GROUPED = ("category", "query")
+"""Columns whose equal values are found without reading all of them."""
 
 
 class TextColumn(Sequence[str]):
@@ -91,7 +96,7 @@ class Catalog:
         self.directory = directory
         self.product = lru_cache(maxsize=CACHED_PRODUCTS)(self.read)
         self.place = lru_cache(maxsize=CACHED_PRODUCTS)(self._place)
-        self.members = lru_cache(maxsize=256)(self._members)
+        self._grouped = {column: numbers[f"by_{column}"] for column in GROUPED}
 
     def __len__(self) -> int:
         """Count the products."""
@@ -122,10 +127,14 @@ class Catalog:
             return int(self._by_rank[at])
         return None
 
-    def _members(self, column: str, value: str) -> tuple[int, ...]:
-        """Return all products with exactly this text in a column, in file order."""
-        texts = self.columns[column]
-        return tuple(place for place in range(len(texts)) if texts[place] == value)
+    def members(self, column: str, value: str) -> list[int]:
+        """Return all products with exactly this text in one of the `GROUPED` columns, in file order."""
+        texts, order = self.columns[column], self._grouped[column]
+        start, end = (
+            find(order, value, key=lambda place: texts[int(place)]) for find in (bisect_left, bisect_right)
+        )
+        members: list[int] = order[start:end].tolist()
+        return members
 
 
 def build_catalog(products: Iterable[Product], directory: Path | None = None) -> Catalog:
@@ -180,7 +189,16 @@ def open_catalog(directory: Path) -> Catalog:
     return Catalog(columns, numbers, fingerprint=meta["fingerprint"], directory=directory)
 
 
-_NUMBERS = ("prices", "rank", "synthetic_places", "human_places", "sorted_asins", "by_rank")
+_NUMBERS = (
+    "by_category",
+    "by_query",
+    "prices",
+    "rank",
+    "synthetic_places",
+    "human_places",
+    "sorted_asins",
+    "by_rank",
+)
 
 
 def _map(path: Path) -> NDArray[Any]:
@@ -208,6 +226,7 @@ def _collect(
 ) -> tuple[dict[str, NDArray[Any]], str]:
     """Pass every product's columns to `keep`; return the numeric columns and the fingerprint."""
     prices, asins, synthetic, human = array("d"), list[str](), array("i"), array("i")
+    grouped: dict[str, list[str]] = {column: [] for column in GROUPED}
     digest = hashlib.sha256()
     for product in products:
         row = _row(product)
@@ -218,6 +237,8 @@ def _collect(
         if product.human:
             human.append(len(asins))
         asins.append(product.asin)
+        for column, values in grouped.items():
+            values.append(sys.intern(row[column]))
         prices.extend(product.prices if len(product.prices) == 2 else (product.prices[0], float("nan")))
     keys = np.array([asin.encode() for asin in asins], dtype=np.bytes_)
     by_rank = np.argsort(keys, kind="stable").astype(np.int32)
@@ -231,6 +252,8 @@ def _collect(
         "sorted_asins": keys[by_rank],
         "by_rank": by_rank,
     }
+    for column, values in grouped.items():  # a stable sort keeps file order among equals
+        numbers[f"by_{column}"] = np.array(sorted(range(len(values)), key=values.__getitem__), np.int32)
     return numbers, digest.hexdigest()[:16]
 
 

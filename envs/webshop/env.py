@@ -6,6 +6,7 @@ are the rollout's.
 
 from __future__ import annotations
 
+import random
 from typing import Any, ClassVar
 
 import gymnasium
@@ -15,6 +16,8 @@ from agentbench.errors import UsageError, unknown_name
 
 from . import market
 from .expert import Plan
+from .goals import Goal
+from .nouns import model_installed
 from .reward import Reward
 from .session import Session
 
@@ -34,8 +37,8 @@ class WebShopEnv(TextEnv):
     as the field does: any words may stand there, and a search works on every page.
 
     Beyond `INFO_KEYS`, info holds "instruction", "page" (search, results, item, done or a sub page's name), "valid"
-    (the last action was carried out), "noun_test", and after a purchase "bought" (ASIN, options, price) and
-    "reward_parts" under the original's names.
+    (the last action was carried out), and after a purchase "bought" (ASIN, options, price), "reward_parts" under the
+    original's names, and "noun_test".
     """
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"], "render_fps": 1}  # type: ignore[misc]
@@ -175,13 +178,13 @@ class WebShopEnv(TextEnv):
             "instruction": session.goal.instruction,
             "page": session.state.view,
             "valid": self._valid,
-            "noun_test": session.shop.nouns.name,
         }
         if bought is not None:
             state = session.state
             price = float(session.goals.price[session.shop.place(state.asin)])
             info["bought"] = {"asin": state.asin, "options": dict(state.options), "price": price}
             info["reward_parts"] = bought.parts()
+            info["noun_test"] = session.shop.nouns.name
         return info
 
 
@@ -204,14 +207,34 @@ class WebShopExpert:
         if not isinstance(inner, WebShopEnv):
             raise UsageError(f"the WebShop expert plays WebShop only, got {type(inner).__name__}")
         self.env = inner
-        self._plan: Plan | None = None
+        self._plan: tuple[Goal, Plan] | None = None
 
     def act(self) -> str:
         """Return the command to give now."""
         session = self.env.session
-        if self._plan is None or self._plan.goal != session.goal:
-            self._plan = Plan(session)
-        return self._plan.next(session)
+        if self._plan is None or self._plan[0] is not session.goal:
+            self._plan = session.goal, Plan(session, self.wanted(session))
+        return self._plan[1].next(session)
+
+    def wanted(self, session: Session) -> Goal:
+        """Return the goal to pursue."""
+        return session.goal
+
+
+class WebShopDecoy(WebShopExpert):
+    """Shops just as well, but for another goal of the same shop, drawn with a seed."""
+
+    def __init__(self, env: TextEnv, seed: int) -> None:
+        """Bind to a WebShop env, wrapped or not."""
+        super().__init__(env)
+        self.seed = seed
+
+    def wanted(self, session: Session) -> Goal:
+        """Return a goal for another product, where there is one."""
+        goals, own = session.goals, session.goal
+        rng = random.Random(f"{self.seed}:{own.index}")
+        drawn = (goals[rng.randrange(len(goals))] for _ in range(100))
+        return next((goal for goal in drawn if goal.place != own.place), own)
 
 
 SPEC = EnvSpec(
@@ -228,7 +251,8 @@ SPEC = EnvSpec(
     reward_unit=REWARD,
     invalid_penalty=0.1,
     expert=WebShopExpert,
-    rules="webshop-1",
+    decoy=WebShopDecoy,
+    rules=f"webshop-1/{'spacy' if model_installed() else 'letters'}",  # the noun test moves one score in 25
 )
 """The plug-in."""
 

@@ -20,13 +20,13 @@ class Plan:
 
     __slots__ = ("asin", "goal", "options", "query")
 
-    def __init__(self, session: Session) -> None:
-        """Look for a query that finds the product, and for options that match."""
-        product = session.shop.catalog.product(session.goal.place)
-        self.goal = session.goal
+    def __init__(self, session: Session, goal: Goal) -> None:
+        """Look for a query that finds the goal's product, and for options that match."""
+        product = session.shop.catalog.product(goal.place)
+        self.goal = goal
         self.asin = product.asin
-        self.query = _best_query(session, product)
-        self.options = choose_options(product, session.goal)
+        self.query = _best_query(session, product, goal.place)
+        self.options = choose_options(product, goal)
 
     def next(self, session: Session) -> str:
         """Return the next command."""
@@ -51,7 +51,7 @@ class Plan:
         return f"search[{self.query}]"
 
 
-def _best_query(session: Session, product: Product) -> str:
+def _best_query(session: Session, product: Product, wanted: int) -> str:
     """Return the query that lists the product earliest: its title, or more of its text."""
     words = _plain_words(document_text(product))
     title = _plain_words(product.title)
@@ -59,7 +59,7 @@ def _best_query(session: Session, product: Product) -> str:
     best, best_place = queries[0], MAX_PAGES * PAGE_SIZE
     for query in queries:
         found = list(session.shop.search.find(tuple(query.split(" ")), ""))
-        place = found.index(session.goal.place) if session.goal.place in found else MAX_PAGES * PAGE_SIZE
+        place = found.index(wanted) if wanted in found else MAX_PAGES * PAGE_SIZE
         if place < best_place:
             best, best_place = query, place
         if place < PAGE_SIZE:

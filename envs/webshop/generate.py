@@ -115,7 +115,7 @@ def generate(
     number = family = 0
     while number < size:
         rng = random.Random(f"webshop:{seed}:{family}")
-        for member in _family(rng, family):
+        for member in _family(rng, seed, family):
             if number < size:
                 yield _entries(rng, member, number, seed)
                 number += 1
@@ -151,7 +151,7 @@ class _Product:
     price: float
 
 
-def _family(rng: random.Random, family: int) -> Iterator[_Product]:
+def _family(rng: random.Random, seed: int, family: int) -> Iterator[_Product]:
     """Draw one product and up to three that are nearly the same."""
     department = rng.choice(_DEPARTMENTS)
     query = rng.choice(department.queries)
@@ -165,7 +165,7 @@ def _family(rng: random.Random, family: int) -> Iterator[_Product]:
             for name, values in department.options
         )
         praise = ", ".join(word.title() for word in attributes[:2])
-        title = f"{brand} {style} {query.title()} with {praise}, Model {brand[:2].upper()}{family}-{copy + 1}"
+        title = f"{brand} {style} {query.title()} with {praise}, Model {brand[:2].upper()}{seed}x{family}-{copy + 1}"
         price = base_price if copy == 0 else round(base_price * rng.uniform(0.8, 1.6), 2)
         yield _Product(department, query, title, attributes, options, price)
 

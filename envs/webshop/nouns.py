@@ -10,7 +10,7 @@ import importlib.util
 from functools import lru_cache
 from typing import Any, Protocol
 
-from agentbench.errors import missing_dependency, unknown_name
+from agentbench.errors import MissingDependency, unknown_name
 
 from .letterwords import letter_words
 
@@ -51,7 +51,10 @@ class ModelNouns:
         Raises: MissingDependency: spaCy or its model is not installed.
         """
         if not model_installed():
-            raise missing_dependency(f"spacy with its model {MODEL}", "webshop", "the noun test 'spacy'")
+            raise MissingDependency(
+                f"the noun test 'spacy' needs spaCy and its model {MODEL}; run: pip install spacy && python -m spacy "
+                f"download {MODEL}, or take --env-option nouns=letters"
+            )
         import spacy
 
         self._model: Any = spacy.load(MODEL)

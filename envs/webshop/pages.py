@@ -20,6 +20,13 @@ PAGE_SIZE = 10
 BACK, PREVIOUS, NEXT, BUY, SEARCH = "Back to Search", "< Prev", "Next >", "Buy Now", "Search"
 SUB_PAGES = {name.lower(): name for name in ("Description", "Features", "Reviews", "Attributes")}
 _WHITE = " \t\n\r\x0c"
+_DONE_TEXTS = (
+    "Thank you for shopping with us!|Your code: |None| (Paste it in your MTurk interface.)|Purchased|asin|{asin}|"
+    "options|{options}|attrs|None|category|None|query|None|product category|None|Target|asin|options|attrs|price upper|"
+    "instuction text|category|product category|query|Goal |None|Reward|Your score (min 0.0, max 1.0)|{reward}|"
+    "Reward Details |None"
+)
+_DONE = tuple(_DONE_TEXTS.split("|"))
 
 
 class Node(NamedTuple):
@@ -149,33 +156,8 @@ def done_page(asin: str, options: Mapping[str, str], reward: float) -> Page:
     bought = json.dumps(dict(options), sort_keys=True)
     for character in "<>&'":
         bought = bought.replace(character, f"\\u{ord(character):04x}")
-    texts = ["Thank you for shopping with us!", "Your code: ", "None", " (Paste it in your MTurk interface.)"]
-    texts += [
-        "Purchased",
-        "asin",
-        asin,
-        "options",
-        bought,
-        "attrs",
-        "None",
-        "category",
-        "None",
-        "query",
-        "None",
-    ]
-    texts += [
-        "product category",
-        "None",
-        "Target",
-        "asin",
-        "options",
-        "attrs",
-        "price upper",
-        "instuction text",
-    ]
-    texts += ["category", "product category", "query", "Goal ", "None", "Reward"]
-    texts += ["Your score (min 0.0, max 1.0)", str(reward), "Reward Details ", "None"]
-    return make_page(_plain(*texts))
+    blanks = {"{asin}": asin, "{options}": bought, "{reward}": str(reward)}
+    return make_page(_plain(*(blanks.get(text, text) for text in _DONE)))
 
 
 def rich_text(nodes: Iterable[Node], url: str, opened: Iterable[str]) -> str:

@@ -123,8 +123,13 @@ def type_factor(title_score: float, *, same_kind: bool) -> float:
 @lru_cache(maxsize=1 << 16)
 def similar(one: str, other: str) -> bool:
     """Tell whether two texts share enough words: thefuzz's token set ratio, rounded, above 85."""
-    first, second = (default_process(text.translate(_LATIN1)) for text in (one, other))
-    return round(fuzz.token_set_ratio(first, second)) > MATCH_ABOVE
+    return round(fuzz.token_set_ratio(_words(one), _words(other))) > MATCH_ABOVE
+
+
+@lru_cache(maxsize=1 << 16)
+def _words(text: str) -> str:
+    """Clean a text as thefuzz does: no characters 128 to 255, lower case, blanks for all but letters and digits."""
+    return default_process(text if text.isascii() else text.translate(_LATIN1))
 
 
 @lru_cache(maxsize=1 << 14)
@@ -151,14 +156,14 @@ def _option_hits(chosen: Sequence[str], wanted: Sequence[GoalOption]) -> int:
 
 def option_hit(chosen: Sequence[str], wanted: GoalOption) -> bool:
     """Tell whether one of the chosen values counts as the wanted option; its group does not matter."""
-    text = str(_colour(wanted))
-    return any(similar(str(_colour(value)), text) for value in chosen)
+    return any(similar(_colour(value), _colour(wanted)) for value in chosen)
 
 
-def _colour(option: GoalOption) -> GoalOption:
+@lru_cache(maxsize=1 << 15)
+def _colour(option: GoalOption) -> str:
     """Return the first colour word in an option.
 
     In a human goal the option is a text and the word may stand anywhere in it. In a synthetic goal it is a (group,
     value) pair: the word must equal one of the two, and without a word the pair is later compared as Python prints it.
     """
-    return next((colour for colour in COLOURS if colour in option), option)
+    return str(next((colour for colour in COLOURS if colour in option), option))

@@ -156,6 +156,24 @@ def test_only_new_tokens_are_computed(make):
     assert (engine.prefilled_tokens, engine.cached_tokens) == (26 + 17, 35)
 
 
+def test_prompts_that_begin_alike_are_computed_once(make):
+    begin = [int(i) for i in np.random.default_rng(1).integers(0, 256, 50)]
+    group = [ask(f"g{i}", begin, i, f"g{i}") for i in range(5)]
+    fork = ask("fork", [*begin[:40], 1, 2, 3], 9, "f")
+    unlike = ask("unlike", [*begin[:20], 1, 2, 3], 9, "u")
+    alone = [sample(make(), [request])[0] for request in (*group, fork, unlike)]
+    engine = make()
+    together = sample(engine, group)
+    # the first computes 50 tokens, the others copy 49 and compute the last, whose logits they need
+    assert (engine.prefilled_tokens, engine.cached_tokens) == (50 + 4, 4 * 49)
+    together += sample(engine, [fork, unlike])
+    # the fork copies 40 of its 43; 20 in common are not worth a copy
+    assert (engine.prefilled_tokens, engine.cached_tokens) == (54 + 3 + 23, 196 + 40)
+    for mine, wanted in zip(together, alone, strict=True):
+        assert mine.token_ids == wanted.token_ids
+        np.testing.assert_allclose(mine.logprobs, wanted.logprobs, atol=1e-5)
+
+
 def test_the_conversation_idle_longest_loses_its_row(make):
     engine = make(slots=2)
     for slot in ("a", "b", "a", "c"):  # c takes the row of b

@@ -112,6 +112,7 @@ def _with_first_turn(episode, action):
     return replace(episode, turns=(replace(episode.turns[0], action=action),))
 
 
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft's, not ours
 def test_adapters_change_little_memory_and_merge_exactly(models):
     student = make_student(models, lora=LoraSettings(r=2, alpha=4))
     before = student_weights(student)

@@ -35,16 +35,20 @@ CHANGING = ("go", "open", "close", "take", "move", "use", "heat", "clean", "cool
 # --- a kitchen by hand ---
 
 
-def kitchen(task_type, obj, parent, things, *, together=()):
-    """Build a game: things are (type, receptacle type or None); receptacles in `together` share a point."""
-    doors = {"Fridge", "Microwave", "Cabinet"}
-    kinds = ("Fridge", "Microwave", "Cabinet", "CounterTop", "SinkBasin", "SideTable")
-    furniture = {
-        kind: Furniture(
-            f"{kind}_bar_1", kind, "loc_bar_9" if kind in together else f"loc_bar_{i}", kind in doors
-        )
-        for i, kind in enumerate(kinds)
-    }
+DOORS = {"Fridge", "Microwave", "Cabinet", "Safe"}
+KITCHEN = ("Fridge", "Microwave", "Cabinet", "CounterTop", "SinkBasin", "SideTable")
+
+
+def kitchen(task_type, obj, parent, things, *, together=(), has=KITCHEN):
+    """Build a game: things are (type, receptacle or None); the receptacles in `together` share a point.
+
+    A second receptacle of a type is written `Cabinet2`; the game shows it as cabinet 1, and the first one as cabinet 2.
+    """
+    furniture = {}
+    for i, name in enumerate(has):
+        kind = name.rstrip("2")
+        point = "loc_bar_50" if name in together else f"loc_bar_{i}"
+        furniture[name] = Furniture(f"{kind}_bar_{i}", kind, point, kind in DOORS)
     household = Household(
         list(furniture.values()),
         [
@@ -140,6 +144,38 @@ def test_the_way_on_from_the_middle(commands, left):
     state = after(game, *commands)
     assert optimal_length(game, state) == left
     assert optimal_length(game, state) == brute_force(game, state)
+
+
+def test_the_destination_on_the_way_is_chosen_among_equals():
+    things, has = [("Apple", "Fridge")], (*KITCHEN, "CounterTop2")
+    # where it is heated: go, open, take; go, heat, move
+    assert optimal_length(kitchen(HEAT, "Apple", "CounterTop", things, has=has, together=KITCHEN[1:4:2])) == 6
+    # where it lies: go, open, take, move
+    plain = "pick_and_place_simple"
+    game = kitchen(plain, "Apple", "CounterTop", [("Apple", "Cabinet")], has=has, together=KITCHEN[2:4])
+    assert optimal_length(game) == 4
+    # the one that is open already: go, take, go, move
+    game = kitchen(plain, "Mug", "Cabinet", [("Mug", "SideTable")], has=(*KITCHEN, "Cabinet2"))
+    assert optimal_length(game, after(game, "go to cabinet 2", "open cabinet 2", "go to fridge 1")) == 4
+
+
+def test_what_is_in_the_way_is_put_where_it_costs_least():
+    task = "pick_and_place_simple", "Mug"
+    # a statue beside the mug: go, move statue, open, take, go, move
+    things = [("Mug", "Fridge"), ("Statue", "CoffeeMachine")]
+    has = (*KITCHEN, "CoffeeMachine")
+    game = kitchen(*task, "CoffeeMachine", things, has=has, together=("Fridge", "SideTable"))
+    taken = after(game, "go to coffeemachine 1", "take statue 1 from coffeemachine 1")
+    assert optimal_length(game, taken) == 6
+    # on the shelf, not in the closed safe: go, move statue; go, open, take; go, move
+    game = kitchen(*task, "CoffeeMachine", things, has=("CoffeeMachine", "Fridge", "Safe", "Shelf"))
+    taken = after(game, "go to coffeemachine 1", "take statue 1 from coffeemachine 1")
+    assert optimal_length(game, taken) == 7
+    # a plate in the microwave, which has to be opened anyway: go, open, move plate; go, take; go, move
+    things = [("Mug", "CoffeeMachine"), ("Plate", "CoffeeMachine")]
+    game = kitchen(*task, "Microwave", things, has=("Cabinet", "CoffeeMachine", "Fridge", "Microwave"))
+    taken = after(game, "go to coffeemachine 1", "take plate 1 from coffeemachine 1")
+    assert optimal_length(game, taken) == 7
 
 
 def test_two_objects_need_two_trips_to_the_same_place():

@@ -81,10 +81,10 @@ def brute_force(documents, terms, k, rank):
 def test_the_best_are_those_of_a_full_scan(monkeypatch, dense_limit):
     monkeypatch.setattr(bm25, "DENSE_LIMIT", dense_limit)
     rng = np.random.default_rng(0)
-    documents = corpus(rng, 400)
-    rank = rng.permutation(400).astype(np.int32)
+    documents = corpus(rng, 200)
+    rank = rng.permutation(200).astype(np.int32)
     index = build_index(documents, rank)
-    for _ in range(60):
+    for _ in range(30):
         terms = [f"t{number}" for number in rng.integers(0, 70, size=int(rng.integers(1, 9)))]
         found, scores = index.search(terms, k=10)
         expected, sums = brute_force(documents, terms, 10, rank)

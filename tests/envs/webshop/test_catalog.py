@@ -36,9 +36,16 @@ def test_products_are_found_by_asin(catalog, products):
 
 
 def test_members_of_a_column_come_in_file_order(catalog, products):
-    expected = tuple(place for place, product in enumerate(products) if product.category == "beauty")
-    assert catalog.members("category", "beauty") == expected
-    assert catalog.members("category", "Beauty") == ()
+    assert catalog.members("category", "beauty") == [
+        i for i, p in enumerate(products) if p.category == "beauty"
+    ]
+    assert catalog.members("query", "lamps") == [len(products) - 1]
+    assert (
+        catalog.members("category", "Beauty")
+        == catalog.members("query", "")
+        == catalog.members("query", "zz")
+        == []
+    )
 
 
 def test_places_with_goals(catalog, products):

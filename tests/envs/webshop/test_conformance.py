@@ -1,6 +1,6 @@
 """Every recording of the original that is on disk: goals, prices, rewards, rankings, pages, byte for byte."""
 
-from agentbench.envs.webshop.conformance import Checker, Report
+from agentbench.envs.webshop.conformance import Report
 
 
 def test_the_recordings_are_reproduced(checker, recordings):

@@ -1,0 +1,137 @@
+"""What must not change an update: padding, row order, the split into micro-batches, context, broken episodes."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from trainer_cases import assert_close, gradient, make_run, make_turn, random_groups, write_model
+
+from agentbench.trainers import atod, gigpo, grpo, opd, sft
+from agentbench.types import Group
+
+CASES = {
+    "opd": (opd.SPEC, {}),
+    "opd_turn_mean": (opd.SPEC, {"reduction": "turn_mean"}),
+    "opd_full": (opd.SPEC, {"loss": "full", "reduction": "trajectory_mean"}),
+    "opd_top_k": (opd.SPEC, {"loss": "top_k", "k": 8}),
+    "atod": (atod.SPEC, {"reduction": "trajectory_mean"}),
+    "grpo": (grpo.SPEC, {"ref_kl_coef": 0.0}),
+    "gigpo": (gigpo.SPEC, {"ref_kl_coef": 0.0, "reduction": "turn_sum"}),
+    "sft": (sft.SPEC, {"mode": "takeover", "takeover": (0, 0), "reduction": "trajectory_mean"}),
+}
+
+
+def find_gradient(models, case, groups, **values):
+    spec, settings = CASES[case]
+    teacher = "teacher" if "teacher" in spec.needs else None
+    run = make_run(models, spec.id, teacher=teacher, **({"max_grad_norm": 1e9} | values))
+    return gradient(spec.build(run, spec.config(**settings)), groups)
+
+
+def collected(case, **kwargs):
+    groups = random_groups(250, groups=3, **kwargs)
+    return [replace_authors(group, "expert") for group in groups] if case == "sft" else groups
+
+
+def replace_authors(group, author):
+    members = tuple(
+        replace(
+            member,
+            turns=tuple(replace(turn, action=replace(turn.action, author=author)) for turn in member.turns),
+        )
+        for member in group.members
+    )
+    return replace(group, members=members)
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("budget", [1, 45])
+def test_micro_batch_split_changes_nothing(models, case, budget):
+    groups = collected(case)
+    whole = find_gradient(models, case, groups)
+    assert_close(find_gradient(models, case, groups, tokens_per_micro_batch=budget), whole)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_row_order_changes_nothing(models, case):
+    groups = collected(case)
+    turned = [Group(g.key, g.anchor, tuple(reversed(g.members))) for g in reversed(groups)]
+    assert_close(find_gradient(models, case, turned), find_gradient(models, case, groups))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_padding_changes_nothing(models, case):
+    """One very long episode in the batch that is broken is no row; one that is context only pads all others."""
+    groups = collected(case)
+    author = "expert" if case == "sft" else "student"
+    other = "student" if case == "sft" else "expert"
+
+    def padded(member):
+        said = make_turn(len(member.turns), [5] * 60, [6] * 40, author=other)
+        return replace(member, turns=(*member.turns, said))
+
+    first = groups[0]
+    assert all(turn.action.author == author for turn in first.members[0].turns)
+    # the turn of another author is context for the loss, yet one sample more in the statistics over turns
+    settings = {"group_stats": "trajectory"} if case in {"atod", "grpo", "gigpo"} else {}
+    spec, keys = CASES[case]
+    CASES["changed"] = (spec, keys | settings)
+    try:
+        plain = find_gradient(models, "changed", groups)
+        longer = [replace(first, members=(padded(first.members[0]), *first.members[1:])), *groups[1:]]
+        assert_close(find_gradient(models, "changed", longer), plain)
+    finally:
+        del CASES["changed"]
+
+
+@pytest.mark.parametrize("case", ["opd", "opd_full", "atod"])
+def test_padding_id_and_padding_rows_of_the_vocabulary_change_nothing(models, tmp_path, case):
+    groups = collected(case)
+    tokenizer = models["tokenizer"]
+    plain = find_gradient(models, case, groups)
+    size = len(tokenizer)
+    folder = write_model(tmp_path, tokenizer, seed=1, vocab=size + 5)
+    copy_rows(models["student"], folder, size)
+    wide = find_gradient(models | {"student": folder}, case, groups)
+    name = "model.embed_tokens.weight"
+    assert float(wide[name][size:].abs().max()) == 0.0
+    wide[name] = wide[name][:size]
+    assert_close(wide, plain)
+
+
+def copy_rows(source, target, size):
+    from transformers import AutoModelForCausalLM
+
+    small = AutoModelForCausalLM.from_pretrained(source)
+    large = AutoModelForCausalLM.from_pretrained(target)
+    with torch.no_grad():
+        for name, parameter in large.named_parameters():
+            theirs = small.get_parameter(name)
+            parameter[: len(theirs)].copy_(theirs) if parameter.ndim else parameter.copy_(theirs)
+            if name.endswith("embed_tokens.weight"):
+                parameter[size:].fill_(3.0)
+    large.save_pretrained(target)
+
+
+@pytest.mark.parametrize("case", ["opd", "opd_full", "atod", "grpo"])
+def test_what_is_recorded_on_context_changes_nothing(models, case):
+    """Behaviour log-probs of turns that are not trained are never read."""
+    groups = collected(case)
+    anchored = [replace(group, anchor=1) for group in groups]
+
+    def altered(member):
+        first = member.turns[0]
+        said = replace(first.action, logprobs=(-50.0,) * len(first.action.token_ids), author="someone")
+        return replace(member, turns=(replace(first, action=said), *member.turns[1:]))
+
+    changed = [replace(group, members=tuple(map(altered, group.members))) for group in anchored]
+    ours, theirs = find_gradient(models, case, changed), find_gradient(models, case, anchored)
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.parametrize("case", ["opd", "grpo"])
+def test_fresh_rows_and_their_order_change_nothing(models, case):
+    groups = collected(case, fresh=True)
+    turned = [Group(g.key, g.anchor, tuple(reversed(g.members))) for g in reversed(groups)]
+    ours = find_gradient(models, case, turned, tokens_per_micro_batch=20)
+    assert_close(ours, find_gradient(models, case, groups))
