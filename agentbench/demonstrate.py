@@ -23,9 +23,12 @@ BEHAVIOURS = ("random", "half_random", "other_goal", "expert")
 class TokenisedPolicy(InstantPolicy):
     """Lets a policy that knows its command at once speak in the tokens of a model."""
 
-    def __init__(self, inner: InstantPolicy, renderer: Renderer, parser: Parser) -> None:
-        """Wrap `inner`; prompts and replies are rendered just as for a model."""
+    def __init__(
+        self, inner: InstantPolicy, renderer: Renderer, parser: Parser, author: str | None = None
+    ) -> None:
+        """Wrap `inner`; prompts and replies are rendered just as for a model, `author` None keeps inner's name."""
         super().__init__()
+        self.author = author
         self.inner = inner
         self.renderer = renderer
         self.parser = parser
@@ -46,7 +49,7 @@ class TokenisedPolicy(InstantPolicy):
         rendered = self.renderer.render(view)
         reply = self.parser.format(inner.action.text)
         ids = self.renderer.reply_ids(reply)
-        action = Action(reply, ids, (0.0,) * len(ids), author=inner.action.author)
+        action = Action(reply, ids, (0.0,) * len(ids), author=self.author or inner.action.author)
         return Decision(action, inner.env_action, rendered.context_ids, rendered.fresh)
 
     def forget(self, key: str) -> None:
@@ -63,11 +66,12 @@ class MixturePolicy(InstantPolicy):
 
     name = "mixture"
 
-    def __init__(self, shares: Mapping[str, float]) -> None:
+    def __init__(self, shares: Mapping[str, float], demonstrator: InstantPolicy) -> None:
         """Take the shares.
 
         Args:
             shares: kind -> weight among episodes; "impossible" -> probability per turn.
+            demonstrator: the expert of the kinds "expert" and "half_random".
         Raises: ConfigError: unknown kind, or no kind with a positive share.
         """
         super().__init__()
@@ -81,7 +85,8 @@ class MixturePolicy(InstantPolicy):
         self.impossible = shares.get("impossible", 0.0)
         if not self.kinds:
             raise ConfigError("mixed behaviour needs a positive share of: " + ", ".join(BEHAVIOURS))
-        self._experts: dict[str, Expert] = {}
+        self.demonstrator = demonstrator
+        self._decoys: dict[str, Expert] = {}
 
     @property
     def info(self) -> dict[str, Any]:
@@ -98,29 +103,26 @@ class MixturePolicy(InstantPolicy):
         elif kind == "random" or (kind == "half_random" and rng.random() < 0.5):
             command = str(rng.choice(view.info["admissible"] or ["look"]))
         else:
-            command = self._expert(view, kind).act()
-            author = "mixture" if kind == "other_goal" else "expert"
+            other = kind == "other_goal"
+            command = self._decoy(view).act() if other else self.demonstrator.decide(view)
+            author = "mixture" if other else "expert"
         return Decision(Action(command, author=author), env_action=command)
 
     def decide(self, view: View) -> str:
         """The command of `decision`."""
         return self.decision(view).action.text
 
-    def _expert(self, view: View, kind: str) -> Expert:
-        if view.key not in self._experts:
-            build, decoy = view.spec.expert, view.spec.decoy
-            if build is None or (kind == "other_goal" and decoy is None):
-                raise UsageError(
-                    f"env {view.spec.id!r} has no expert for the behaviour {kind!r}; leave it out"
-                )
-            other = kind == "other_goal" and decoy is not None
-            seed = derive_seed(view.seed, "goal")
-            self._experts[view.key] = decoy(view.env, seed) if other and decoy else build(view.env)
-        return self._experts[view.key]
+    def _decoy(self, view: View) -> Expert:
+        if view.key not in self._decoys:
+            if view.spec.decoy is None:
+                raise UsageError(f"env {view.spec.id!r} has no expert of other goals; leave out 'other_goal'")
+            self._decoys[view.key] = view.spec.decoy(view.env, derive_seed(view.seed, "goal"))
+        return self._decoys[view.key]
 
     def forget(self, key: str) -> None:
-        """Drop the expert of an ended episode."""
-        self._experts.pop(key, None)
+        """Drop the experts of an ended episode."""
+        self._decoys.pop(key, None)
+        self.demonstrator.forget(key)
 
 
 def _impossible(view: View, rng: random.Random) -> str:

@@ -111,6 +111,18 @@ class Expert(Protocol):
         ...
 
 
+class Explorer(Protocol):
+    """An expert that knows only what an agent can read: one per episode, made from the first observation."""
+
+    def observe(self, observation: str) -> None:
+        """Take in an observation; called for each one, the first included, in order."""
+        ...
+
+    def act(self, admissible: Sequence[str]) -> str:
+        """Return the command to give now."""
+        ...
+
+
 @dataclass(frozen=True)
 class EnvSpec:
     """One benchmark as a plug-in (entry-point group `agentbench.envs`).
@@ -131,6 +143,8 @@ class EnvSpec:
         expert: builds an expert for a running env; None when there is none.
         decoy: builds an expert that pursues another goal of the same scene, chosen by the seed; mixed behaviour for
             training data. None when there is none.
+        explorer: builds, from an episode's first observation, an expert that knows only the text. Its episodes can be
+            imitated, those of an all-knowing expert often cannot. None when there is none.
         extra: pip extra to name when an optional package is missing.
         rules: version of everything that moves a score; part of every record.
         blocking: steps may wait (network, subprocess), so rollout runs them in threads.
@@ -150,6 +164,7 @@ class EnvSpec:
     invalid_penalty: float = 0.0
     expert: Callable[[TextEnv], Expert] | None = None
     decoy: Callable[[TextEnv, int], Expert] | None = None
+    explorer: Callable[[str], Explorer] | None = None
     extra: str = ""
     rules: str = "1"
     blocking: bool = False

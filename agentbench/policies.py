@@ -18,6 +18,7 @@ from .errors import ConfigError, CorruptData, MissingData, UsageError, unknown_n
 from .parse import get_parser
 from .policy import (
     ExpertPolicy,
+    ExplorerPolicy,
     ModelPolicy,
     NullPolicy,
     Policy,
@@ -33,6 +34,7 @@ from .types import SamplingParams
 
 POLICIES: dict[str, str] = {
     "expert": "the env's own expert",
+    "explorer": "the env's expert that knows only the text",
     "random": "an admissible command at random",
     "null": "the same useless words every turn; must score 0",
     "replay:FILE": "the commands of a recorded run (folder or episodes.jsonl)",
@@ -79,6 +81,7 @@ def build_policy(config: PolicyConfig, spec: EnvSpec, max_turns: int | None = No
     _refuse_ignored(config)
     simple: dict[str, Callable[[], Policy]] = {
         "expert": ExpertPolicy,
+        "explorer": ExplorerPolicy,
         "random": RandomPolicy,
         "null": NullPolicy,
     }

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from .engines import Engine, Request
-from .env import EnvSpec, Expert, Info, TextEnv
+from .env import EnvSpec, Expert, Explorer, Info, TextEnv
 from .errors import EngineFailure, UsageError
 from .parse import Parser
 from .render import Renderer
@@ -147,6 +147,36 @@ class ExpertPolicy(InstantPolicy):
     def forget(self, key: str) -> None:
         """Drop the expert of an ended episode."""
         self._experts.pop(key, None)
+
+
+class ExplorerPolicy(InstantPolicy):
+    """Plays the env's expert that knows only the text; can take over at any turn."""
+
+    name = "explorer"
+
+    def __init__(self) -> None:
+        """Start with no explorers; one is made for each episode."""
+        super().__init__()
+        self._explorers: dict[str, tuple[Explorer, int]] = {}
+
+    def decide(self, view: View) -> str:
+        """Show the explorer of this episode what it has not seen yet, and ask it."""
+        texts = [*(turn.observation for turn in view.turns), view.observation]
+        if view.key not in self._explorers:
+            if view.spec.explorer is None:
+                raise UsageError(
+                    f"env {view.spec.id!r} has no explorer; use expert, random, null, replay or model"
+                )
+            self._explorers[view.key] = (view.spec.explorer(texts[0]), 0)
+        explorer, seen = self._explorers[view.key]
+        for text in texts[seen:]:
+            explorer.observe(text)
+        self._explorers[view.key] = (explorer, len(texts))
+        return explorer.act(view.info["admissible"])
+
+    def forget(self, key: str) -> None:
+        """Drop the explorer of an ended episode."""
+        self._explorers.pop(key, None)
 
 
 class RandomPolicy(InstantPolicy):

@@ -26,7 +26,7 @@ from .episode import Limits
 from .errors import ConfigError, TrainingError, UsageError
 from .evaluate import EvalConfig, evaluate
 from .parse import Parser, get_parser
-from .policy import ExpertPolicy, InstantPolicy, ModelPolicy, Policy, RandomPolicy
+from .policy import ExpertPolicy, ExplorerPolicy, InstantPolicy, ModelPolicy, Policy, RandomPolicy
 from .prompt import load_prompt
 from .records import CONFIG, VERSIONS, check_output, encode_json, write_whole
 from .registry import engine_factory, env_spec, trainer_spec
@@ -240,16 +240,18 @@ def _stage(config: TrainConfig, spec: EnvSpec, trainer: Trainer, engine: Engine)
     rollout = config.rollout
     sampling = SamplingParams(rollout.temperature, rollout.top_p, rollout.top_k, rollout.max_new_tokens)
 
-    def spoken(policy: InstantPolicy) -> TokenisedPolicy:
-        return TokenisedPolicy(policy, renderer, parser)
+    demonstrator = ExplorerPolicy if rollout.demonstrator == "explorer" else ExpertPolicy
+
+    def spoken(policy: InstantPolicy, author: str | None = None) -> TokenisedPolicy:
+        return TokenisedPolicy(policy, renderer, parser, author)
 
     policies: dict[str, Policy] = {
         "student": ModelPolicy(engine, renderer, parser, sampling, guided=rollout.guided),
-        "expert": spoken(ExpertPolicy()),
+        "expert": spoken(demonstrator(), "expert"),
         "random": spoken(RandomPolicy()),
     }
     if rollout.behaviours:
-        policies["mixture"] = spoken(MixturePolicy(rollout.behaviours))
+        policies["mixture"] = spoken(MixturePolicy(rollout.behaviours, demonstrator()))
     return Stage(
         spec=spec,
         policies=policies,
@@ -257,7 +259,7 @@ def _stage(config: TrainConfig, spec: EnvSpec, trainer: Trainer, engine: Engine)
         concurrency=rollout.concurrency,
         limits=Limits(max_turns=config.env.max_turns, max_tokens=rollout.max_episode_tokens),
         env_options=config.env.options,
-        labeller=spoken(ExpertPolicy()),
+        labeller=spoken(demonstrator(), "expert"),
     )
 
 

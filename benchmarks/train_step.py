@@ -4,8 +4,8 @@
 
 Workload: student of about 10M and teacher of about 30M parameters (Qwen3 shape, vocabulary 4096), 16 rows of 128
 prompt and exactly 128 completion tokens, temperature 1, full-vocabulary reverse KL, AdamW, float32. Each contestant
-runs in a process of its own, so that its peak memory is its own. TRL is optional (`pip install trl`); without it only our
-own figures are printed. CPU seconds are the figures to compare: wall clocks suffer from whatever else runs.
+runs in a process of its own, so that its peak memory is its own. TRL is optional (`pip install trl`); without it only
+our own figures are printed. CPU seconds are the figures to compare: wall clocks suffer from whatever else runs.
 """
 
 from __future__ import annotations
@@ -144,6 +144,7 @@ def run_ours(root: Path, steps: int, loss: str) -> Figures:
 def run_trl(root: Path, steps: int) -> Figures:
     """TRL's DistillationTrainer; its generation is timed apart."""
     from datasets import Dataset
+    from datasets.table import InMemoryTable
     from transformers import AutoTokenizer
     from trl import DistillationConfig, DistillationTrainer
 
@@ -184,10 +185,13 @@ def run_trl(root: Path, steps: int) -> Figures:
         disable_tqdm=True,
         logging_strategy="no",
     )
+    # with a name of its own: hashing the table by content fails with some pairs of pyarrow and dill
+    table = InMemoryTable.from_pydict({"prompt": prompts() * (steps + 2)})
+    dataset = Dataset(table, fingerprint="prompts")
     trainer = Timed(
         model=str(root / "student"),
         args=config,
-        train_dataset=Dataset.from_list([{"prompt": text} for text in prompts()] * (steps + 2)),
+        train_dataset=dataset,
         processing_class=AutoTokenizer.from_pretrained(root / "student"),
         callbacks=[Marks()],
     )

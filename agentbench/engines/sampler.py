@@ -245,16 +245,19 @@ class ChoiceTable:
 
     def allowed(self, rows: IntArray, positions: IntArray, like_RV: Tensor) -> Tensor | None:
         """Say what each row may sample next: bool [R, V], or None when all rows are free."""
+        import torch
+
         guided = np.flatnonzero(self.guided[rows])
         if not guided.size:
             return None
         at = rows[guided]
         next_ids = self._ids[at, :, positions[guided]]
         row_of, choice_of = np.nonzero(self._alive[at])
-        allowed_RV = np.zeros(like_RV.shape, np.bool_)
-        allowed_RV[~self.guided[rows]] = True
-        allowed_RV[guided[row_of], next_ids[row_of, choice_of]] = True
-        return _tensor(allowed_RV, like_RV)
+        allowed_RV = torch.zeros(like_RV.shape, dtype=torch.bool, device=like_RV.device)
+        allowed_RV[_tensor(~self.guided[rows], like_RV)] = True
+        at_next = _tensor(np.stack([guided[row_of], next_ids[row_of, choice_of]]), like_RV)
+        allowed_RV[at_next[0], at_next[1]] = True
+        return allowed_RV
 
     def advance(self, rows: IntArray, positions: IntArray, ids: IntArray) -> npt.NDArray[np.bool_]:
         """Take in what was sampled; returns which rows have completed a choice [R]."""

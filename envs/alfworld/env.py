@@ -27,6 +27,7 @@ from . import games
 from .engine import Game, Result, Session
 from .errands import Decoy
 from .expert import DeadEnd, Expert
+from .explorer import Explorer
 from .pddl import UnsupportedGame
 from .reference import ReferenceSession, Replay
 from .state import State
@@ -287,6 +288,7 @@ SPEC = EnvSpec(
     invalid_penalty=0.1,
     expert=AlfworldExpert,
     decoy=AlfworldDecoy,
+    explorer=Explorer,
     extra="alfworld",
 )
 """The plug-in: the protocol of the field (50 steps, reward 10, history 2, penalty 0.1)."""

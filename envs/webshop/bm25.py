@@ -97,7 +97,7 @@ class Bm25Index:
             documents = int(np.load(directory / "documents.npy"))
         except (OSError, ValueError) as error:
             raise CorruptData(
-                f"search index {directory} cannot be read ({error}); delete it, it is rebuilt"
+                f"search index {directory} cannot be read ({error}); import its files again with --replace"
             ) from error
         return cls(documents=documents, **arrays)
 
@@ -201,7 +201,8 @@ class Bm25Index:
                 for clause in query
             ]
         )
-        sums = np.bincount(docs, parts, len(self.rank))  # bincount sums in double, in query order
+        sums = np.zeros(len(self.rank))
+        np.add.at(sums, docs, parts.astype(np.float64))  # in query order
         found = np.flatnonzero(sums).astype(np.int32)
         return found, sums[found].astype(np.float32)
 
@@ -239,18 +240,12 @@ class Bm25Index:
         return np.flatnonzero(sums >= least).astype(np.int32)
 
     def _sums(self, query: list[_Clause]) -> Floats:
-        """Add up all contributions in float32, in no defined order."""
-        from scipy.sparse import csc_array  # takes longer to import than a small shop to open
-
-        bounds = np.cumsum([0, *(clause.end - clause.start for clause in query)]).astype(np.int32)
-        docs = np.concatenate([self.docs[clause.start : clause.end] for clause in query])
-        parts = np.empty(len(docs), np.float32)
-        for clause, start, end in zip(query, bounds, bounds[1:], strict=False):
-            np.divide(-clause.weight, self.saturation[clause.start : clause.end], out=parts[start:end])
-            parts[start:end] += clause.weight
-        # a sparse product is the fastest scatter-add that NumPy and SciPy have
-        terms = csc_array((parts, docs, bounds), shape=(len(self.rank), len(query)))
-        sums: Floats = terms @ np.ones(len(query), np.float32)
+        """Add up all contributions in float32, which loses the last bits."""
+        sums = np.zeros(len(self.rank), np.float32)
+        for clause in query:
+            part = np.divide(-clause.weight, self.saturation[clause.start : clause.end])
+            part += clause.weight
+            np.add.at(sums, self.docs[clause.start : clause.end], part)
         return sums
 
 

@@ -26,8 +26,8 @@ from agentbench.errors import CorruptData
 
 from .products import HumanInstruction, Product
 
-FORMAT = 2
-"""Version of the folder layout; another version is rebuilt."""
+FORMAT = 1
+"""Version of the folder layout; a store of another version has to be imported again."""
 
 CACHED_PRODUCTS = 8192
 _TEXT = ("asin", "title", "description", "query", "category", "product_category", "price_text")
@@ -184,7 +184,7 @@ def open_catalog(directory: Path) -> Catalog:
         numbers = {name: _map(directory / f"{name}.npy") for name in _NUMBERS}
     except (OSError, ValueError, KeyError) as error:
         raise CorruptData(
-            f"{directory} is not a stored catalogue ({error}); delete it, it is rebuilt"
+            f"{directory} is not a stored catalogue ({error}); import its files again with --replace"
         ) from error
     return Catalog(columns, numbers, fingerprint=meta["fingerprint"], directory=directory)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from agentbench.demonstrate import MixturePolicy
 from agentbench.episode import Episode
+from agentbench.policy import ExplorerPolicy
 from agentbench.registry import env_spec
 from agentbench.rollout import run_episodes
 from agentbench.tiny import make_model, make_tokenizer, mine_phrases
@@ -29,7 +30,7 @@ def household_texts(games: int) -> list[str]:
     tasks = spec.tasks("mini-train")[:games]
     episodes = (Episode(spec, task, derive_seed("base", task), max_turns=20) for task in tasks)
     texts = []
-    for item in run_episodes(episodes, MixturePolicy(BEHAVIOURS)):
+    for item in run_episodes(episodes, MixturePolicy(BEHAVIOURS, ExplorerPolicy())):
         for turn in item.turns:
             texts += [turn.observation, turn.env_action or ""]
     return texts

@@ -49,7 +49,7 @@ def test_labels_say_what_the_expert_would_do_on_states_others_visit(renderer):
 
 def test_mixture_follows_its_shares_by_episode_and_by_turn():
     shares = {"random": 0.5, "expert": 0.5, "impossible": 0.0}
-    items = run(MixturePolicy(shares), 400)
+    items = run(MixturePolicy(shares, ExpertPolicy()), 400)
     lengths = {item.task: len(item.turns) for item in run(ExpertPolicy(), 400)}
     shortest = sum(item.success and len(item.turns) == lengths[item.task] for item in items)
     # half are experts (all shortest), and a random walk of 3 commands is seldom so; 3 s.e. of 400 draws are 0.075
@@ -58,8 +58,8 @@ def test_mixture_follows_its_shares_by_episode_and_by_turn():
 
 def test_mixture_does_not_depend_on_the_width():
     shares = {"random": 1.0, "half_random": 1.0, "impossible": 0.3}
-    narrow = {item.id: item for item in run(MixturePolicy(shares), 10, concurrency=1)}
-    wide = {item.id: item for item in run(MixturePolicy(shares), 10, concurrency=10)}
+    narrow = {item.id: item for item in run(MixturePolicy(shares, ExpertPolicy()), 10, concurrency=1)}
+    wide = {item.id: item for item in run(MixturePolicy(shares, ExpertPolicy()), 10, concurrency=10)}
     assert narrow == wide
 
 
@@ -73,4 +73,4 @@ def test_mixture_does_not_depend_on_the_width():
 )
 def test_bad_shares(shares, message):
     with pytest.raises(ConfigError, match=message):
-        MixturePolicy(shares)
+        MixturePolicy(shares, ExpertPolicy())

@@ -1,5 +1,6 @@
 """The hf engine against plain forward passes of the same model: kept caches, joins, eviction, guided choice."""
 
+import itertools
 import math
 
 import numpy as np
@@ -307,6 +308,18 @@ def test_time_limit_fails_the_request_only(make):
     engine.submit([ask("late")])
     (done,) = engine.poll()
     assert "not answered within 0.0 seconds" in str(done.failure)
+
+
+def test_time_limit_ends_a_running_reply_and_leaves_the_others(make, monkeypatch):
+    clock = itertools.count()
+    monkeypatch.setattr("agentbench.engines.hf.time.monotonic", lambda: next(clock))
+    engine = make(request_timeout=10)  # the clock advances by one with every request and every step
+    engine.submit([ask("endless", max_new_tokens=90, min_new_tokens=90), ask("quick", max_new_tokens=2)])
+    assert [done.key for done in engine.poll()] == ["quick"]
+    (late,) = engine.poll()
+    assert "not answered within 10 seconds" in str(late.failure)
+    assert engine.generated_tokens < 20
+    assert sample(engine, [ask("next")]) == sample(make(), [ask("next")])
 
 
 def test_aborted_requests_answer_with_what_they_said(make):

@@ -343,6 +343,13 @@ def test_wrong_options_are_refused(folder):
         build(str(folder), device="cpu")
 
 
+def test_half_precision_checkpoints_become_float32_on_cpu(folder):
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float16)
+    model.save_pretrained(folder)
+    assert build(str(folder), device="cpu").info["dtype"] == "float32"
+    assert build(str(folder), device="cpu", dtype="fp16").info["dtype"] == "float16"
+
+
 def test_without_torch_the_extra_is_named(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(ImportError, match=r"agentbench-opd\[train\]"):

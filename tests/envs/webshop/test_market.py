@@ -6,6 +6,7 @@ from agentbench.envs.webshop.dataset import DATASET
 from agentbench.envs.webshop.env import SPEC
 from agentbench.envs.webshop.generate import write_files
 from agentbench.errors import MissingData, UnknownName
+from agentbench.panels import load_panel
 
 
 @pytest.fixture
@@ -56,6 +57,10 @@ def test_generated_splits_do_not_share_a_product():
         assert len(values) == 3 * market.GENERATED_SIZE
 
 
+def test_the_generated_panel_is_the_frozen_one():
+    assert load_panel("webshop/mini@1").resolve(SPEC).tasks == market.tasks("mini-test")[:128]
+
+
 @pytest.mark.parametrize(
     "name",
     ["", "x", "gen0-orig-0", "gen0-orig-0-0000000000", "gen0-orig-999999-0123456789", "gen0-none-0-0123456789",
@@ -90,6 +95,10 @@ def test_official_splits_have_the_fields_sizes(official, recordings, tmp_path, m
     }
     assert sizes == {"test": 500, "dev": 1000, "train": 5410, "human": 13, "va-test": 500, "va-train": 6410}
     wanted = [{key(task) for task in market.tasks(split)} for split in ("va-test", "va-train")]
+    for panel in ("test", "dev", "train", "human"):
+        assert len(load_panel(f"webshop/{panel}@1").resolve(SPEC).tasks) == sizes[panel]
+    for panel in ("test", "train"):
+        assert len(load_panel(f"webshop-va/{panel}@1").resolve(SPEC).tasks) == sizes[f"va-{panel}"]
     # measured on the original: 457 of the 500 validation goals of seed 1000 are training goals of seed 0
     assert sum(key(task) in wanted[1] for task in market.tasks("va-test")) == 457
 
