@@ -41,9 +41,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         tokenizer = make_tokenizer(folder, ["any text"])
         vocab = max(options.vocab, len(tokenizer))
-        heads = max(2, options.hidden // 24 // 2 * 2)
         make_model(
-            folder, tokenizer, hidden=options.hidden, layers=options.layers, heads=heads, kv_heads=heads // 2,
+            folder, tokenizer, hidden=options.hidden, layers=options.layers, heads=options.heads, kv_heads=options.heads // 2,
             vocab=vocab, max_position=4096,
         )  # fmt: skip
         model = AutoModelForCausalLM.from_pretrained(folder).eval()
@@ -164,11 +163,8 @@ def _steps(model: Any, tokenizer: Any, options: argparse.Namespace) -> dict[str,
 
     def engine_seconds(new: int) -> float:
         engine = HFEngine(model, tokenizer, slots=rows)
-        sampling = SamplingParams(max_new_tokens=new)
-        choices = (tuple([1] * new),)  # one choice of that length: replies do not end early
-        engine.submit(
-            [Request(str(i), p.tolist(), sampling, i, choices=choices) for i, p in enumerate(prompts)]
-        )
+        sampling = SamplingParams(max_new_tokens=new, min_new_tokens=new)
+        engine.submit([Request(str(i), p.tolist(), sampling, i) for i, p in enumerate(prompts)])
         started = time.process_time()
         while engine.poll():
             pass
@@ -224,6 +220,7 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--hidden", type=int, default=96)
     parser.add_argument("--layers", type=int, default=3)
+    parser.add_argument("--heads", type=int, default=4, help="query heads; half as many hold keys and values")
     parser.add_argument("--vocab", type=int, default=600)
     parser.add_argument("--conversations", type=int, default=64)
     parser.add_argument("--turns", type=int, default=8)

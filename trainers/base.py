@@ -173,6 +173,7 @@ class Algorithm:
 
     def _parts(self, batch: Batch, step: int) -> list[Tensor]:
         """Rows of each optimizer step: whole trajectories in a seeded order that no split into processes changes."""
+        # Departure: the frameworks shuffle turn rows; a trajectory in two updates would be averaged twice.
         parts = self.run.updates_per_step
         if parts == 1:
             return [torch.arange(len(batch.tokens_BT))]

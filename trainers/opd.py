@@ -83,6 +83,7 @@ class Opd(Algorithm):
         if self.settings.loss != "sampled":
             return self._match_distributions(groups, step)
         batch = self.collate(groups)
+        # Departure: the trainer's own log-probs, not the engine's, so that the ratio starts at 1.
         old = self.student.score(batch)  # log q_old(y_t)
         teacher_BT = self.teacher.score(batch).logp_BT  # log p(y_t)
         gap_BT = sampled_distillation(teacher_BT, old.logp_BT, batch.turn_BT, clip=self.settings.gap_clip)

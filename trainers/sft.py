@@ -119,6 +119,7 @@ class Sft(Algorithm):
     def _commands(self, groups: Sequence[Group], step: int) -> Batch:
         mode, pad = self.settings.mode, self.student.pad_id
         if mode == "dagger":
+            # Departure: DAgger learns from all data ever collected; here a step learns from its own states only.
             return collate(groups, pad, labels=True)
         if mode == "file":
             drawn = self._draw(step)

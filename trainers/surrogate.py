@@ -74,6 +74,7 @@ def descend_surrogate(
         ref_kl_coef: weight of that penalty.
     """
     penalised = reference_BT is not None and ref_kl_coef > 0.0
+    # Departure: without any advantage no step is taken; the optimizer would still decay weights and drift on momentum.
     if not algorithm.any_process(bool((advantage_BT != 0).any())) and not penalised:
         return Descent()
     if settings.importance_cap is not None:

@@ -33,33 +33,6 @@ Available commands:
 """
 
 
-def command(game: Game, state: State, action: Action) -> str:
-    """Spell `action` as the player would type it in `state`."""
-    thing = game.objects[action.thing] if action.thing >= 0 else ""
-    place = game.receptacles[action.receptacle] if action.receptacle >= 0 else ""
-    match action.verb:
-        case "look" | "inventory" | "help":
-            return action.verb
-        case "go":
-            return f"go to {place}"
-        case "open" | "close":
-            return f"{action.verb} {place}"
-        case "take":
-            return f"take {thing} from {place}"
-        case "move":
-            return f"move {thing} to {place}"
-        case "examine_receptacle":
-            return f"examine {place}"
-        case "examine_object":
-            return f"examine {thing}"
-        case "use":
-            return f"use {thing}"
-        case "slice":
-            return f"slice {thing} with {game.objects[state.holding]}"
-        case _:
-            return f"{action.verb} {thing} with {place}"
-
-
 def feedback(game: Game, state: State, action: Action) -> str:
     """Say what `action` did; `state` is the state it led to."""
     thing = game.objects[action.thing] if action.thing >= 0 else ""

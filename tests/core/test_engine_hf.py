@@ -62,7 +62,7 @@ def largest_error(model, ids, start, action):
     return float(np.abs(np.array(wanted) - np.array(action.logprobs)).max())
 
 
-def converse(engine, *, conversations=10, turns=4, width=10, max_new_tokens=9):
+def converse(engine, *, conversations=8, turns=3, width=8, max_new_tokens=9):
     """Play ragged growing conversations, `width` at a time; returns their ids and (start, action) of every reply."""
     sources = [np.random.default_rng(i) for i in range(conversations)]
     ids = [source.integers(0, 256, source.integers(2, 50)).tolist() for source in sources]
@@ -100,12 +100,11 @@ def reference(parts):
     [
         (1, {"slots": 1}),
         (3, {"slots": 16}),
-        (10, {"slots": 3}),  # conversations lose their rows to others again and again
-        (10, {"slots": 1}),
-        (10, {"slots": 16, "prefill_tokens": 7}),  # prompts are computed in pieces
-        (10, {"slots": 16, "keep_cache": False}),
+        (8, {"slots": 3}),  # conversations lose their rows to others again and again
+        (8, {"slots": 16, "prefill_tokens": 7}),  # prompts are computed in pieces
+        (8, {"slots": 16, "keep_cache": False}),
         # 2 layers x 2 tensors x 2 heads x 8 floats = 256 bytes a token: room for 300 tokens
-        (10, {"slots": 16, "cache_bytes": 300 * 256}),
+        (8, {"slots": 16, "cache_bytes": 300 * 256}),
     ],
 )
 def test_replies_do_not_depend_on_width_slots_or_memory(parts, reference, width, options):
@@ -124,18 +123,18 @@ def test_logprobs_are_those_of_a_plain_forward_pass(parts, reference):
         for i, turns in enumerate(replies)
         for start, action in turns
     ]
-    assert len(errors) == 40
+    assert len(errors) == 24
     assert max(errors) < 1e-5
 
 
 def test_when_memory_ends_the_youngest_requests_start_over(make):
-    long = {"max_new_tokens": 60, "min_new_tokens": 60}
+    long = {"max_new_tokens": 30, "min_new_tokens": 30}
     requests = [ask(str(i), range(10 * i, 10 * i + 40), i, f"s{i}", **long) for i in range(4)]
     roomy, tight = make(), make(cache_bytes=256 * 260)  # 260 tokens: 4 rows of 64, and 2 once a row takes 128
     assert sample(tight, requests) == sample(roomy, requests)
-    assert roomy.generated_tokens == 4 * 60
+    assert roomy.generated_tokens == 4 * 30
     # each holds 40 + 24 tokens when the rows fill up; two give way after 25 tokens
-    assert tight.generated_tokens == 4 * 60 + 2 * 25
+    assert tight.generated_tokens == 4 * 30 + 2 * 25
 
 
 def test_only_new_tokens_are_computed(make):
@@ -213,15 +212,13 @@ def test_greedy_follows_the_likeliest_token(make, parts):
 
 def test_the_end_token_is_kept_in_the_ids_and_left_out_of_the_text(make, parts):
     tokenizer = parts[1]
-    requests = [ask(str(i), (i, 2), seed=i, max_new_tokens=300) for i in range(16)]
+    requests = [ask(str(i), (i, 2), seed=i, max_new_tokens=100) for i in range(16)]
     stopped = [action for action in sample(make(), requests) if action.finish == "stop"]
     assert stopped, "none of 16 long replies met the end token"
     for action in stopped:
         assert action.token_ids[-1] == tokenizer.eos_token_id
         assert tokenizer.eos_token_id not in action.token_ids[:-1]
         assert action.text == tokenizer.decode(action.token_ids[:-1], skip_special_tokens=True)
-    later = sample(make(), [ask("m", (1, 2), max_new_tokens=300, min_new_tokens=290)])[0]
-    assert len(later.token_ids) >= 290
 
 
 def test_guided_choice_samples_members_by_the_restricted_distribution(make, parts):
@@ -229,7 +226,7 @@ def test_guided_choice_samples_members_by_the_restricted_distribution(make, part
     end = tokenizer.eos_token_id
     choices = ((10, 11, end), (10, 12, 13, end), (20, end), (20, 21, end))
     prompt = (5, 6, 7)
-    requests = [ask(str(i), prompt, seed=i, choices=choices) for i in range(200)]
+    requests = [ask(str(i), prompt, seed=i, choices=choices) for i in range(60)]
     requests.append(ask("free", prompt, seed=0, max_new_tokens=3))
     *actions, free = sample(make(slots=32), requests)
     assert {action.token_ids == [*choice] for action in actions for choice in choices} == {True, False}
@@ -242,7 +239,7 @@ def test_guided_choice_samples_members_by_the_restricted_distribution(make, part
         logp = plain_logprobs(model, [*prompt, *said])[-1]
         return logp[token] - math.log(sum(math.exp(logp[other]) for other in allowed))
 
-    for action in actions[:20]:
+    for action in actions[:10]:
         said = list(action.token_ids)
         assert action.finish == "stop"
         for at, token in enumerate(said):

@@ -1,9 +1,11 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from trainer_cases import make_trajectory, make_turn, random_groups
 
 from agentbench.errors import ContractError, UsageError
-from agentbench.trainers.batch import collate, idle_micro, micro_batches
+from agentbench.trainers.batch import collate, idle_micro, micro_batches, with_context
 from agentbench.types import Group
 
 PAD = 99
@@ -128,3 +130,11 @@ def test_pick_and_place_move_token_columns_in_and_out():
 
 def test_idle_micro_batch_trains_nothing():
     assert idle_micro(PAD).token_X.numel() == 0
+
+
+def test_context_counts_to_the_turn_that_answers_it():
+    said = two_turns()
+    after = replace(said, turns=(*said.turns, make_turn(2, [7], [8], author="other")))
+    batch = with_context(collate([Group("g", 0, (after,))], PAD))
+    # 1 2 | 3 4 | 5 | 6 | 7 | 8: the first token is never trained, what follows the last trained reply neither
+    assert batch.turn_BT.tolist() == [[-1, 0, 0, 0, 1, 1, -1, -1]]

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from trainer_cases import (
@@ -158,3 +160,19 @@ def test_truncated_sampling_is_refused_for_sampled_tokens_only(models):
     with pytest.raises(UsageError, match="biased under truncated sampling"):
         SPEC.build(run, SPEC.config())
     assert SPEC.build(run, SPEC.config(loss="full"))
+
+
+def test_the_engines_log_probs_do_not_enter_the_loss(models):
+    groups = random_groups(250)
+
+    def reheard(turn):
+        said = turn.action
+        return replace(turn, action=replace(said, logprobs=(-3.0,) * len(said.token_ids)))
+
+    changed = [
+        replace(g, members=tuple(replace(m, turns=tuple(map(reheard, m.turns))) for m in g.members))
+        for g in groups
+    ]
+    run = make_run(models, "opd", **EXACT)
+    ours, theirs = (gradient(SPEC.build(run, SPEC.config()), x) for x in (changed, groups))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)

@@ -41,6 +41,7 @@ def test_without_its_model_spacy_is_refused():
         ModelNouns()
 
 
+@pytest.mark.slow
 def test_official_titles_are_cut_as_by_spacy_itself(official):
     spacy = pytest.importorskip("spacy", reason="spaCy is not installed")
     tokenizer = spacy.blank("en").tokenizer
