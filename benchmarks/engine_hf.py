@@ -42,9 +42,15 @@ def main() -> None:
         tokenizer = make_tokenizer(folder, ["any text"])
         vocab = max(options.vocab, len(tokenizer))
         make_model(
-            folder, tokenizer, hidden=options.hidden, layers=options.layers, heads=options.heads, kv_heads=options.heads // 2,
-            vocab=vocab, max_position=4096,
-        )  # fmt: skip
+            folder,
+            tokenizer,
+            hidden=options.hidden,
+            layers=options.layers,
+            heads=options.heads,
+            kv_heads=options.heads // 2,
+            vocab=vocab,
+            max_position=4096,
+        )
         model = AutoModelForCausalLM.from_pretrained(folder).eval()
         tokenizer = AutoTokenizer.from_pretrained(folder)
     record: dict[str, Any] = {

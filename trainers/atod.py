@@ -103,7 +103,9 @@ class Atod(Algorithm):
         batch = self.collate(groups)
         old = self.student.score(batch)
         teacher_BT = self.teacher.score(batch).logp_BT
-        meters = self.measure(batch, old, teacher_BT)
+        meters = self.measure(batch)
+        self.measure_student(meters, batch, old)
+        self.measure_teacher(meters, batch, old, teacher_BT)
         weight_BT, columns = self._weights(batch, old, teacher_BT, meters)  # w_k
         gap_BT = sampled_distillation(teacher_BT, old.logp_BT, batch.turn_BT, clip=self.settings.gap_clip)
         distil_BT = self.kappa(step) * (weight_BT * gap_BT)  # kappa(s) A_OPD

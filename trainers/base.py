@@ -29,8 +29,8 @@ from .objectives import Objective
 from .processes import Processes
 from .student import Scores, Student
 
-_PROBE_ROWS = 4
-"""Rows scored to compare engine and trainer where an algorithm does not score the whole batch."""
+_PROBE_SHARE = 16
+"""One row in so many is scored to compare engine and trainer where an algorithm does not score the whole batch."""
 
 
 @dataclass
@@ -254,39 +254,45 @@ class Algorithm:
 
     # --- reports ------------------------------------------------------------------------------------------------------
 
-    def measure(self, batch: Batch, old: Scores | None, teacher_BT: Tensor | None = None) -> Meters:
-        """Start the figures of a step: the episodes, the student before the update, the teacher's gap.
-
-        Args:
-            batch: of this process.
-            old: the student's scores before the update; None scores a few rows to compare engine and trainer.
-            teacher_BT: the teacher's log-probs, when it scored the sampled tokens.
-        """
-        meters, mask_BT = Meters(), batch.mask_BT
+    def measure(self, batch: Batch) -> Meters:
+        """Start the figures of a step with those of the episodes."""
+        meters = Meters()
         meters.total("episodes", len(batch.ids_M))
         meters.total("episode_errors", float((~batch.ok_M).sum()))
         meters.mean("episode_error_share", ~batch.ok_M)
         meters.mean("reward", batch.score_M, batch.ok_M)
-        meters.total("trained_tokens", float(mask_BT.sum()))
+        meters.total("trained_tokens", float(batch.mask_BT.sum()))
         lengths_M = torch.bincount(batch.traj_N, minlength=len(batch.ids_M))
         meters.mean("turns_per_episode", lengths_M, batch.ok_M)
         meters.mean("truncated_share", batch.truncated_N, batch.ok_M[batch.traj_N])
+        return meters
+
+    def measure_student(self, meters: Meters, batch: Batch, old: Scores | None = None) -> None:
+        """Add the student before the update: its entropy, and how far the engine's log-probs are from the trainer's.
+
+        Args:
+            meters: receives the figures.
+            batch: of this process.
+            old: scores of the whole batch; None scores a few rows.
+        """
+        mask_BT = batch.mask_BT
         if old is None:
-            rows_B = torch.arange(min(_PROBE_ROWS, len(mask_BT)))
-            old = self.student.score(batch, rows_B)
-            mask_BT = mask_BT & (torch.arange(len(mask_BT)) < _PROBE_ROWS)[:, None]
+            rows = -(-len(mask_BT) // _PROBE_SHARE)
+            old = self.student.score(batch, torch.arange(rows))
+            mask_BT = mask_BT & (torch.arange(len(mask_BT)) < rows)[:, None]
         meters.mean("entropy", old.entropy_BT, mask_BT)
         if self._comparable:
             gap_BT = (old.logp_BT - batch.behaviour_BT).abs()
             meters.mean("engine_gap", gap_BT, mask_BT)
             meters.top("engine_gap_max", gap_BT, mask_BT)
-        if teacher_BT is not None:
-            gap_BT = old.logp_BT - teacher_BT
-            meters.mean("teacher_gap", gap_BT, mask_BT)
-            meters.mean("teacher_preferred_share", gap_BT < 0, mask_BT)
-            meters.mean("teacher_distance", gap_BT.abs(), mask_BT)
-            meters.by_depth("teacher_distance", gap_BT.abs(), batch)
-        return meters
+
+    def measure_teacher(self, meters: Meters, batch: Batch, old: Scores, teacher_BT: Tensor) -> None:
+        """Add the gap between student and teacher on the sampled tokens."""
+        mask_BT, gap_BT = batch.mask_BT, old.logp_BT - teacher_BT
+        meters.mean("teacher_gap", gap_BT, mask_BT)
+        meters.mean("teacher_preferred_share", gap_BT < 0, mask_BT)
+        meters.mean("teacher_distance", gap_BT.abs(), mask_BT)
+        meters.by_depth("teacher_distance", gap_BT.abs(), batch)
 
     @property
     def _comparable(self) -> bool:

@@ -66,7 +66,8 @@ class Grpo(Algorithm):
         """Take one step of the clipped surrogate on group-relative advantages."""
         batch = self.collate(groups)
         old = self.student.score(batch)
-        meters = self.measure(batch, old)
+        meters = self.measure(batch)
+        self.measure_student(meters, batch, old)
         advantage_N = self.advantage(batch, meters)
         reference_BT = self.reference.score(batch).logp_BT if self.reference is not None else None
         if reference_BT is not None:

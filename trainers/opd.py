@@ -88,7 +88,9 @@ class Opd(Algorithm):
         teacher_BT = self.teacher.score(batch).logp_BT  # log p(y_t)
         gap_BT = sampled_distillation(teacher_BT, old.logp_BT, batch.turn_BT, clip=self.settings.gap_clip)
         advantage_BT = self.settings.coef * gap_BT  # A_t = -c (log q - log p), discount 0
-        meters = self.measure(batch, old, teacher_BT)
+        meters = self.measure(batch)
+        self.measure_student(meters, batch, old)
+        self.measure_teacher(meters, batch, old, teacher_BT)
         descent = descend_surrogate(self, self.settings, batch, old, advantage_BT, step=step, meters=meters)
         gap_N = turn_mean(gap_BT, batch.turn_BT, batch.turns)
         return self.report(meters, descent, step, batch.columns(advantage=gap_N * self.settings.coef))
@@ -96,7 +98,8 @@ class Opd(Algorithm):
     def _match_distributions(self, groups: Sequence[Group], step: int) -> Update:
         """One gradient step on the divergence itself; no ratio, since it is on-policy once per batch."""
         batch = self.collate(groups)
-        meters = self.measure(batch, None)
+        meters = self.measure(batch)
+        self.measure_student(meters, batch)
         descent = self.descend(batch, self._objective(), reduction=self.settings.reduction, step=step)
         value_BT = descent.columns["divergence"]
         meters.mean("teacher_gap", value_BT, batch.mask_BT)

@@ -106,9 +106,10 @@ class Sft(Algorithm):
     def update(self, groups: Sequence[Group], step: int) -> Update:
         """Take one step on -log q of the cloned tokens."""
         batch = self._batch(groups, step)
-        meters = self.measure(batch, None)
+        meters = self.measure(batch)
         objective = TokenObjective(_negative_log_likelihood)
         descent = self.descend(batch, objective, reduction=self.settings.reduction, step=step)
+        meters.mean("entropy", descent.columns["entropy"], batch.mask_BT)
         meters.mean("perplexity_log", -descent.columns["logp"], batch.mask_BT)
         return self.report(meters, descent, step)
 
@@ -132,10 +133,6 @@ class Sft(Algorithm):
         count = self.run.rollout.tasks_per_step * self.run.rollout.group_size
         drawn = draw(self.recorded, count, step, self.run.seed)
         return drawn[self.process_index :: self.num_processes]
-
-    @property
-    def _comparable(self) -> bool:
-        return False  # demonstrations were not sampled by the student
 
 
 def _negative_log_likelihood(logp_X: Tensor) -> Tensor:

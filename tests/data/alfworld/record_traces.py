@@ -23,9 +23,16 @@ from agentbench.envs.alfworld.reference import ReferenceSession
 
 HOUSEHOLD = Path(__file__).with_name("household.pddl")
 NOISE = 30
+DEEDS = (
+    "go to countertop 1", "take apple 2 from countertop 1", "go to sink 1", "clean apple 2 with sink 1",
+    "go to fridge 1", "cool apple 2 with fridge 1", "examine apple 2", "heat apple 2 with microwave 1",
+    "examine apple 2", "go to cabinet 1", "move apple 2 to cabinet 1", "take apple 2 from cabinet 1",
+    "go to fridge 1", "cool apple 2 with fridge 1", "examine apple 2", "go to cabinet 1",
+    "move apple 2 to cabinet 1",
+)  # fmt: skip
+"""Wins twice when the apple is to be clean, once when it is to be cool: heating undoes cooling."""
 STRANGE = (
-    ("Bowl_bar_1", "Bowl"),  # an id without position: its display name ends in a blank
-    ("Cabinet_bar_1", "Cabi_minus_net_bar_1"),  # spelled-out characters in a kind
+    ("Bowl_bar_1", "Bo_dot_wl"),  # an id without position: its display name is "bo.wl ", with a blank
     ("(receptacleAtLocation Microwave_bar_1 loc_bar_3)", ""),  # nowhere
     ("(objectType WineBottle_bar_1 WineBottleType)", ""),  # fits nowhere
     ("(receptacleType Sink_bar_1 SinkType)", ""),  # cleans nothing
@@ -49,13 +56,14 @@ def games() -> Iterator[tuple[str, dict[str, Any]]]:
     task = Game.from_json(odd).task
     odd["grammar"] = odd["grammar"].replace(task, "put a clean apple in cabinet.")
     odd["pddl_problem"] = HOUSEHOLD.read_text(encoding="utf-8")
-    odd["walkthrough"] = [
-        "go to countertop 1", "take apple 2 from countertop 1", "go to sink 1", "clean apple 2 with sink 1",
-        "go to cabinet 1", "move apple 2 to cabinet 1",
-    ]  # fmt: skip
+    odd["walkthrough"] = list(DEEDS)
     yield "household", odd
     at_cabinet = odd["pddl_problem"].replace("agent1 loc_bar_0", "agent1 loc_bar_1")
     yield "household/start-at-cabinet", {**odd, "pddl_problem": at_cabinet}
+    cold = (
+        odd["pddl_problem"].replace("(cleanable ?o)", "(coolable ?o)").replace("(isClean ?o)", "(isCool ?o)")
+    )
+    yield "household/cold-goal", {**odd, "pddl_problem": cold}
     strange = odd["pddl_problem"]
     for old, new in STRANGE:
         assert old in strange
