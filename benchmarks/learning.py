@@ -1,5 +1,7 @@
-"""Sums up the learning comparison: success by method, step and seed, paired against the student, and the teacher's
-take-over curve. Reads the run folders of `agentbench train examples/learning/*.yaml`; trains nothing.
+"""Sums up the learning comparison.
+
+Success by method, step and seed, paired against the student, and the teacher's take-over curve. Reads the run folders
+of `agentbench train examples/learning/*.yaml`; trains nothing.
 
 Usage: python benchmarks/learning.py RUNS OUTPUT --student FOLDER --teacher FOLDER
 
@@ -102,7 +104,7 @@ def take_over(student: Path, teacher: Path, turns: list[int]) -> list[dict[str, 
 def table(curves: dict[str, list[dict[str, Any]]]) -> str:
     """The curves as a table, one row per run and step."""
     lines = [
-        "| run | step | student tokens | n | errors | success | 95 % interval | gain over the student | 95 % interval | McNemar p |",
+        "| run | step | student tokens | n | errors | success | 95 % interval | gain | 95 % interval | McNemar p |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, points in sorted(curves.items()):
@@ -159,7 +161,8 @@ def main() -> None:
     (options.output / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
     text = table(curves) + "\n| teacher takes over after | n | success | 95 % interval |\n|---|---|---|---|\n"
     for point in takeover:
-        text += f"| {point['after']} turns | {point['n']} | {point['success']:.1%} | {point['low']:.1%} – {point['high']:.1%} |\n"
+        interval = f"{point['low']:.1%} – {point['high']:.1%}"
+        text += f"| {point['after']} turns | {point['n']} | {point['success']:.1%} | {interval} |\n"
     (options.output / "table.md").write_text(text)
     plot(curves, options.output / "success.png")
     print(text)

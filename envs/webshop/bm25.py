@@ -228,25 +228,29 @@ class Bm25Index:
         """
         ordered = sorted(query, key=lambda clause: -clause.ceiling)
         room = sum(clause.ceiling for clause in ordered) * LEFT_OUT
-        left = 0.0
-        while len(ordered) > 1 and left + ordered[-1].ceiling <= room:
-            left += ordered.pop().ceiling
-        sums = self._sums(ordered)
-        blocks = np.maximum.reduceat(sums, np.arange(0, len(sums), BLOCK))
-        least = _kth_largest(blocks, k) if len(blocks) >= k else 0.0
-        least = max(
-            least * (1 - 1e-5) - left, 1e-30
-        )  # room for rounding; a document without any term has sum 0
-        return np.flatnonzero(sums >= least).astype(np.int32)
-
-    def _sums(self, query: list[_Clause]) -> Floats:
-        """Add up all contributions in float32, which loses the last bits."""
+        kept, left = len(ordered), 0.0
+        while kept > 1 and left + ordered[kept - 1].ceiling <= room:
+            kept -= 1
+            left += ordered[kept].ceiling
         sums = np.zeros(len(self.rank), np.float32)
+        self._add(ordered[:kept], sums)
+        least = self._least(sums, k) - left
+        if False:  # documents that have nothing but terms left out may be among the best
+            self._add(ordered[kept:], sums)
+            least = self._least(sums, k)
+        return np.flatnonzero(sums >= max(least, 1e-30)).astype(np.int32)  # without any term a sum is 0
+
+    def _add(self, query: list[_Clause], sums: Floats) -> None:
+        """Add contributions in float32, which loses the last bits."""
         for clause in query:
             part = np.divide(-clause.weight, self.saturation[clause.start : clause.end])
             part += clause.weight
             np.add.at(sums, self.docs[clause.start : clause.end], part)
-        return sums
+
+    def _least(self, sums: Floats, k: int) -> float:
+        """Return a sum that at least k documents reach, with room for rounding; 0 if there are none."""
+        blocks = np.maximum.reduceat(sums, np.arange(0, len(sums), BLOCK))
+        return _kth_largest(blocks, k) * (1 - 1e-5) if len(blocks) >= k else 0.0
 
 
 @dataclass(frozen=True, slots=True)

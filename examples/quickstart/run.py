@@ -52,25 +52,26 @@ def main(output: Path) -> None:
         print(f"{policy:8} {success(output / policy)}")
 
     print("\nA small model from nothing (tokenizer and random weights) ...", flush=True)
-    make_base(output / "base")
-    train("teacher", output, f"model_name_or_path={output / 'base'}")
-    teacher = output / "teacher" / "checkpoint-100"
+    make_base(output / "random")
+    train("base", output, f"model_name_or_path={output / 'random'}")
+    train("teacher", output, f"model_name_or_path={output / 'base' / 'checkpoint-50'}")
+    teacher = output / "teacher" / "checkpoint-60"
     train("student", output, f"model_name_or_path={teacher}")
-    student = output / "student" / "checkpoint-30"
+    student = output / "student" / "checkpoint-15"
     train("opd", output, f"model_name_or_path={student}", f"teachers.0.model_name_or_path={teacher}")
 
     print(f"\nSuccess on {PANEL} (128 generated games never trained on, sampled at temperature 1)")
-    print(f"teacher              {success(output / 'teacher' / 'eval' / 'step-100')}")
+    print(f"teacher              {success(output / 'teacher' / 'eval' / 'step-60')}")
     print(f"student              {success(output / 'opd' / 'eval' / 'step-0')}")
-    print(f"student after OPD    {success(output / 'opd' / 'eval' / 'step-10')}")
-    agentbench("compare", str(output / "opd" / "eval" / "step-0"), str(output / "opd" / "eval" / "step-10"))
+    print(f"student after OPD    {success(output / 'opd' / 'eval' / 'step-6')}")
+    agentbench("compare", str(output / "opd" / "eval" / "step-0"), str(output / "opd" / "eval" / "step-6"))
     print(f"\nDone in {time.monotonic() - began:.0f} s. Look at:")
     print(f"  {output}/expert/report.md            the report of an evaluation")
     print(f"  {output}/opd/metrics.jsonl           every figure of the training run, a line per step")
     print(f"  {output}/opd/rollouts/               the collected episodes, turn by turn")
-    print(f"  {output}/opd/checkpoint-10/          a plain Hugging Face folder; play it again:")
+    print(f"  {output}/opd/checkpoint-6/          a plain Hugging Face folder; play it again:")
     print(
-        f"  agentbench eval --panel {PANEL} --policy model --model {output}/opd/checkpoint-10 \\\n"
+        f"  agentbench eval --panel {PANEL} --policy model --model {output}/opd/checkpoint-6 \\\n"
         "      --prompt agentbench.prompts:alfworld/transcript --max-new-tokens 12 --max-turns 20 --temperature 1 "
         "--output runs/again"
     )

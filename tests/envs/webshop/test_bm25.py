@@ -95,9 +95,14 @@ def test_the_best_are_those_of_a_full_scan(monkeypatch, dense_limit):
 
 def test_skipping_changes_no_bit(monkeypatch):
     rng = np.random.default_rng(1)
-    index = build_index(corpus(rng, 3000), rng.permutation(3000).astype(np.int32))
-    for _ in range(200):
-        terms = [f"t{number}" for number in rng.integers(0, 70, size=int(rng.integers(1, 9)))]
+    monkeypatch.setattr(bm25, "BLOCK", 16)
+    rare = [[f"rare{number}", "t0"] for number in range(5)]
+    index = build_index(rare + corpus(rng, 3000), rng.permutation(3005).astype(np.int32))
+    queries = [
+        [f"t{number}" for number in rng.integers(0, 70, size=int(rng.integers(1, 9)))] for _ in range(200)
+    ]
+    queries += [[*query[:2], *query[:2], f"rare{number % 5}"] for number, query in enumerate(queries)]
+    for terms in queries:
         monkeypatch.setattr(bm25, "DENSE_LIMIT", 1 << 15)
         all_found, all_scores = index.search(terms, k=7)
         monkeypatch.setattr(bm25, "DENSE_LIMIT", 0)
