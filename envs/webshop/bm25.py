@@ -235,7 +235,7 @@ class Bm25Index:
         sums = np.zeros(len(self.rank), np.float32)
         self._add(ordered[:kept], sums)
         least = self._least(sums, k) - left
-        if False:  # documents that have nothing but terms left out may be among the best
+        if least <= 0 and left:  # documents that have nothing but terms left out may be among the best
             self._add(ordered[kept:], sums)
             least = self._least(sums, k)
         return np.flatnonzero(sums >= max(least, 1e-30)).astype(np.int32)  # without any term a sum is 0

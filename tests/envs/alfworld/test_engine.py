@@ -145,6 +145,18 @@ def test_a_goal_about_two_objects_needs_two_different_ones(content):
     assert won == [False] * 8 + [True]
 
 
+def test_heating_undoes_cooling_for_the_goal(content):
+    cold = (
+        content["pddl_problem"].replace("(cleanable ?o)", "(coolable ?o)").replace("isClean ?o", "isCool ?o")
+    )
+    session = Session(Game.from_json({**content, "pddl_problem": cold}))
+    for treatments, won in (((COOL,), True), ((COOL, HEAT), False), ((HEAT, COOL), True)):
+        session.reset()
+        for command in (*FETCH, "go to fridge 1", *treatments, "go to cabinet 1"):
+            session.step(command)
+        assert session.step("move apple 2 to cabinet 1").won is won
+
+
 def test_snapshots_continue_like_the_episode_they_came_from(session):
     rng = random.Random(0)
     result = session.reset()
