@@ -1,6 +1,6 @@
 """One on-policy distillation step against TRL's DistillationTrainer: same models, same batch, one thread, CPU.
 
-    OMP_NUM_THREADS=1 python benchmarks/train_step.py [--steps 4] [--output results.json]
+    python benchmarks/train_step.py [--steps 4] [--output results.json]
 
 Workload: student of about 10M and teacher of about 30M parameters (Qwen3 shape, vocabulary 4096), 16 rows of 128
 prompt and exactly 128 completion tokens, temperature 1, full-vocabulary reverse KL, AdamW, float32. Ours is shown in
@@ -228,6 +228,7 @@ def main() -> None:
         print("\n" + json.dumps(asdict(measure(asked.only, asked.models, asked.steps))))
         return
     results = []
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
     with tempfile.TemporaryDirectory() as folder:
         make_models(Path(folder))
         print(HEADER)
@@ -245,7 +246,7 @@ def main() -> None:
                 "--steps",
                 str(asked.steps),
             ]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            done = subprocess.run(command, capture_output=True, text=True, check=False, env=one_thread)
             if done.returncode:
                 raise SystemExit(f"{name} failed:\n{done.stderr[-2000:]}")
             results.append(Figures(**json.loads(done.stdout.splitlines()[-1])))

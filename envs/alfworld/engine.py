@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -24,10 +23,7 @@ __all__ = [
     "Snapshot",
     "State",
     "UnsupportedGame",
-    "canonical",
 ]
-
-_OLD_PUT = re.compile(r"put (.+) in/on (.+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +97,3 @@ class Session:
     def _answer(self, observation: str) -> Result:
         self._observation = observation
         return Result(observation, self._admissible, self._won, int(self._won))
-
-
-def canonical(command: str, game: Game) -> str:
-    """Reword a command of older releases ("put X in/on Y") as `game`'s own release says it ("move X to Y").
-
-    Anything else comes back unchanged. All games that `Game` can load are of the "move" releases.
-    """
-    old = _OLD_PUT.fullmatch(command.strip())
-    return f"move {old[1]} to {old[2]}" if old else command

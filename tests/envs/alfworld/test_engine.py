@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from agentbench.envs.alfworld.engine import Game, Session, canonical
+from agentbench.envs.alfworld.engine import Game, Session
 from agentbench.envs.alfworld.state import bits
 
 ALWAYS = ["help", "inventory", "look"]
@@ -198,11 +198,6 @@ def test_sets_of_integers_list_their_members_in_order():
     assert list(bits(0b101001)) == [0, 3, 5]
 
 
-def test_older_wording_is_mapped_and_the_raw_engine_stays_exact(play, session):
-    result = play(*FETCH, "go to cabinet 1")
+def test_the_wording_of_older_releases_is_not_understood(play, session):
+    play(*FETCH, "go to cabinet 1")
     assert session.step("put apple 2 in/on cabinet 1").observation == "Nothing happens."
-    command = canonical(" put apple 2 in/on cabinet 1\n", session.game)
-    assert command == "move apple 2 to cabinet 1"
-    assert command in result.admissible
-    for other in ("look", "put apple 2", "move apple 2 to cabinet 1", "  Put it in/on there"):
-        assert canonical(other, session.game) == other
