@@ -104,6 +104,8 @@ def test_what_is_missing_is_named_with_its_extra(installed, tmp_path):
         "expert",
         "--env-option",
         "engine=textworld",
+        "--output",
+        str(tmp_path / "b"),
     )
     assert reference.returncode == 2
     assert "agentbench-opd[alfworld]" in reference.stderr
