@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from .errors import ConfigError
 
@@ -76,11 +76,30 @@ class RolloutConfig(Section):
 
 
 class TeacherConfig(Section):
-    """A frozen model that scores the student's tokens: a local folder or a hub id."""
+    """A frozen model that scores the student's tokens.
+
+    Attributes:
+        model_name_or_path: a local folder or a hub id; for "server" the name under which it is served.
+        backend: "hf" beside the student, "vllm" in an engine of this process, "server" behind `base_url`.
+        base_url: of a vLLM server, such as http://localhost:8000; belongs to "server".
+        engine_options: keyword options of "vllm" and "server".
+    """
 
     model_name_or_path: str
     revision: str | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    backend: Literal["hf", "vllm", "server"] = "hf"
+    base_url: str | None = None
+    engine_options: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _used(self) -> TeacherConfig:
+        """Refuse keys that the backend would ignore."""
+        if (self.backend == "server") != (self.base_url is not None):
+            raise ValueError("backend 'server' needs base_url, and no other backend uses it")
+        if self.backend == "hf" and self.engine_options:
+            raise ValueError("backend 'hf' uses no engine_options; remove them")
+        return self
 
 
 class LoraSettings(Section):

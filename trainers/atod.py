@@ -26,7 +26,7 @@ from .opd import require_one_teacher, require_plain_sampling
 from .schedules import from_config
 from .student import Scores
 from .surrogate import descend_surrogate
-from .teachers import LocalTeacher
+from .teachers import open_teacher
 from .turn_weights import (
     DisagreementUncertainty,
     disagreement_uncertainty,
@@ -88,7 +88,7 @@ class Atod(Algorithm):
         require_groups(run)
         super().__init__(run)
         self.settings = settings
-        self.teacher = LocalTeacher(run.teachers[0], self.student)
+        self.teacher = open_teacher(run.teachers[0], self.student)
         self.kappa, self.rho = from_config(settings.kappa), from_config(settings.rho)
         self.switches = DisagreementUncertainty(
             min_turns=settings.min_turns,

@@ -21,7 +21,7 @@ from .chunked_tokens import token_loss
 from .divergences import Kind, TailMode, on_support
 from .models import Kernel, Outputs
 from .student import Student
-from .teachers import LocalTeacher
+from .teachers import LocalTeacher, TeacherScores
 
 
 class Objective(Protocol):
@@ -104,11 +104,14 @@ class FullVocabulary:
 
 @dataclass(frozen=True)
 class TopK:
-    """A divergence on the teacher's K likeliest ids; `tail` says what becomes of the others."""
+    """A divergence on the teacher's K likeliest ids; `tail` says what becomes of the others.
 
-    teacher: LocalTeacher
+    Attributes:
+        scores: of the whole batch, with the K likeliest ids.
+    """
+
+    scores: TeacherScores
     kind: Kind
-    k: int
     tail: TailMode
     beta: float = 0.5
     kd_temperature: float = 1.0
@@ -118,8 +121,12 @@ class TopK:
     def kernel(self, micro: Micro, coef_X: Tensor, student: Student) -> Kernel:
         """Sum weight times divergence; report the divergence and the student's mass on the support."""
         weight_X = coef_X if self.weight_BT is None else coef_X * micro.pick(self.weight_BT)
-        ids_XK, logp_XK = self.teacher.top_k(micro, self.k)
-        rule = _SupportRule(self, ids_XK, logp_XK, weight_X, student.temperature)
+        ids_BTK, logp_BTK = self.scores.topk_ids_BTK, self.scores.topk_logp_BTK
+        if ids_BTK is None or logp_BTK is None:
+            raise ValueError(
+                "the teacher's scores hold no likeliest ids; ask for them: score(batch, top_k=K)"
+            )
+        rule = _SupportRule(self, micro.pick(ids_BTK), micro.pick(logp_BTK), weight_X, student.temperature)
         return lambda hidden_XD, head_VD: fused_sum(
             rule, hidden_XD, head_VD, student.vocab_size, student.temperature, None
         )

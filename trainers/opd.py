@@ -19,10 +19,11 @@ from agentbench.types import Group
 
 from .advantages import sampled_distillation
 from .base import Algorithm
+from .batch import Batch
 from .divergences import Kind, TailMode, check_kind
 from .objectives import FullVocabulary, Objective, TopK
 from .surrogate import SurrogateConfig, descend_surrogate
-from .teachers import LocalTeacher
+from .teachers import LocalTeacher, open_teacher
 from .turn_weights import turn_mean
 
 
@@ -74,9 +75,14 @@ class Opd(Algorithm):
         require_one_teacher(run)
         if settings.loss == "sampled":
             require_plain_sampling(run)
+        if settings.loss == "full" and run.teachers[0].backend != "hf":
+            raise UsageError(
+                "loss 'full' compares whole distributions, which only a teacher with backend 'hf' can give, not "
+                f"{run.teachers[0].backend!r}; use loss: top_k or sampled"
+            )
         super().__init__(run)
         self.settings = settings
-        self.teacher = LocalTeacher(run.teachers[0], self.student)
+        self.teacher = open_teacher(run.teachers[0], self.student)
 
     def update(self, groups: Sequence[Group], step: int) -> Update:
         """Take one step towards the teacher on the student's own states."""
@@ -100,7 +106,7 @@ class Opd(Algorithm):
         batch = self.collate(groups)
         meters = self.measure(batch)
         self.measure_student(meters, batch)
-        descent = self.descend(batch, self._objective(), reduction=self.settings.reduction, step=step)
+        descent = self.descend(batch, self._objective(batch), reduction=self.settings.reduction, step=step)
         value_BT = descent.columns["divergence"]
         meters.mean("teacher_gap", value_BT, batch.mask_BT)
         meters.by_depth("teacher_distance", value_BT, batch)
@@ -109,13 +115,18 @@ class Opd(Algorithm):
         value_N = turn_mean(value_BT, batch.turn_BT, batch.turns)
         return self.report(meters, descent, step, batch.columns(divergence=value_N))
 
-    def _objective(self) -> Objective:
+    def _objective(self, batch: Batch) -> Objective:
         chosen = self.settings
-        if chosen.loss == "full":
-            return FullVocabulary(self.teacher, chosen.divergence, chosen.beta, chosen.kd_temperature)
-        return TopK(
-            self.teacher, chosen.divergence, chosen.k, chosen.tail, chosen.beta, chosen.kd_temperature
-        )
+        if chosen.loss == "top_k":
+            return TopK(
+                self.teacher.score(batch, chosen.k),
+                chosen.divergence,
+                chosen.tail,
+                chosen.beta,
+                chosen.kd_temperature,
+            )
+        assert isinstance(self.teacher, LocalTeacher)
+        return FullVocabulary(self.teacher, chosen.divergence, chosen.beta, chosen.kd_temperature)
 
 
 def require_one_teacher(run: TrainConfig) -> None:

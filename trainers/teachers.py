@@ -45,7 +45,10 @@ class Teacher(Protocol):
     """Scores given tokens."""
 
     def score(self, batch: Batch, top_k: int = 0) -> TeacherScores:
-        """Score every trained token on the student's own prompt; with `top_k`, also the likeliest ids."""
+        """Score every trained token on the student's own prompt; with `top_k`, also the likeliest ids.
+
+        Raises: TrainingError: it cannot be reached any more; nothing is ever filled in for a missing score.
+        """
         ...
 
 
@@ -96,10 +99,6 @@ class LocalTeacher:
         with self._autocast():
             return LinearHead(*self.net(micro.tokens_BT, micro.local, kernel))
 
-    def top_k(self, micro: Micro, k: int) -> tuple[Tensor, Tensor]:
-        """The K likeliest ids at each trained token of a micro-batch, and their log-probs."""
-        return self._top_k(self.linear_head(micro), k)
-
     @torch.no_grad()
     def _logprob(self, head: LinearHead, micro: Micro) -> tuple[Tensor, Tensor]:
         return logprob(
@@ -128,3 +127,19 @@ class LocalTeacher:
         if self.net.dtype == stored or self.net.dtype == torch.float32:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self.net.dtype)
+
+
+def open_teacher(config: TeacherConfig, student: Student) -> Teacher:
+    """Open the teacher that a configuration names.
+
+    Raises: UsageError: it cannot be loaded or reached, or does not belong to the student's tokenizer.
+    """
+    if config.backend == "vllm":
+        from .vllm_teacher import VLLMTeacher
+
+        return VLLMTeacher(config, student)
+    if config.backend == "server":
+        from .server_teacher import ServerTeacher
+
+        return ServerTeacher(config, student)
+    return LocalTeacher(config, student)
