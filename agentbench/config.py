@@ -55,6 +55,8 @@ class RolloutConfig(Section):
         guided: sample only among admissible commands.
         max_new_tokens: limit of one reply, in tokens.
         max_episode_tokens: limit of sampled tokens in one episode; None is unlimited.
+        publish_tolerance: largest mean difference between the log-probs of engine and trainer, in nats a token, on a
+            probe after every update of the engine's weights; null does not look.
         demonstrator: who plays the author "expert", gives labels, and is the expert of mixed behaviour: the env's
             all-knowing "expert", or its "explorer" that knows only the text.
         behaviours: shares of the mixed-behaviour author: random, half_random, other_goal, expert, impossible.
@@ -71,6 +73,7 @@ class RolloutConfig(Section):
     top_k: int = Field(default=0, ge=0)
     max_new_tokens: int = Field(default=512, ge=1)
     max_episode_tokens: int | None = Field(default=None, ge=1)
+    publish_tolerance: float | None = Field(default=0.05, gt=0)
     demonstrator: Literal["expert", "explorer"] = "expert"
     behaviours: dict[str, float] = Field(default_factory=dict)
 

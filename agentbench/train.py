@@ -7,6 +7,7 @@ killed and resumed ends as if it had not been.
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import shutil
@@ -18,19 +19,17 @@ from typing import Any
 
 from .collect import Stage, collect
 from .config import TrainConfig, dump, read_config, validate
-from .demonstrate import MixturePolicy, TokenisedPolicy
 from .doctor import versions
 from .engines import Engine
 from .env import EnvSpec
-from .episode import Limits
 from .errors import ConfigError, TrainingError, UsageError
 from .evaluate import EvalConfig, evaluate
-from .parse import Parser, get_parser
-from .policy import ExpertPolicy, ExplorerPolicy, InstantPolicy, ModelPolicy, Policy, RandomPolicy
-from .prompt import load_prompt
+from .launch import launch
+from .policy import ModelPolicy
+from .publish import publish
 from .records import CONFIG, VERSIONS, check_output, encode_json, write_whole
 from .registry import engine_factory, env_spec, trainer_spec
-from .render import Renderer
+from .stage import build_stage, student_parser, student_renderer
 from .train_log import TrainLog
 from .trainer import Trainer, TrainerSpec, Update
 from .types import Group, SamplingParams, Trajectory, derive_seed
@@ -131,12 +130,14 @@ class Run:
         collected = time.monotonic()
         update = self.trainer.update(groups, step)
         updated = time.monotonic()
-        self.engine.load_weights(self.trainer.weights())
+        gap = publish(self.engine, self.trainer, groups, step, self.config.rollout.publish_tolerance)
         seconds = {
             "seconds/rollout": collected - began,
             "seconds/update": updated - collected,
             "seconds/publish": time.monotonic() - updated,
         }
+        if gap is not None:
+            update = replace(update, metrics={**update.metrics, "publish_gap": gap})
         return update, groups, seconds
 
     def evaluate(self, step: int) -> dict[str, float]:
@@ -183,8 +184,8 @@ class Run:
         """The student as a policy that samples at this temperature."""
         return ModelPolicy(
             self.engine,
-            _renderer(self.config, self.spec, self.trainer),
-            _parser(self.config, self.spec),
+            student_renderer(self.config, self.spec, self.trainer),
+            student_parser(self.config, self.spec),
             SamplingParams(temperature=temperature, max_new_tokens=self.config.rollout.max_new_tokens),
             guided=self.config.rollout.guided,
         )
@@ -220,47 +221,6 @@ def checkpoints(folder: Path) -> list[tuple[int, Path]]:
     """Complete checkpoints of a run, oldest first."""
     found = [(_CHECKPOINT.match(path.name), path) for path in folder.iterdir()] if folder.is_dir() else []
     return sorted((int(match.group(1)), path) for match, path in found if match)
-
-
-def _renderer(config: TrainConfig, spec: EnvSpec, trainer: Trainer) -> Renderer:
-    return Renderer(
-        trainer.tokenizer,
-        load_prompt(config.env.prompt or spec.prompt),
-        history=spec.history if config.env.history is None else config.env.history,
-        max_turns=config.env.max_turns or spec.max_turns,
-    )
-
-
-def _parser(config: TrainConfig, spec: EnvSpec) -> Parser:
-    return get_parser(load_prompt(config.env.prompt or spec.prompt).parser or spec.parser)
-
-
-def _stage(config: TrainConfig, spec: EnvSpec, trainer: Trainer, engine: Engine) -> Stage:
-    renderer, parser = _renderer(config, spec, trainer), _parser(config, spec)
-    rollout = config.rollout
-    sampling = SamplingParams(rollout.temperature, rollout.top_p, rollout.top_k, rollout.max_new_tokens)
-
-    demonstrator = ExplorerPolicy if rollout.demonstrator == "explorer" else ExpertPolicy
-
-    def spoken(policy: InstantPolicy, author: str | None = None) -> TokenisedPolicy:
-        return TokenisedPolicy(policy, renderer, parser, author)
-
-    policies: dict[str, Policy] = {
-        "student": ModelPolicy(engine, renderer, parser, sampling, guided=rollout.guided),
-        "expert": spoken(demonstrator(), "expert"),
-        "random": spoken(RandomPolicy()),
-    }
-    if rollout.behaviours:
-        policies["mixture"] = spoken(MixturePolicy(rollout.behaviours, demonstrator()))
-    return Stage(
-        spec=spec,
-        policies=policies,
-        seed=config.seed,
-        concurrency=rollout.concurrency,
-        limits=Limits(max_turns=config.env.max_turns, max_tokens=rollout.max_episode_tokens),
-        env_options=config.env.options,
-        labeller=spoken(demonstrator(), "expert"),
-    )
 
 
 def annotate(groups: Sequence[Group], update: Update) -> list[Trajectory]:
@@ -310,7 +270,7 @@ def train(
         config,
         env,
         trainer,
-        _stage(config, env, trainer, engine),
+        build_stage(config, env, trainer, engine),
         engine,
         TaskOrder(tasks, config.seed),
         folder,
@@ -334,10 +294,11 @@ def _loop(run: Run, first: int, report: Callable[[str], None]) -> dict[str, floa
             update, groups, seconds = run.step(step)
             done = step + 1
             metrics, last, best = dict(update.metrics), done == config.max_steps, False
+            episodes = run.trainer.gather(annotate(groups, update))
             if log is not None:
                 if config.eval is not None and (last or done % config.eval.every == 0):
                     metrics |= run.evaluate(done)
-                log.rollouts(step, annotate(groups, update))
+                log.rollouts(step, episodes)
                 best = log.write(done, metrics, seconds)
                 report(_line(done, config.max_steps, metrics))
             best = run.trainer.any_process(best)
@@ -354,7 +315,14 @@ def _line(done: int, steps: int, metrics: Mapping[str, float]) -> str:
     return f"step {done}/{steps}  " + "  ".join(f"{name} {metrics[name]:.4g}" for name in shown)
 
 
-def main(path: str | Path, overrides: Sequence[str], *, resume: bool = False, dry_run: bool = False) -> int:
+def main(
+    path: str | Path,
+    overrides: Sequence[str],
+    *,
+    resume: bool = False,
+    dry_run: bool = False,
+    num_processes: int | None = None,
+) -> int:
     """Do what `agentbench train` does; returns its exit code.
 
     Args:
@@ -362,16 +330,21 @@ def main(path: str | Path, overrides: Sequence[str], *, resume: bool = False, dr
         overrides: `key.sub=value`, over the file's.
         resume: go on from the newest checkpoint.
         dry_run: check everything that needs no model, show the resolved configuration, train nothing.
+        num_processes: start so many processes on this machine; None trains in this one, or is one of several already.
     """
+    if num_processes is not None:
+        overrides = [*overrides, f"num_processes={num_processes}"]
     config = read_config(path, overrides)
+    check(config)
     if dry_run:
-        check(config)
         print(dump(config))
         return 0
+    if num_processes is not None and num_processes > 1:
+        return launch(["train", str(path), *overrides, *(["--resume"] if resume else [])], num_processes)
     began = time.monotonic()
     train(config, resume=resume)
-    last = checkpoints(Path(config.output_dir))[-1][1]
-    print(
-        f"done in {time.monotonic() - began:.0f} s: {last}  (metrics.jsonl, rollouts/ and eval/ lie beside it)"
-    )
+    if int(os.environ.get("RANK", "0")) == 0:
+        last = checkpoints(Path(config.output_dir))[-1][1]
+        seconds = time.monotonic() - began
+        print(f"done in {seconds:.0f} s: {last}  (metrics.jsonl, rollouts/ and eval/ lie beside it)")
     return 0

@@ -50,6 +50,14 @@ class Trainer(Protocol):
         """Name and tensor of every student weight, for the engine."""
         ...
 
+    def score_tokens(self, token_ids: Sequence[int]) -> list[float]:
+        """Log-prob in nats, at temperature 1, of each token but the first; every process calls this at once."""
+        ...
+
+    def gather(self, items: list[Any]) -> list[Any]:
+        """Concatenate plain values over all processes, in order of process; on process 0 only, [] elsewhere."""
+        ...
+
     def save(self, folder: Path) -> None:
         """Write the student as a plain Hugging Face folder plus optimizer and trainer state."""
         ...

@@ -5,14 +5,15 @@
     python benchmarks/webshop.py --large 1000000 --folder DIR     # build once, then open and query
 
 Times are CPU seconds of one thread unless they say wall; a busy machine still slows them through its caches, medians
-less than means. The original needs
-16.3 ms CPU for a step of a mixed walk (61 steps a core-second, action list not counted).
+less than means. The original needs 16.3 ms CPU for a step of a mixed walk (61 steps a core-second, action list not
+counted). `--output FILE` keeps the figures as JSON, with command and versions.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import random
 import resource
 import statistics
@@ -27,6 +28,7 @@ from typing import Any
 import numpy as np
 from rich.progress import Progress
 
+from agentbench.doctor import versions
 from agentbench.envs.webshop import market
 from agentbench.envs.webshop.env import WebShopEnv
 from agentbench.envs.webshop.generate import generate
@@ -35,6 +37,7 @@ from agentbench.envs.webshop.products import Product, product_of
 from agentbench.envs.webshop.search import ProductSearch
 
 ORIGINAL_STEPS = 61
+Figures = dict[str, Any]
 _NO_BRACKETS = str.maketrans("[]", "  ")
 
 _START = """
@@ -69,8 +72,8 @@ def walk(env: WebShopEnv) -> Iterator[tuple[str, str]]:
     yield "buy now", "click[buy now]"
 
 
-def measure_steps(split: str, episodes: int) -> None:
-    """Print resets and steps per CPU second, by kind of action; every query is new to the shop."""
+def measure_steps(split: str, episodes: int) -> Figures:
+    """Print and return resets and steps per CPU second, by kind of action; every query is new to the shop."""
     env = WebShopEnv(split=split)
     tasks = list(itertools.islice(market.tasks(split), episodes))
     spent: dict[str, list[float]] = defaultdict(list)
@@ -82,26 +85,31 @@ def measure_steps(split: str, episodes: int) -> None:
             began = time.thread_time()
             env.step(action)
             spent[kind].append(time.thread_time() - began)
+    figures: Figures = {"split": split, "episodes": len(tasks), "microseconds": {}}
     print(f"{len(tasks)} episodes of {split!r}; observation and info with the action list included")
     for kind, seconds in spent.items():
         mean, median = statistics.mean(seconds), statistics.median(seconds)
+        figures["microseconds"][kind] = {
+            "count": len(seconds), "mean": mean * 1e6, "median": median * 1e6, "p99": _quantile(seconds, 0.99) * 1e6
+        }  # fmt: skip
         print(f"  {kind:16} {len(seconds):6} x  mean {mean * 1e6:7.1f} us  median {median * 1e6:7.1f} us")
     steps = {kind: seconds for kind, seconds in spent.items() if kind != "reset"}
     count = sum(map(len, steps.values()))
     for name, average in (("mean", statistics.mean), ("median", statistics.median)):
         rate = count / sum(average(seconds) * len(seconds) for seconds in steps.values())
+        figures[f"steps_per_cpu_second_by_{name}s"] = rate
         print(
             f"  mixed walk by {name}s: {rate:,.0f} steps per CPU second, {rate / ORIGINAL_STEPS:.0f} x the original"
         )
+    return figures
 
 
-def measure_start(split: str) -> None:
-    """Print what a fresh process needs until its first observation."""
+def measure_start(split: str) -> str:
+    """Print and return what a fresh process needs until its first observation."""
     command = [sys.executable, "-c", _START.format(split=split)]
-    print(
-        "start to first observation:",
-        subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip(),
-    )
+    line = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    print("start to first observation:", line)
+    return line
 
 
 # --- a large shop ---
@@ -127,8 +135,8 @@ def large_products(count: int, filler: int) -> Iterator[Product]:
         )
 
 
-def build_large(count: int, folder: Path, filler: int) -> None:
-    """Build the store and say how long it took."""
+def build_large(count: int, folder: Path, filler: int) -> Figures:
+    """Build the store; print and return how long it took."""
     wall, cpu = time.perf_counter(), time.process_time()
     with Progress(disable=not sys.stdout.isatty()) as bar:
         lines: dict[str, Any] = {}
@@ -144,12 +152,20 @@ def build_large(count: int, folder: Path, filler: int) -> None:
     print(
         f"built {count:,} products in {wall:.0f} s wall, {cpu:.0f} s CPU; {size:.2f} GB on disk; {_memory()}"
     )
+    return {
+        "products": count,
+        "wall_seconds": wall,
+        "cpu_seconds": cpu,
+        "gigabytes_on_disk": size,
+        "memory": _memory(),
+    }
 
 
-def query_large(folder: Path, queries: int) -> None:
+def query_large(folder: Path, queries: int) -> Figures:
     """Open the store and measure queries: goal sentences, titles, and short ones."""
     began = time.perf_counter()
     goods = market.open_stock(folder)
+    figures: Figures = {"open_wall_ms": (time.perf_counter() - began) * 1e3, "queries": {}}
     print(
         f"opened {len(goods.catalog):,} products in {(time.perf_counter() - began) * 1e3:.1f} ms wall; {_memory()}"
     )
@@ -172,11 +188,16 @@ def query_large(folder: Path, queries: int) -> None:
             search.find(tuple(text.lower().split(" ")), "")
             wall.append((time.perf_counter() - began) * 1e3)
             cpu.append((time.thread_time() - thread) * 1e3)
+        figures["queries"][name] = {
+            "count": len(sample), "cpu_ms_p50": _quantile(cpu, 0.5), "cpu_ms_p99": _quantile(cpu, 0.99),
+            "wall_ms_p50": _quantile(wall, 0.5), "wall_ms_p99": _quantile(wall, 0.99),
+        }  # fmt: skip
         print(
             f"  {name:15} CPU p50 {_quantile(cpu, 0.5):6.2f} ms  p99 {_quantile(cpu, 0.99):6.2f} ms;  "
             f"wall p50 {_quantile(wall, 0.5):6.2f} ms  p99 {_quantile(wall, 0.99):6.2f} ms"
         )
     print(f"after the queries: {_memory()}")
+    return {**figures, "memory_after": _memory()}
 
 
 def _quantile(values: list[float], share: float) -> float:
@@ -187,9 +208,7 @@ def _memory() -> str:
     """Say how much memory the process has held at most, and how much of what it holds now is its own."""
     own = 0
     for line in Path("/proc/self/smaps_rollup").read_text().splitlines():
-        if line.startswith(("Private_Clean:", "Private_Dirty:", "Anonymous:")) and line.startswith(
-            "Anonymous:"
-        ):
+        if line.startswith("Anonymous:"):
             own = int(line.split()[1])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return f"memory peak {peak // 1024} MB, own (not mapped from files) {own // 1024} MB"
@@ -208,17 +227,22 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where the synthetic shop is stored; built if absent")
     parser.add_argument("--filler", type=int, default=70, help="words added to each synthetic description")
     parser.add_argument("--queries", type=int, default=300)
+    parser.add_argument("--output", type=Path, help="JSON file for the figures")
     options = parser.parse_args()
+    if options.large and options.folder is None:
+        parser.error("--large needs --folder")
+    figures: Figures = {"command": " ".join(["python", *sys.argv]), "versions": versions()}
     if options.large:
-        if options.folder is None:
-            parser.error("--large needs --folder")
         if not options.folder.exists():
-            build_large(options.large, options.folder, options.filler)
-        query_large(options.folder, options.queries)
-        return
-    measure_start(options.split)
-    measure_steps(options.split, options.episodes)
-    print(_memory())
+            figures["build"] = build_large(options.large, options.folder, options.filler)
+        figures["large"] = query_large(options.folder, options.queries)
+    else:
+        figures["start"] = measure_start(options.split)
+        figures["steps"] = measure_steps(options.split, options.episodes)
+        figures["memory"] = _memory()
+        print(figures["memory"])
+    if options.output:
+        options.output.write_text(json.dumps(figures, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -18,8 +18,9 @@ log = logging.getLogger(__name__)
 class Alarms:
     """Watches the metrics of a run; remembers its first entropy."""
 
-    def __init__(self) -> None:
-        """Start with no memory."""
+    def __init__(self, *, speaks: bool = True) -> None:
+        """Start with no memory; one of several processes speaks for all."""
+        self.speaks = speaks
         self.first_entropy: float | None = None
 
     def state(self) -> dict[str, Any]:
@@ -33,7 +34,7 @@ class Alarms:
     def check(self, metrics: Mapping[str, float], step: int) -> dict[str, float]:
         """Log what is wrong with these metrics and return {"alarm/<name>": 1.0} for each."""
         raised = {name: text for name, text in self._causes(metrics).items() if text}
-        for text in raised.values():
+        for text in raised.values() if self.speaks else ():
             log.warning("step %d: %s", step, text)
         return {f"alarm/{name}": 1.0 for name in raised}
 

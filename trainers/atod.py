@@ -25,7 +25,7 @@ from .meters import Meters
 from .opd import require_one_teacher, require_plain_sampling
 from .schedules import from_config
 from .student import Scores
-from .surrogate import descend_surrogate
+from .surrogate import descend_surrogate, require_comparable
 from .teachers import open_teacher
 from .turn_weights import (
     DisagreementUncertainty,
@@ -86,6 +86,7 @@ class Atod(Algorithm):
         require_one_teacher(run)
         require_plain_sampling(run)
         require_groups(run)
+        require_comparable(run, settings)
         super().__init__(run)
         self.settings = settings
         self.teacher = open_teacher(run.teachers[0], self.student)

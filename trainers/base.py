@@ -67,7 +67,7 @@ class Algorithm:
         at = run.rollout.temperature if temperature is None else temperature
         self.student = Student(run, self.processes, temperature=at)
         self.tokenizer = self.student.tokenizer
-        self.alarms = Alarms()
+        self.alarms = Alarms(speaks=self.processes.first)
         self.updates = 0
         self.skipped = 0
 
@@ -92,6 +92,14 @@ class Algorithm:
     def weights(self) -> Iterable[tuple[str, Any]]:
         """Name and tensor of every student weight, adapters merged."""
         return self.student.weights()
+
+    def score_tokens(self, token_ids: Sequence[int]) -> list[float]:
+        """Log-prob in nats, at temperature 1, of each token but the first."""
+        return self.student.score_tokens(token_ids)
+
+    def gather(self, items: list[Any]) -> list[Any]:
+        """Bring plain values of all processes to process 0; [] elsewhere."""
+        return self.processes.collect(items)
 
     def save(self, folder: Path) -> None:
         """Write a plain Hugging Face folder and everything needed to go on."""
@@ -285,6 +293,9 @@ class Algorithm:
             gap_BT = (old.logp_BT - batch.behaviour_BT).abs()
             meters.mean("engine_gap", gap_BT, mask_BT)
             meters.top("engine_gap_max", gap_BT, mask_BT)
+            ratio_BT = (old.logp_BT - batch.behaviour_BT).exp()  # raw importance ratio, before any update
+            meters.mean("engine_ratio", ratio_BT, mask_BT)
+            meters.top("engine_ratio_max", ratio_BT, mask_BT)
 
     def measure_teacher(self, meters: Meters, batch: Batch, old: Scores, teacher_BT: Tensor) -> None:
         """Add the gap between student and teacher on the sampled tokens."""

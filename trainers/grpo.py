@@ -20,7 +20,7 @@ from .advantages import GroupStats, Standardised, group_centred
 from .base import Algorithm
 from .batch import Batch
 from .meters import Meters
-from .surrogate import SurrogateConfig, descend_surrogate
+from .surrogate import SurrogateConfig, descend_surrogate, require_comparable
 from .teachers import LocalTeacher
 from .turn_weights import per_token
 
@@ -54,6 +54,7 @@ class Grpo(Algorithm):
     def __init__(self, run: TrainConfig, settings: GrpoConfig) -> None:
         """Load the student, and its frozen initial copy when there is a penalty."""
         require_groups(run)
+        require_comparable(run, settings)
         super().__init__(run)
         self.settings = settings
         self.reference: LocalTeacher | None = None

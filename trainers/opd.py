@@ -22,7 +22,7 @@ from .base import Algorithm
 from .batch import Batch
 from .divergences import Kind, TailMode, check_kind
 from .objectives import FullVocabulary, Objective, TopK
-from .surrogate import SurrogateConfig, descend_surrogate
+from .surrogate import SurrogateConfig, descend_surrogate, require_comparable
 from .teachers import LocalTeacher, open_teacher
 from .turn_weights import turn_mean
 
@@ -75,6 +75,7 @@ class Opd(Algorithm):
         require_one_teacher(run)
         if settings.loss == "sampled":
             require_plain_sampling(run)
+            require_comparable(run, settings)
         if settings.loss == "full" and run.teachers[0].backend != "hf":
             raise UsageError(
                 "loss 'full' compares whole distributions, which only a teacher with backend 'hf' can give, not "

@@ -9,14 +9,19 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import InitProcessGroupKwargs, gather_object
 from torch import Tensor, nn
 
 from agentbench.errors import UsageError
+
+_PATIENCE = timedelta(hours=6)
+"""How long a process waits for the others, who may be evaluating or playing a slow episode; a dead one is noticed at
+once by whoever launched them."""
 
 
 class Processes:
@@ -30,7 +35,8 @@ class Processes:
             fsdp: shard parameters, gradients and optimizer state (FSDP2) instead of copying them (DDP).
         Raises: UsageError: another number of processes was launched, or a launch that trains twice.
         """
-        self.accelerator = Accelerator(cpu=not torch.accelerator.is_available())
+        patience = InitProcessGroupKwargs(timeout=_PATIENCE)
+        self.accelerator = Accelerator(cpu=not torch.accelerator.is_available(), kwargs_handlers=[patience])
         self.count = int(self.accelerator.num_processes)
         self.index = int(self.accelerator.process_index)
         self.device: torch.device = self.accelerator.device
@@ -39,13 +45,12 @@ class Processes:
         if self.count != launched:
             raise UsageError(
                 f"{launched} processes were launched but each trains alone (accelerate found {self.count}); "
-                f"launch with: torchrun --standalone --nproc_per_node {launched} -m agentbench.cli train ..."
+                "launch with: agentbench train CONFIG --num-processes N"
             )
         if self.count != wanted:
             raise UsageError(
                 f"num_processes = {wanted}, but {self.count} process(es) were launched; set num_processes: "
-                f"{self.count} or launch with: "
-                f"torchrun --standalone --nproc_per_node {wanted} -m agentbench.cli train ..."
+                f"{self.count} or launch with: agentbench train CONFIG --num-processes {wanted}"
             )
 
     @property
@@ -72,6 +77,14 @@ class Processes:
     def gather(self, items: list[Any]) -> list[Any]:
         """Concatenate lists of plain Python values over all processes, in order of process."""
         return items if self.count == 1 else list(gather_object(items))
+
+    def collect(self, items: list[Any]) -> list[Any]:
+        """Concatenate lists of plain Python values on the first process, in order of process; [] on the others."""
+        if self.count == 1:
+            return items
+        parts: list[Any] | None = [None] * self.count if self.first else None
+        torch.distributed.gather_object(items, parts)
+        return [item for part in parts or [] for item in part]
 
     def wrap(self, module: nn.Module, layers: list[nn.Module], dtype: torch.dtype) -> nn.Module:
         """Make a module train together with its copies (DDP) or shards (FSDP2).

@@ -8,7 +8,7 @@ update is (`base`) and checkpoints (`checkpoint`).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -99,6 +99,24 @@ class Student:
             micro.place(logp_X, scores.logp_BT)
             micro.place(entropy_X, scores.entropy_BT)
         self._reshard()
+        return scores
+
+    @torch.no_grad()
+    def score_tokens(self, token_ids: Sequence[int]) -> list[float]:
+        """Score one sequence at temperature 1: log-prob in nats of each token but the first, [T - 1]."""
+        self.net.eval()
+        tokens_BT = torch.tensor([list(token_ids)], device=self.device)
+        columns = torch.arange(1, tokens_BT.shape[1], device=self.device)
+        at = (torch.zeros_like(columns), columns)
+        micro = Micro(tokens_BT, at, at)
+        logp_X, _ = self.apply(
+            micro,
+            lambda hidden_XD, head_VD: logprob(
+                hidden_XD, head_VD, micro.token_X, vocab_size=self.vocab_size, temperature=1.0
+            ),
+        )
+        self._reshard()
+        scores: list[float] = logp_X.tolist()
         return scores
 
     def _autocast(self) -> AbstractContextManager[Any]:

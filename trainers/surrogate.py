@@ -8,7 +8,8 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from agentbench.config import Section
+from agentbench.config import Section, TrainConfig
+from agentbench.errors import UsageError
 
 from .base import Algorithm, Descent
 from .batch import Batch
@@ -46,6 +47,17 @@ class SurrogateConfig(Section):
         if self.clip is None and self.clip_high is not None:
             raise ValueError("clip_high is set but clip is off")
         return self
+
+
+def require_comparable(run: TrainConfig, settings: SurrogateConfig) -> None:
+    """Refuse importance weights where engine and trainer speak of different distributions."""
+    rollout = run.rollout
+    if settings.importance_cap is not None and (rollout.guided or rollout.top_p != 1.0 or rollout.top_k != 0):
+        raise UsageError(
+            "trainer.importance_cap compares the probabilities of trainer and engine, but the engine's are those of a "
+            f"truncated distribution (rollout.top_p {rollout.top_p}, top_k {rollout.top_k}, guided {rollout.guided}); "
+            "set top_p: 1.0, top_k: 0 and guided: false, or leave importance_cap out"
+        )
 
 
 def descend_surrogate(

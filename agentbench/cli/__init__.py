@@ -6,6 +6,7 @@ Every import beyond the option parser happens inside a command, so that `--help`
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -67,5 +68,8 @@ def run(words: Sequence[str]) -> int:
 
 
 def _say(message: str, code: int) -> int:
-    print("agentbench: " + " ".join(message.split()), file=sys.stderr)
+    speaker = "agentbench"
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        speaker += f" (process {os.environ.get('RANK', '?')})"
+    print(f"{speaker}: {' '.join(message.split())}", file=sys.stderr)
     return code

@@ -19,10 +19,13 @@ def train(
         list[str] | None, typer.Argument(metavar="[key.sub=value ...]", help="Values over those of the file.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint.")] = False,
+    num_processes: Annotated[
+        int | None, typer.Option("--num-processes", min=1, help="Train on so many processes of this machine.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, train nothing.")] = False,
 ) -> int:
     """Train an agent by the algorithm that CONFIG names."""
     from ..train import main
 
-    code: int = main(config, overrides or [], resume=resume, dry_run=dry_run)
+    code: int = main(config, overrides or [], resume=resume, dry_run=dry_run, num_processes=num_processes)
     return code

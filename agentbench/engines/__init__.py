@@ -1,6 +1,7 @@
-"""The engine contract: token ids in, sampled ids and log-probs out. Leaves out prompts, parsing and scoring.
+"""The engine contract: token ids in, sampled ids and log-probs out. Leaves out prompts and parsing.
 
-Scoring given tokens is a teacher's work (`agentbench.trainers.teachers`); engines only sample.
+Scoring given tokens is a teacher's work (`agentbench.trainers.teachers`); an engine that is also a `Scorer` scores a
+short probe, so that training can tell whether it answers with the weights it was given.
 """
 
 from __future__ import annotations
@@ -78,6 +79,18 @@ class Engine(Protocol):
 
     def load_weights(self, named_tensors: Iterable[tuple[str, Any]]) -> int:
         """Replace the weights, drop every cache, return the new policy version."""
+        ...
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """An engine that can also score given tokens."""
+
+    def score(self, token_ids: Sequence[int]) -> list[float]:
+        """Log-prob in nats, at temperature 1, of each token but the first, given those before it.
+
+        Raises: EngineFailure: it could not be computed.
+        """
         ...
 
 

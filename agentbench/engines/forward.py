@@ -4,7 +4,6 @@
 cache object and takes a 4-dimensional mask; `obstacle` and `agrees_with_plain_forward` find those that do not, and
 `FullForward` serves them without a cache. Leaves out scheduling (`hf`) and sampling (`sampler`).
 """
-# ruff: noqa: N803, N806  (tensor names end in their axes)
 
 from __future__ import annotations
 

@@ -282,6 +282,17 @@ class HFEngine:
         """Forget the cache of a conversation; unknown slots are ignored."""
         self._batch.release(slot)
 
+    def score(self, token_ids: Sequence[int]) -> list[float]:
+        """Log-prob in nats, at temperature 1, of each token but the first, by one plain forward pass."""
+        import torch
+
+        ids_T = torch.tensor(list(token_ids), device=self.model.device)
+        with self._quiet_model():
+            logits_TV = self.model(input_ids=ids_T[None]).logits[0, :-1].float()
+        logp_T = logits_TV.log_softmax(-1).gather(1, ids_T[1:, None])[:, 0]
+        found: list[float] = logp_T.tolist()
+        return found
+
     def load_weights(self, named_tensors: Iterable[tuple[str, Any]]) -> int:
         """Replace the weights and drop every cache; running requests start over, so no reply mixes two policies."""
         try:

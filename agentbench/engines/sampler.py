@@ -4,7 +4,6 @@ One uniform number per token comes from a counter-based generator (seed, positio
 of the cumulative distribution, so a row's token does not depend on which rows it is computed with. Leaves out models
 and caches (see `hf`).
 """
-# ruff: noqa: N803, N806  (tensor names end in their axes)
 
 from __future__ import annotations
 

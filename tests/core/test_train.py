@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import random
 import signal
 import subprocess
 import sys
@@ -110,7 +111,8 @@ def test_killed_run_resumes_to_the_same_weights_and_metrics(model, whole, tmp_pa
     config = tmp_path / "run.yaml"
     config.write_text(yaml.safe_dump(values(model, folder)))
     command = [sys.executable, "-m", "agentbench", "train", str(config)]
-    for wanted in (1, 3):  # killed twice, each time while the step after a checkpoint is under way
+    moments = random.Random()
+    for wanted in (1, 2, 4):  # killed three times, at a random moment after a checkpoint appeared
         arguments = command if wanted == 1 else [*command, "--resume"]
         process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         deadline = time.monotonic() + 120
@@ -118,6 +120,7 @@ def test_killed_run_resumes_to_the_same_weights_and_metrics(model, whole, tmp_pa
             assert process.poll() is None, process.stderr.read()
             assert time.monotonic() < deadline
             time.sleep(0.005)
+        time.sleep(moments.uniform(0, 0.3))
         process.send_signal(signal.SIGKILL)
         process.wait()
         process.stderr.close()

@@ -139,3 +139,11 @@ def test_broken_episodes_change_nothing_but_the_count(models):
     assert same_weights(student_weights(one), student_weights(two))
     assert metrics["episode_errors"] == 1.0
     assert metrics["episode_error_share"] == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("changes", [{"top_p": 0.9}, {"top_k": 5}, {"guided": True}])
+def test_importance_weights_between_different_distributions_are_refused(models, changes):
+    run = make_run(models, "grpo")
+    rollout = run.rollout.model_copy(update=changes)
+    with pytest.raises(UsageError, match=r"trainer\.importance_cap compares the probabilities"):
+        SPEC.build(run.model_copy(update={"rollout": rollout}), SPEC.config(importance_cap=2.0))
