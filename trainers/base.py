@@ -158,7 +158,7 @@ class Algorithm:
             reduction: how tokens are averaged, counted over all processes.
             step: decides which trajectories share an update, and the learning rate.
             keep_BT: tokens that count among the trained ones; None keeps all.
-        Returns: with `updates` 0 when no token counts anywhere.
+        Returns: with `updates` 0 when no token counts anywhere, or nothing has a gradient.
         Raises: TrainingError: a loss or gradient is not finite; the weights are those before this update.
         """
         result = Descent(columns={name: torch.zeros(batch.tokens_BT.shape) for name in objective.names})
@@ -172,8 +172,9 @@ class Algorithm:
                 continue
             coef_BT = token_coefficients(reduction, *counted, keep_BT=keep_BT, denominator=total)
             result.loss += self._accumulate(batch, rows_B, objective, coef_BT, step, result.columns)
-            result.grad_norm += self._step(batch, rows_B, step)
-            result.updates += 1
+            norm = self._step(batch, rows_B, step)
+            result.grad_norm += norm
+            result.updates += norm > 0.0
         self.updates += result.updates
         result.loss /= max(1, result.updates)
         result.grad_norm /= max(1, result.updates)
@@ -248,7 +249,9 @@ class Algorithm:
             self._refuse(
                 "the gradient", [batch.ids_M[m] for m in sorted(set(batch.traj_B[rows_B].tolist()))], step
             )
-        self.student.optimizer.step()
+        # Departure: no step is taken without a gradient; the optimizer would still decay weights and drift on momentum.
+        if norm > 0.0:
+            self.student.optimizer.step()
         return norm
 
     def _refuse(self, what: str, suspects: Sequence[str], step: int) -> None:

@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+import torch
 from pydantic import Field, model_validator
+from torch import Tensor
 
 from agentbench.config import TrainConfig
 from agentbench.errors import UsageError
@@ -18,10 +20,12 @@ from agentbench.trainer import TrainerSpec, Update
 from agentbench.types import Group
 
 from .advantages import sampled_distillation
-from .base import Algorithm
+from .base import Algorithm, Descent
 from .batch import Batch
 from .divergences import Kind, TailMode, check_kind
-from .objectives import FullVocabulary, Objective, TopK
+from .losses import importance_ratio, truncated_importance
+from .objectives import FullVocabulary, Objective, TokenObjective, TopK
+from .student import Scores
 from .surrogate import SurrogateConfig, descend_surrogate, require_comparable
 from .teachers import LocalTeacher, open_teacher
 from .turn_weights import turn_mean
@@ -90,17 +94,42 @@ class Opd(Algorithm):
         if self.settings.loss != "sampled":
             return self._match_distributions(groups, step)
         batch = self.collate(groups)
-        # Departure: the trainer's own log-probs, not the engine's, so that the ratio starts at 1.
-        old = self.student.score(batch)  # log q_old(y_t)
         teacher_BT = self.teacher.score(batch).logp_BT  # log p(y_t)
-        gap_BT = sampled_distillation(teacher_BT, old.logp_BT, batch.turn_BT, clip=self.settings.gap_clip)
-        advantage_BT = self.settings.coef * gap_BT  # A_t = -c (log q - log p), discount 0
         meters = self.measure(batch)
+        # Departure: the trainer's own log-probs, not the engine's, so that the ratio starts at 1.
+        if self.run.updates_per_step == 1:
+            descent = self._descend_on_policy(batch, teacher_BT, step)
+            old = Scores(descent.columns["logp"], descent.columns["entropy"])  # log q_old(y_t)
+            advantage_BT = self._advantage(teacher_BT, old.logp_BT, batch.turn_BT)
+        else:
+            old = self.student.score(batch)
+            advantage_BT = self._advantage(teacher_BT, old.logp_BT, batch.turn_BT)
+            descent = descend_surrogate(
+                self, self.settings, batch, old, advantage_BT, step=step, meters=meters
+            )
         self.measure_student(meters, batch, old)
         self.measure_teacher(meters, batch, old, teacher_BT)
-        descent = descend_surrogate(self, self.settings, batch, old, advantage_BT, step=step, meters=meters)
-        gap_N = turn_mean(gap_BT, batch.turn_BT, batch.turns)
-        return self.report(meters, descent, step, batch.columns(advantage=gap_N * self.settings.coef))
+        advantage_N = turn_mean(advantage_BT, batch.turn_BT, batch.turns)
+        return self.report(meters, descent, step, batch.columns(advantage=advantage_N))
+
+    def _advantage(self, teacher: Tensor, old: Tensor, turn: Tensor) -> Tensor:
+        """A_t = -c (log q_old - log p), discount 0."""
+        gap = sampled_distillation(teacher, old, turn, clip=self.settings.gap_clip)
+        return self.settings.coef * gap
+
+    def _descend_on_policy(self, batch: Batch, teacher_BT: Tensor, step: int) -> Descent:
+        """Learn in one update: q_old is q, so the pass that learns gives its log-probs, and no ratio needs a clip."""
+        cap = self.settings.importance_cap
+
+        def loss(logp_X: Tensor, teacher_X: Tensor, behaviour_X: Tensor) -> Tensor:
+            old_X = logp_X.detach()
+            advantage_X = self._advantage(teacher_X, old_X, torch.zeros_like(old_X))
+            if cap is not None:
+                advantage_X = advantage_X * truncated_importance(old_X, behaviour_X, cap)
+            return -importance_ratio(logp_X, old_X) * advantage_X
+
+        objective = TokenObjective(loss, (teacher_BT, batch.behaviour_BT))
+        return self.descend(batch, objective, reduction=self.settings.reduction, step=step)
 
     def _match_distributions(self, groups: Sequence[Group], step: int) -> Update:
         """One gradient step on the divergence itself; no ratio, since it is on-policy once per batch."""

@@ -72,7 +72,7 @@ def descend_surrogate(
     reference_BT: Tensor | None = None,
     ref_kl_coef: float = 0.0,
 ) -> Descent:
-    """Raise the clipped surrogate of these advantages; skip the step when none of them teaches anything.
+    """Raise the clipped surrogate of these advantages.
 
     Args:
         algorithm: whose student learns.
@@ -86,9 +86,6 @@ def descend_surrogate(
         ref_kl_coef: weight of that penalty.
     """
     penalised = reference_BT is not None and ref_kl_coef > 0.0
-    # Departure: without any advantage no step is taken; the optimizer would still decay weights and drift on momentum.
-    if not algorithm.any_process(bool((advantage_BT != 0).any())) and not penalised:
-        return Descent()
     if settings.importance_cap is not None:
         advantage_BT = advantage_BT * truncated_importance(
             old.logp_BT, batch.behaviour_BT, settings.importance_cap
