@@ -7,7 +7,7 @@ JOBS ?= 2
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: quickstart test test-slow lint types check format setup lock clean
+.PHONY: quickstart test test-slow test-vllm lint types check format setup setup-vllm lock clean
 
 setup: $(VENV)/.installed
 
@@ -19,6 +19,18 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@
 
+# vLLM pins other versions of numpy and transformers, so it lives in an environment of its own. The three uninstalled
+# packages come as CUDA builds, with which vLLM does not import beside a CPU build of torch; text models need none.
+setup-vllm: $(VENV)-vllm/.installed
+
+$(VENV)-vllm/.installed: requirements-vllm.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)-vllm
+	$(VENV)-vllm/bin/python -m pip install --quiet "$$(grep '^torch==' requirements-vllm.lock)"
+	$(VENV)-vllm/bin/python -m pip install --quiet -r requirements-vllm.lock
+	$(VENV)-vllm/bin/python -m pip uninstall --quiet -y torchvision torchaudio torchcodec
+	$(VENV)-vllm/bin/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	touch $@
+
 quickstart: setup
 	$(BIN)/python examples/quickstart/run.py --output runs/quickstart
 
@@ -27,6 +39,9 @@ test: setup
 
 test-slow: setup
 	$(BIN)/python -m pytest -q -m slow
+
+test-vllm: setup-vllm
+	$(VENV)-vllm/bin/python -m pytest -q -m "not gpu" tests/vllm
 
 lint: setup
 	$(BIN)/ruff check .

@@ -78,7 +78,7 @@ class HFEngine:
         self._name = name or str(getattr(model, "name_or_path", "") or type(model).__name__)
         self._revision = revision or getattr(model.config, "_commit_hash", None)
         self._config = model.config.get_text_config(decoder=True)
-        self.max_context = _max_context(self._config, max_context)
+        self.max_context = max_context_of(self._config, max_context)
         self._vocab = int(model.get_input_embeddings().num_embeddings)
         if len(tokenizer) > self._vocab:
             raise UsageError(
@@ -337,7 +337,11 @@ def end_ids(model: Any, tokenizer: Any) -> IntArray:
     return np.array(sorted(found), np.int64)
 
 
-def _max_context(config: Any, asked: int | None) -> int:
+def max_context_of(config: Any, asked: int | None) -> int:
+    """The longest context of a model, or the shorter one asked for.
+
+    Raises: UsageError: the model cannot have it, or names none and none was asked for.
+    """
     longest: Any = getattr(config, "max_position_embeddings", None)
     if asked is None and longest is None:
         raise UsageError("this model names no longest context (max_position_embeddings); pass max_context")

@@ -17,7 +17,7 @@ from ..errors import ContractError, CorruptData, UsageError, missing_dependency
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _WEIGHTS = ("*.safetensors", "*.bin", "*.safetensors.index.json", "*.bin.index.json")
 _TOKENIZER = ("tokenizer*", "vocab.*", "spiece.model")
-_DTYPES = {
+DTYPES = {
     "float32": "float32",
     "fp32": "float32",
     "bfloat16": "bfloat16",
@@ -25,6 +25,7 @@ _DTYPES = {
     "float16": "float16",
     "fp16": "float16",
 }
+"""Every name of a dtype that is understood, and torch's."""
 
 
 def open_model(
@@ -83,6 +84,20 @@ def open_model(
     if dtype == "auto" and where.type == "cpu" and loaded.dtype == torch.float16:
         loaded = loaded.float()
     return loaded.to(where).eval(), tokenizer
+
+
+def open_tokenizer(folder: Path | str, *, trust_remote_code: bool = False) -> Any:
+    """Load the tokenizer of a local folder alone.
+
+    Raises: CorruptData: it cannot be loaded.
+    """
+    try:
+        from transformers import AutoTokenizer
+    except ImportError as error:
+        raise missing_dependency("transformers", "train", "a tokenizer") from error
+    options = {"trust_remote_code": trust_remote_code, "local_files_only": True}
+    with quiet_transformers():
+        return _load(str(folder), "tokenizer", AutoTokenizer.from_pretrained, options)
 
 
 def check_name(model: str) -> bool:
@@ -146,9 +161,9 @@ def _dtype(name: str) -> Any:
 
     if name == "auto":
         return "auto"
-    if name not in _DTYPES:
-        raise UsageError(f"no dtype {name!r}; allowed: auto, {', '.join(_DTYPES)}")
-    return getattr(torch, _DTYPES[name])
+    if name not in DTYPES:
+        raise UsageError(f"no dtype {name!r}; allowed: auto, {', '.join(DTYPES)}")
+    return getattr(torch, DTYPES[name])
 
 
 @contextlib.contextmanager
@@ -198,14 +213,23 @@ def weights_digest(model: Any) -> str:
     Cheap, and different after any training step that touches a sampled value; it does not prove that two models are
     equal everywhere.
     """
+    return samples_digest((name, tuple(p.shape), some_values(p)) for name, p in model.named_parameters())
+
+
+def some_values(tensor: Any) -> Any:
+    """Up to 64 evenly spaced values of a tensor, float32 on the CPU."""
     import torch
 
-    digest = hashlib.sha256()
-    picked = []
-    for name, parameter in model.named_parameters():
-        digest.update(f"{name} {tuple(parameter.shape)}\n".encode())
-        flat = parameter.detach().reshape(-1)
-        index = torch.linspace(0, flat.numel() - 1, min(64, flat.numel()), dtype=torch.float64).long()
-        picked.append(flat[index.to(flat.device)].float())
-    digest.update(torch.cat(picked).cpu().numpy().tobytes())
+    flat = tensor.detach().reshape(-1)
+    index = torch.linspace(0, flat.numel() - 1, min(64, flat.numel()), dtype=torch.float64).long()
+    return flat[index.to(flat.device)].float().cpu()
+
+
+def samples_digest(samples: Iterable[tuple[str, tuple[int, ...], Any]]) -> str:
+    """`weights_digest` of what was picked from each weight: its name, its shape and `some_values` of it, in order."""
+    digest, picked = hashlib.sha256(), []
+    for name, shape, values in samples:
+        digest.update(f"{name} {shape}\n".encode())
+        picked.append(values.numpy().tobytes())
+    digest.update(b"".join(picked))
     return digest.hexdigest()[:16]
