@@ -11,6 +11,7 @@ AgentBenchError
 ├─ EpisodeFailure (RuntimeError)    recorded on the trajectory; never kills its siblings
 │  ├─ EnvFailure
 │  └─ EngineFailure
+│     └─ ContextFull                the prompt no longer fits; ends the episode as `context_full`, not as an error
 └─ TrainingError (RuntimeError)     non-finite loss, empty batch: stop, naming step and trajectories
 """
 
@@ -62,6 +63,10 @@ class EnvFailure(EpisodeFailure):
 
 class EngineFailure(EpisodeFailure):
     """The engine could not answer a request."""
+
+
+class ContextFull(EngineFailure):
+    """The conversation no longer fits the model's context, as its endpoint says."""
 
 
 class TrainingError(AgentBenchError, RuntimeError):

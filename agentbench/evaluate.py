@@ -13,10 +13,11 @@ from typing import Any
 
 from pydantic import Field
 
+from .chat_policy import ChatPolicy
 from .doctor import versions
 from .env import EnvSpec
 from .episode import Episode, Limits
-from .errors import CorruptData, UsageError
+from .errors import ConfigError, CorruptData, UsageError
 from .panels import ResolvedPanel, digest, load_panel
 from .policies import PolicyConfig, build_policy
 from .policy import Policy
@@ -102,6 +103,8 @@ def evaluate(
     tasks = resolved.tasks[: config.limit]
     plan = _plan(config, resolved, spec, tasks)
     actor = policy or build_policy(config, spec, config.max_turns)
+    if config.max_episode_tokens is not None and isinstance(actor, ChatPolicy):
+        raise ConfigError(f"max_episode_tokens counts token ids, which engine {config.engine!r} has none of")
     found: dict[Key, Trajectory] = {}
     with ExitStack() as stack:
         run = None
@@ -117,7 +120,7 @@ def evaluate(
         for item in _play(config, spec, panel.env_options, actor, items):
             found[item.task, item.repeat] = item
             if run:
-                run.append(item)
+                run.append(item, getattr(actor, "usage", None))
             if progress:
                 progress(item, len(found), total)
         summary = summarise(

@@ -11,8 +11,9 @@ import orjson
 import yaml
 from pydantic import Field
 
+from .chat_policy import ChatPolicy
 from .config import Section
-from .engines import Engine
+from .engines import Engine, TextEngine
 from .env import EnvSpec
 from .errors import ConfigError, CorruptData, MissingData, UsageError, unknown_name
 from .parse import get_parser
@@ -42,6 +43,9 @@ POLICIES: dict[str, str] = {
     "model": "a language model behind an engine",
 }
 """Policy names, as `agentbench eval --policy` takes them; "package.module:Name" works too."""
+
+_NAMES_ONLY = ("scripted", "openai")
+"""Engines whose model is no folder of ours."""
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
 
@@ -109,27 +113,30 @@ def _refuse_ignored(config: PolicyConfig) -> None:
             )
 
 
-def _model_policy(config: PolicyConfig, spec: EnvSpec, max_turns: int) -> ModelPolicy:
+def _model_policy(config: PolicyConfig, spec: EnvSpec, max_turns: int) -> Policy:
     name = config.model_name_or_path
     if name is None and config.engine == "hf":
         raise ConfigError("policy 'model' needs --model, a local folder or a hub id")
-    if name is not None:
-        _check_model_folder(name, config.engine)
+    if name is not None and config.engine not in _NAMES_ONLY and "tokenizer" not in config.engine_options:
+        _check_model_folder(name)
     prompt = load_prompt(config.prompt or spec.prompt)
     factory = engine_factory(config.engine)
-    engine: Engine = factory(*([] if name is None else [name]), **config.engine_options)
+    engine: Engine | TextEngine = factory(*([] if name is None else [name]), **config.engine_options)
     history = spec.history if config.history is None else config.history
-    renderer = Renderer(engine.tokenizer, prompt, history=history, max_turns=max_turns)
     sampling = SamplingParams(config.temperature, config.top_p, config.top_k, config.max_new_tokens)
-    return ModelPolicy(
-        engine, renderer, get_parser(prompt.parser or spec.parser), sampling, guided=config.guided
-    )
+    parser = get_parser(prompt.parser or spec.parser)
+    if isinstance(engine, TextEngine):
+        if config.guided:
+            raise ConfigError(f"guided choice needs token ids, which engine {config.engine!r} has none of")
+        return ChatPolicy(engine, prompt, parser, sampling, history=history, max_turns=max_turns)
+    renderer = Renderer(engine.tokenizer, prompt, history=history, max_turns=max_turns)
+    return ModelPolicy(engine, renderer, parser, sampling, guided=config.guided)
 
 
-def _check_model_folder(name: str, engine: str) -> None:
+def _check_model_folder(name: str) -> None:
     """Refuse a broken model folder at once, before anything heavy is imported."""
     folder = Path(name).expanduser()
-    if engine != "scripted" and not folder.exists() and name.startswith(("/", "./", "../", "~")):
+    if not folder.exists() and name.startswith(("/", "./", "../", "~")):
         raise MissingData(
             f"no model folder {name}; give an existing folder or a hub id such as Qwen/Qwen3-0.6B"
         )

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from .engines import Engine, Request
+from .engines import Completion, Engine, Request
 from .env import EnvSpec, Expert, Explorer, Info, TextEnv
-from .errors import EngineFailure, UsageError
+from .errors import ContextFull, UsageError
 from .parse import Parser
 from .render import Renderer
 from .types import Action, Failure, SamplingParams, Trajectory, Turn, derive_seed
@@ -285,6 +285,11 @@ class ModelPolicy:
             "sampling": sampling,
         }
 
+    @property
+    def usage(self) -> dict[str, float]:
+        """What the engine has used so far; {} where it does not count."""
+        return dict(getattr(self.engine, "usage", {}))
+
     def submit(self, views: Sequence[View]) -> None:
         """Render each episode's prompt and queue it at the engine."""
         requests = []
@@ -324,17 +329,8 @@ class ModelPolicy:
             return ready
         for completion in self.engine.poll():
             context_ids, fresh = self._pending.pop(completion.key)
-            if completion.failure is not None:
-                ready.append((completion.key, _engine_failed(completion.failure)))
-                continue
-            assert completion.action is not None
-            reply = completion.action
-            parsed = self.parser.parse(reply.text)
-            action = Action(
-                reply.text, reply.token_ids, reply.logprobs, reply.finish, reply.policy_version, self.author
-            )
             ready.append(
-                (completion.key, Decision(action, parsed.command, context_ids, fresh, invalid=parsed.failure))
+                (completion.key, decide_on(completion, self.parser, self.author, context_ids, fresh))
             )
         return ready
 
@@ -343,7 +339,21 @@ class ModelPolicy:
         self.engine.release(key)
 
 
-def _engine_failed(error: EngineFailure) -> Decision:
-    return Decision(
-        Action(""), None, end="error", failure=Failure(type(error).__name__, str(error), "engine")
-    )
+def decide_on(
+    completion: Completion,
+    parser: Parser,
+    author: str,
+    context_ids: Sequence[int] = (),
+    fresh: bool = True,
+) -> Decision:
+    """Turn an engine's answer into a decision: read the command, or say why the episode ends here."""
+    error = completion.failure
+    if isinstance(error, ContextFull):
+        return Decision(Action(""), None, end="context_full")
+    if error is not None:
+        failure = Failure(type(error).__name__, str(error), "engine")
+        return Decision(Action(""), None, end="error", failure=failure)
+    assert completion.action is not None
+    parsed = parser.parse(completion.action.text)
+    action = replace(completion.action, author=author)
+    return Decision(action, parsed.command, context_ids, fresh, invalid=parsed.failure)

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -116,10 +117,11 @@ def read_episodes(path: Path) -> list[Trajectory]:
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Wall seconds by episode, and of all sittings of the run together."""
+    """Wall seconds by episode; wall seconds and what the engine used in all sittings of the run together."""
 
     seconds: Mapping[Key, float]
     wall: float
+    usage: Mapping[str, float] = field(default_factory=dict)
 
 
 class Lines:
@@ -216,13 +218,14 @@ class RunFolder:
             if difference is not None:
                 raise UsageError(_resume_refused(self.path, *difference))
 
-    def append(self, trajectory: Trajectory) -> None:
-        """Record one finished episode."""
+    def append(self, trajectory: Trajectory, usage: Mapping[str, float] | None = None) -> None:
+        """Record one finished episode, and what the engine has used in this sitting so far."""
         # The timing first: whatever the moment of a kill, every recorded episode has its timing.
         at = time.monotonic() - self._started
         key = {"task": trajectory.task, "repeat": trajectory.repeat}
         first = {} if self._appended else {"first": True}
-        self.timings.append({**key, "seconds": trajectory.seconds, "at": at, **first})
+        used = {"usage": dict(usage)} if usage else {}
+        self.timings.append({**key, "seconds": trajectory.seconds, "at": at, **first, **used})
         self._appended = True
         self.episodes.append(encode_episode(trajectory))
 
@@ -298,6 +301,8 @@ def write_whole(path: Path, data: bytes) -> None:
 def read_timings(path: Path) -> Timings:
     """Read wall times from a run folder; empty when they were not kept."""
     seconds: dict[Key, float] = {}
+    usage: Counter[str] = Counter()
+    sitting: dict[str, float] = {}
     wall = last = 0.0
     for number, line in read_lines(path / TIMINGS):
         try:
@@ -307,7 +312,11 @@ def read_timings(path: Path) -> Timings:
             raise CorruptData(f"{path / TIMINGS} line {number} lacks {error}") from error
         wall += at if line.get("first") else at - last  # the clock starts anew with each sitting
         last = at
-    return Timings(seconds, wall)
+        if line.get("first"):
+            usage.update(sitting)
+        sitting = line.get("usage", {})
+    usage.update(sitting)
+    return Timings(seconds, wall, dict(usage))
 
 
 def first_difference(old: Any, new: Any, where: str = "") -> tuple[str, Any, Any] | None:

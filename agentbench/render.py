@@ -33,6 +33,27 @@ class Rendered:
     fresh: bool
 
 
+def prompt_slots(view: View, *, history: int, max_turns: int) -> dict[str, Any]:
+    """What a prompt may say of an episode; `history` is the number of observation-action pairs."""
+    steps = len(view.turns)
+    window = view.turns[max(0, steps - history) :] if history else []
+    return {
+        "observation": view.observation,
+        "admissible": view.info.get("admissible", []),
+        "history": [(turn.observation, turn.env_action or "") for turn in window],
+        "turn": steps + 1,
+        "steps": steps,
+        "max_turns": max_turns,
+        "info": view.info,
+    }
+
+
+def opening_messages(prompt: Prompt, text: str) -> list[dict[str, str]]:
+    """Messages that open a conversation: the system's, if there is one, and the user's first."""
+    system = [{"role": "system", "content": prompt.system}] if prompt.system else []
+    return [*system, {"role": "user", "content": text}]
+
+
 class Renderer:
     """Renders the turns of one policy with its tokenizer's chat template."""
 
@@ -67,12 +88,14 @@ class Renderer:
 
     def render(self, view: View) -> Rendered:
         """Write the prompt for the next turn of an episode."""
-        text = self.prompt.message(self._slots(view), first=not view.turns)
+        text = self.prompt.message(
+            prompt_slots(view, history=self.history, max_turns=self.max_turns), first=not view.turns
+        )
         record = _ids_on_record(view.turns)
         if self.prompt.layout == "growing" and view.turns:
             context = self._closing_ids(view.turns[-1]) + self._next_message_ids(text)
             return Rendered(record + context, context, fresh=False)
-        prompt_ids = self._encode(self._template(self._opening(text)))
+        prompt_ids = self._encode(self._template(opening_messages(self.prompt, text)))
         if record and prompt_ids[: len(record)] == record:
             return Rendered(prompt_ids, prompt_ids[len(record) :], fresh=False)
         return Rendered(prompt_ids, prompt_ids, fresh=True)
@@ -85,23 +108,6 @@ class Renderer:
     def end_id(self) -> int:
         """The token that ends a reply in this chat template."""
         return self._encode(self._after_reply[0])[0]
-
-    def _slots(self, view: View) -> dict[str, Any]:
-        steps = len(view.turns)
-        window = view.turns[max(0, steps - self.history) :] if self.history else []
-        return {
-            "observation": view.observation,
-            "admissible": view.info.get("admissible", []),
-            "history": [(turn.observation, turn.env_action or "") for turn in window],
-            "turn": steps + 1,
-            "steps": steps,
-            "max_turns": self.max_turns,
-            "info": view.info,
-        }
-
-    def _opening(self, text: str) -> list[dict[str, str]]:
-        system = [{"role": "system", "content": self.prompt.system}] if self.prompt.system else []
-        return [*system, {"role": "user", "content": text}]
 
     def _template(self, messages: list[dict[str, str]]) -> str:
         rendered = self.tokenizer.apply_chat_template(
@@ -117,7 +123,7 @@ class Renderer:
         """Template text between a reply and the next user message, and from there to the next reply."""
         said = {"role": "assistant", "content": _REPLY}
         asked = {"role": "user", "content": _MESSAGE}
-        after = self._template([*self._opening("x"), said, asked]).partition(_REPLY)[2]
+        after = self._template([*opening_messages(self.prompt, "x"), said, asked]).partition(_REPLY)[2]
         head, found, tail = after.partition(_MESSAGE)
         if not found:
             raise UsageError(

@@ -83,6 +83,9 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
         facts.append(("wall seconds", f"{summary.seconds:.1f}"))
     if summary.episode_seconds is not None:
         facts.append(("wall seconds per episode (they overlap)", f"{summary.episode_seconds:.2f}"))
+    facts += [
+        (f"engine: {name.replace('_', ' ')}", f"{value:,.10g}") for name, value in summary.usage.items()
+    ]
     return facts
 
 

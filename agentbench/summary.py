@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from .config import Section, validate
 from .errors import MissingData
 from .records import VERSIONS, Timings, read_config, read_episodes, read_json, read_timings
@@ -78,6 +80,7 @@ class Summary(Section):
         ends: episodes by how they ended, errors included.
         seconds: wall time from the start of the run to its last episode, all sittings; None when not kept.
         episode_seconds: mean wall time of an episode, queueing for its turn included.
+        usage: what a remote engine counted, all sittings: requests, retries, tokens, seconds, cost.
     """
 
     plan: Plan
@@ -99,6 +102,7 @@ class Summary(Section):
     ends: dict[str, int]
     seconds: float | None
     episode_seconds: float | None
+    usage: dict[str, float] = Field(default_factory=dict)
 
     @property
     def fell_short(self) -> bool:
@@ -161,6 +165,7 @@ def summarise(
         ends=_counts(item.end for item in items),
         seconds=timings.wall if timings else None,
         episode_seconds=_mean(list(timings.seconds.values())) if timings and timings.seconds else None,
+        usage=dict(timings.usage) if timings else {},
     )
 
 

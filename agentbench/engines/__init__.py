@@ -6,7 +6,7 @@ short probe, so that training can tell whether it answers with the weights it wa
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -91,6 +91,43 @@ class Scorer(Protocol):
 
         Raises: EngineFailure: it could not be computed.
         """
+        ...
+
+
+Message = Mapping[str, str]
+"""One message of a chat: "role" and "content"."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextRequest:
+    """One reply to sample from an engine that takes messages; `key`, `sampling` and `seed` are as in `Request`."""
+
+    key: str
+    messages: tuple[Message, ...]
+    sampling: SamplingParams
+    seed: int
+
+
+@runtime_checkable
+class TextEngine(Protocol):
+    """Messages in, text out: no token ids, so nothing to train on. Otherwise as `Engine`."""
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """Say which model answers, for the records."""
+        ...
+
+    @property
+    def usage(self) -> dict[str, float]:
+        """Requests, tokens, seconds and cost so far; plain numbers that may be added."""
+        ...
+
+    def ask(self, requests: Sequence[TextRequest]) -> None:
+        """Queue requests; returns at once."""
+        ...
+
+    def poll(self) -> list[Completion]:
+        """Wait until at least one queued request is finished; [] when none is queued."""
         ...
 
 

@@ -240,13 +240,12 @@ class HttpClient:
             raise self._refusal(path, answer)
         try:
             value = orjson.loads(answer.content) if answer.content.strip() else None
-            found = read(value)
+            self._count(value)
+            return read(value)
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise _Trouble(
                 "malformed", f"malformed answer: {type(error).__name__}: {error}"[:_SHOWN]
             ) from error
-        self._count(value)
-        return found
 
     def _refusal(self, path: str, answer: httpx.Response) -> RequestRefused | _Trouble:
         """Tell answers that may change when asked again from those that will not."""

@@ -23,6 +23,7 @@ PROBE_TEXT = 'The quick brown fox: 0 1 2 3, don\'t <stop> naïve café\n\n  {"a"
 _START = "start it with: agentbench serve {model}"
 _PROBE_TEMPERATURE = 0.25
 _START_VERSION = "default"
+_LOOKUP_RETRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ class VLLMServer:
         self.http = http
         self.model = model
         try:
-            self.version = str(self.http.get("/version")["version"])
+            self.version = str(self.http.get("/version", retries=_LOOKUP_RETRIES)["version"])
             served = {item["id"]: item for item in self.http.get("/v1/models")["data"]}
         except RequestRefused as error:
             raise UsageError(refused(http, error, "vLLM's server")) from error
@@ -183,7 +184,7 @@ class VLLMServer:
     # --- weights (development mode) -----------------------------------------------------------------------------------
 
     def weight_version(self) -> str | None:
-        """Fingerprint of the weights last pushed; None where they are those the server was started with, or it cannot say."""
+        """Fingerprint of the weights pushed since the server's start; None without a push, or where it cannot say."""
         try:
             found = str(self.http.get("/weight_info", retries=0)["weight_version"])
         except (EngineFailure, KeyError, TypeError):
