@@ -33,6 +33,7 @@ class TrainLog:
             first: updates already done; later lines are dropped.
             config: of the run.
         """
+        self._trackers = _open_trackers(config, folder)
         self.folder = folder
         self.metric = f"eval/{config.metric_for_best_model}"
         self.best: dict[str, Any] | None = None
@@ -43,7 +44,6 @@ class TrainLog:
         self._metrics = Lines(folder / METRICS)
         self._timings = Lines(folder / TIMINGS)
         (folder / ROLLOUTS).mkdir(exist_ok=True)
-        self._trackers = _open_trackers(config, folder)
 
     def write(self, step: int, metrics: Mapping[str, float], seconds: Mapping[str, float]) -> bool:
         """Append one step's numbers; tells whether its evaluation is the best so far."""
@@ -107,6 +107,7 @@ def _open_trackers(config: TrainConfig, folder: Path) -> list[Any]:
         kind = LOGGER_TYPE_TO_CLASS[name]
         options = {"logging_dir": str(folder / "trackers")} if kind.requires_logging_directory else {}
         tracker = kind(folder.name, **options)
+        tracker.start()
         tracker.store_init_configuration({"config": json.dumps(config.model_dump(mode="json"))})
         trackers.append(tracker)
     return trackers

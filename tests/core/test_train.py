@@ -181,3 +181,18 @@ def test_dry_run_checks_and_trains_nothing(model, tmp_path, capsys):
     assert not (tmp_path / "dry").exists()
     with pytest.raises(ConfigError, match="no configuration file"):
         main(tmp_path / "absent.yaml", [])
+
+
+def test_figures_go_to_tensorboard_and_an_absent_tracker_is_named(model, tmp_path):
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    folder = tmp_path / "tracked"
+    run(model, folder, max_steps=2, report_to=["tensorboard"])
+    (file,) = (folder / "trackers" / "tracked").glob("events.out.tfevents*")
+    found = events.EventAccumulator(str(file.parent))
+    found.Reload()
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    seen = [(event.step, event.value) for event in found.Scalars("loss")]
+    assert seen == [(line["step"], pytest.approx(line["loss"])) for line in lines if "loss" in line]
+    assert [event.step for event in found.Scalars("eval/success")] == [0, 2]
+    with pytest.raises(ConfigError, match="tracker 'aim' is not installed; available: .*tensorboard"):
+        run(model, tmp_path / "other", max_steps=1, report_to=["aim"])
