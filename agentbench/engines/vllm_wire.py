@@ -20,6 +20,9 @@ from .http_client import HttpClient, RequestRefused
 PROBE_TEXT = 'The quick brown fox: 0 1 2 3, don\'t <stop> naïve café\n\n  {"a": [1.5]} -- go to desk 1'
 """Both sides tokenize this; equal ids are taken for equal tokenizers."""
 
+PROBE_TOP = 5
+"""Likeliest tokens that the start-up check asks for."""
+
 _START = "start it with: agentbench serve {model}"
 _PROBE_TEMPERATURE = 0.25
 _START_VERSION = "default"
@@ -149,7 +152,7 @@ class VLLMServer:
     def _top(self, prompt: Sequence[int], temperature: float) -> dict[str, float]:
         body = self._body(prompt, 1) | {
             "temperature": temperature,
-            "logprobs": 5,
+            "logprobs": PROBE_TOP,
             "return_tokens_as_token_ids": True,
         }
         try:
