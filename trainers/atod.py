@@ -130,8 +130,9 @@ class Atod(Algorithm):
         if self.settings.weights == "none":
             return torch.ones_like(teacher_BT), columns
         if self.settings.weights == "token":
-            # Departure: with several processes each normalises over its own share of the batch.
-            weight_BT = token_disagreement_uncertainty(old.logp_BT, teacher_BT, batch.turn_BT, self.switches)
+            weight_BT = token_disagreement_uncertainty(
+                old.logp_BT, teacher_BT, batch.turn_BT, self.switches, everyone=self.processes.concatenate
+            )
         else:
             weights = disagreement_uncertainty(turns, batch.traj_N, len(batch.ids_M), self.switches)
             weight_BT = per_token(weights.weight_N, batch.turn_BT)

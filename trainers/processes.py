@@ -78,6 +78,10 @@ class Processes:
         """Concatenate lists of plain Python values over all processes, in order of process."""
         return items if self.count == 1 else list(gather_object(items))
 
+    def concatenate(self, x_X: Tensor) -> Tensor:
+        """Concatenate one-dimensional tensors of any lengths over all processes, in order of process."""
+        return x_X if self.count == 1 else torch.cat(self.gather([x_X.cpu()])).to(x_X.device)
+
     def collect(self, items: list[Any]) -> list[Any]:
         """Concatenate lists of plain Python values on the first process, in order of process; [] on the others."""
         if self.count == 1:

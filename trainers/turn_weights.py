@@ -9,6 +9,7 @@ Letters: B rows, T tokens, N turns, M trajectories. `turn_BT` is the turn row of
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -141,12 +142,17 @@ def disagreement_uncertainty(
 
 
 def token_disagreement_uncertainty(
-    old_BT: Tensor, teacher_BT: Tensor, turn_BT: Tensor, config: DisagreementUncertainty
+    old_BT: Tensor,
+    teacher_BT: Tensor,
+    turn_BT: Tensor,
+    config: DisagreementUncertainty,
+    *,
+    everyone: Callable[[Tensor], Tensor] = lambda x_X: x_X,
 ) -> Tensor:
     """Weight each token by the same soft OR, normalised over all action tokens of the batch; 0 on context.
 
     Surprisal is cut at its `config.quantile`; the guard of `min_gap` looks at the whole batch; `min_turns` and
-    `mean_preserving` have no meaning here.
+    `mean_preserving` have no meaning here. `everyone` concatenates one process's values with those of its peers.
 
     Raises: ConfigError: `mean_preserving` is on.
     Source: token-level ablation of ATOD, arXiv:2606.27814.
@@ -156,22 +162,28 @@ def token_disagreement_uncertainty(
     inside_BT = turn_BT >= 0
     old_X, teacher_X = old_BT.detach()[inside_BT].double(), teacher_BT.detach()[inside_BT].double()
     gap_X, surprise_X = (old_X - teacher_X).abs(), -old_X
+    all_gap_Y, all_surprise_Y = everyone(gap_X), everyone(surprise_X).sort().values
     result_BT = torch.zeros_like(old_BT, dtype=torch.float32)
-    if not gap_X.numel():
+    if not all_gap_Y.numel():
         return result_BT
-    if float(gap_X.max()) < config.min_gap:
+    if float(all_gap_Y.max()) < config.min_gap:
         return result_BT.masked_fill(inside_BT, 1.0)
     # sorted, not torch.quantile: that one refuses more than 16 million entries
-    ordered_X = surprise_X.sort().values
-    place = config.quantile * (len(ordered_X) - 1)
-    cut = torch.lerp(ordered_X[int(place)], ordered_X[min(int(place) + 1, len(ordered_X) - 1)], place % 1.0)
-    one_X, all_X = torch.zeros_like(gap_X, dtype=torch.long), torch.ones_like(gap_X, dtype=torch.bool)
-    # Departure: a constant statistic counts 0.5 as it does per turn; the released token variant lets it count 0.
+    place = config.quantile * (len(all_surprise_Y) - 1)
+    below, above = int(place), min(int(place) + 1, len(all_surprise_Y) - 1)
+    cut = torch.lerp(all_surprise_Y[below], all_surprise_Y[above], place % 1.0)
     weight_X = _soft_or(
-        _min_max(gap_X, one_X, all_X, 1), _min_max(surprise_X.clamp(max=cut), one_X, all_X, 1), config
+        _scale(gap_X, all_gap_Y), _scale(surprise_X.clamp(max=cut), all_surprise_Y.clamp(max=cut)), config
     )
     result_BT[inside_BT] = weight_X.float()
     return result_BT
+
+
+def _scale(x_X: Tensor, all_Y: Tensor) -> Tensor:
+    """Min-max by the range of all values."""
+    # Departure: a constant statistic counts 0.5 as it does per turn; the released token variant lets it count 0.
+    low, span = all_Y.min(), all_Y.max() - all_Y.min()
+    return torch.full_like(x_X, 0.5) if span < _MIN_RANGE else (x_X - low) / span
 
 
 def stepwise_damping(

@@ -194,5 +194,5 @@ def test_figures_go_to_tensorboard_and_an_absent_tracker_is_named(model, tmp_pat
     seen = [(event.step, event.value) for event in found.Scalars("loss")]
     assert seen == [(line["step"], pytest.approx(line["loss"])) for line in lines if "loss" in line]
     assert [event.step for event in found.Scalars("eval/success")] == [0, 2]
-    with pytest.raises(ConfigError, match="tracker 'aim' is not installed; available: .*tensorboard"):
+    with pytest.raises(ConfigError, match=r"tracker 'aim' is not installed; available: .*tensorboard"):
         run(model, tmp_path / "other", max_steps=1, report_to=["aim"])

@@ -39,7 +39,8 @@ def launch(models, output, algorithm, *, processes=2, asked=2, fsdp=False):
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "fsdp"), [("atod", False), ("atod", True), ("full", False), ("full", True)]
+    ("algorithm", "fsdp"),
+    [("atod", False), ("atod", True), ("token", False), ("full", False), ("full", True)],
 )
 def test_two_processes_learn_what_one_learns(models, tmp_path, algorithm, fsdp):
     result = launch(models, tmp_path / "two", algorithm, fsdp=fsdp)

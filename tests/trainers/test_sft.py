@@ -174,3 +174,15 @@ def test_cloning_lowers_the_loss(models):
     trainer = build(models, learning_rate=1e-2, max_grad_norm=1.0)
     losses = [trainer.update([Group("t", 0, (handed_over(),))], step).metrics["loss"] for step in range(20)]
     assert losses[-1] < 0.2 * losses[0]
+
+
+def test_dagger_learns_from_this_steps_states_alone(models):
+    # the first step's label of two tokens is not trained again in the second, whose own has one
+    trainer = build(models, {"mode": "dagger"})
+    trained = [
+        trainer.update(
+            [Group("t", 0, (make_trajectory(key, [make_turn(0, [3, 4], [5], label_ids=ids)]),))], step
+        )
+        for step, (key, ids) in enumerate([("a", [6, 7]), ("b", [8])])
+    ]
+    assert [update.metrics["trained_tokens"] for update in trained] == [2, 1]

@@ -15,8 +15,13 @@ from agentbench.trainers import atod, opd
 
 def learn(student, teacher, algorithm, processes, fsdp, output=None):
     """Train on one fixed set of groups, dealt to the processes as the loop does."""
-    spec = {"atod": atod.SPEC, "opd": opd.SPEC, "full": opd.SPEC}[algorithm]
-    settings = spec.config(loss="full") if algorithm == "full" else spec.config()
+    spec, keys = {
+        "atod": (atod.SPEC, {}),
+        "token": (atod.SPEC, {"weights": "token"}),
+        "opd": (opd.SPEC, {}),
+        "full": (opd.SPEC, {"loss": "full"}),
+    }[algorithm]
+    settings = spec.config(**keys)
     run = make_run(
         {"student": student, "teacher": teacher},
         spec.id,
