@@ -20,10 +20,10 @@ from typing import Any
 from .collect import Stage, collect
 from .config import TrainConfig, dump, read_config, validate
 from .doctor import versions
-from .engines import Engine
+from .engines import Engine, TextEngine
 from .env import EnvSpec
 from .errors import ConfigError, TrainingError, UsageError
-from .evaluate import EvalConfig, evaluate
+from .evaluate import EvalConfig, assist, evaluate
 from .launch import launch
 from .policy import ModelPolicy
 from .publish import publish
@@ -141,11 +141,15 @@ class Run:
         return update, groups, seconds
 
     def evaluate(self, step: int) -> dict[str, float]:
-        """Play the panel with the current weights, exactly as `agentbench eval` would with the checkpoint."""
+        """Play the panel with the current weights, exactly as `agentbench eval` would with the checkpoint.
+
+        Every process plays its share; the figures come out on process 0, {} elsewhere.
+        """
         settings, rollout = self.config.eval, self.config.rollout
         assert settings is not None
         output = self.folder / "eval" / f"step-{step}"
-        shutil.rmtree(output, ignore_errors=True)  # left by a run that was killed here
+        if self.trainer.process_index == 0:
+            shutil.rmtree(output, ignore_errors=True)  # left by a run that was killed here
         config = EvalConfig(
             policy="model",
             model_name_or_path=str(self.folder / f"checkpoint-{step}"),
@@ -165,7 +169,11 @@ class Run:
             max_turns=self.config.env.max_turns,
             max_episode_tokens=rollout.max_episode_tokens,
         )
-        summary = evaluate(config, policy=self.student(settings.temperature))
+        student = self.student(settings.temperature)
+        if self.trainer.process_index > 0:
+            assist(config, student, self.trainer)
+            return {}
+        summary = evaluate(config, policy=student, team=self.trainer)
         if summary.overall is None:
             raise TrainingError(
                 f"step {step}: {summary.error_rate:.0%} of the evaluation episodes broke; see {output}/report.md"
@@ -264,7 +272,12 @@ def train(
         trainer.load(newest)
         report(f"resumed from {newest}")
     engine = engine_factory(config.rollout.engine)(config.model_name_or_path, **config.rollout.engine_options)
-    if saved:
+    if isinstance(engine, TextEngine):
+        raise UsageError(
+            f"engine {config.rollout.engine!r} gives text without token ids, and only what was sampled token by token "
+            "can be trained on; use rollout.engine: hf, vllm or vllm-server"
+        )
+    if saved or getattr(engine, "outlives_runs", False):  # a server may hold the weights of another run
         engine.load_weights(trainer.weights())
     run = Run(
         config,
@@ -288,16 +301,18 @@ def _loop(run: Run, first: int, report: Callable[[str], None]) -> dict[str, floa
     log = TrainLog(folder, kept, config) if run.trainer.process_index == 0 else None
     metrics: dict[str, float] = {}
     try:
-        if first == 0 and config.eval is not None and log is not None:
-            log.write(0, run.evaluate(0), {})
+        if first == 0 and config.eval is not None:
+            before = run.evaluate(0)
+            if log is not None:
+                log.write(0, before, {})
         for step in range(first, config.max_steps):
             update, groups, seconds = run.step(step)
             done = step + 1
             metrics, last, best = dict(update.metrics), done == config.max_steps, False
             episodes = run.trainer.gather(annotate(groups, update))
+            if config.eval is not None and (last or done % config.eval.every == 0):
+                metrics |= run.evaluate(done)
             if log is not None:
-                if config.eval is not None and (last or done % config.eval.every == 0):
-                    metrics |= run.evaluate(done)
                 log.rollouts(step, episodes)
                 best = log.write(done, metrics, seconds)
                 report(_line(done, config.max_steps, metrics))

@@ -34,7 +34,10 @@ class VLLMServerEngine:
         tokenizer: whose ids are spoken.
         max_context: prompt plus reply.
         policy_version: number of weight updates sent.
+        outlives_runs: servers stay up with the weights last pushed, so training pushes before its first step.
     """
+
+    outlives_runs = True
 
     def __init__(
         self,
