@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from pydantic import Field
 
@@ -30,6 +31,18 @@ from .types import Trajectory, derive_seed
 
 Progress = Callable[[Trajectory | None, int, int], None]
 """`progress(episode, done, total)`, called once with None before the first episode and after each one."""
+
+
+class Team(Protocol):
+    """Several processes that play one panel together; a `agentbench.trainer.Trainer` is one."""
+
+    process_index: int
+    num_processes: int
+
+    def gather(self, items: list[Any]) -> list[Any]:
+        """Concatenate plain values over all processes, on process 0 only."""
+        ...
+
 
 _FREE = frozenset(
     {
@@ -84,6 +97,7 @@ def evaluate(
     retry_errors: bool = False,
     policy: Policy | None = None,
     progress: Progress | None = None,
+    team: Team | None = None,
 ) -> Summary:
     """Play a panel and return its numbers; with `output_dir` everything is recorded as it happens.
 
@@ -93,6 +107,7 @@ def evaluate(
         retry_errors: on resume, play episodes again that ended in an infrastructure failure.
         policy: acts instead of the one that `config` names, such as a model in training.
         progress: told after each episode.
+        team: processes that share the work; this is its process 0, the others call `assist`.
     Raises: UsageError: something the caller can fix; episodes finished so far are on record.
     """
     if config.output_dir is not None:  # before a model is loaded for nothing
@@ -117,7 +132,9 @@ def evaluate(
         if progress:
             progress(None, len(found), len(found) + len(items))
         total = len(found) + len(items)
-        for item in _play(config, spec, panel.env_options, actor, items):
+        mine = items[:: team.num_processes] if team else items
+        played = _play(config, spec, panel.env_options, actor, mine)
+        for item in chain(played, _from_others(team)):
             found[item.task, item.repeat] = item
             if run:
                 run.append(item, getattr(actor, "usage", None))
@@ -133,6 +150,21 @@ def evaluate(
         if run:
             write_pages(run.path, summary)
     return summary
+
+
+def assist(config: EvalConfig, policy: Policy, team: Team) -> None:
+    """Play this process's share of an evaluation that process 0 of the team makes at the same time."""
+    panel = load_panel(config.panel)
+    spec = env_spec(panel.env)
+    tasks = panel.resolve(spec, allow_missing=config.allow_missing).tasks[: config.limit]
+    mine = list(_keys(tasks, config.repeats))[team.process_index :: team.num_processes]
+    team.gather(list(_play(config, spec, panel.env_options, policy, mine)))
+
+
+def _from_others(team: Team | None) -> Iterator[Trajectory]:
+    """Episodes of the team's other processes, once all have finished."""
+    if team is not None:
+        yield from team.gather([])
 
 
 def _keys(tasks: Sequence[str], repeats: int) -> Iterator[Key]:

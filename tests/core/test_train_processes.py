@@ -84,6 +84,17 @@ def test_two_processes_leave_the_records_and_losses_of_one(model, tmp_path):
             assert (a.task, a.seed, a.success, a.score, a.end) == (b.task, b.seed, b.success, b.score, b.end)
             assert [turn.action.token_ids for turn in a.turns] == [turn.action.token_ids for turn in b.turns]
             assert [turn.observation for turn in a.turns] == [turn.observation for turn in b.turns]
+    for step in (0, 2):
+        ours, theirs = (
+            {(item.task, item.repeat): item for item in read_episodes(run / "eval" / f"step-{step}")}
+            for run in (one, two)
+        )
+        assert ours.keys() == theirs.keys()
+        assert len(ours) == 6
+        for key, a in ours.items():
+            b = theirs[key]
+            assert (a.seed, a.success, a.score, a.end) == (b.seed, b.success, b.score, b.end)
+            assert [turn.action.token_ids for turn in a.turns] == [turn.action.token_ids for turn in b.turns]
     lines = [
         [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] for run in (one, two)
     ]
