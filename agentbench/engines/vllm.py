@@ -221,6 +221,7 @@ class VLLMEngine:
         for job in jobs.values():
             self._fail(job, message)
         self._backend.abort([*jobs, *self._scored])
+        self._backend.drop_cache()  # it counts what the broken step should have computed
 
     def _expire(self, now: float) -> None:
         """Fail what has waited or run for too long."""

@@ -10,6 +10,7 @@ import contextlib
 import importlib.util
 import os
 import random
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -176,7 +177,7 @@ class Backend:
         Raises: UsageError: vLLM refused.
         """
         self.version = check_version()
-        self.cpu = on_cpu()
+        self.cpu, self._sleeps = on_cpu(), sleeps
         if sleeps and self.cpu:
             raise UsageError("vllm cannot sleep on CPU: its sleep mode needs CUDA; remove sleeps")
         _refuse_many_processes()
@@ -232,11 +233,18 @@ class Backend:
 
     def sleep(self) -> None:
         """Give the accelerator's memory back; weights wait in the main memory."""
+        self._must_sleep()
         self._engine.sleep(level=1)
 
     def wake(self) -> None:
         """Take the memory again."""
+        self._must_sleep()
         self._engine.wake_up()
+
+    def _must_sleep(self) -> None:
+        if not self._sleeps:
+            where = "on CPU, which has no sleep mode" if self.cpu else "unless it is built with sleeps: true"
+            raise UsageError(f"this vllm engine cannot sleep {where}")
 
     @contextlib.contextmanager
     def _own_random_state(self) -> Iterator[None]:
@@ -279,8 +287,11 @@ def _start(arguments: dict[str, Any]) -> Any:
     before = {name: os.environ.get(name) for name in _ENVIRONMENT}
     set_num_threads = torch.set_num_threads
     os.environ.update(_ENVIRONMENT)
+    _keep_groups()
     try:
-        return LLMEngine.from_engine_args(EngineArgs(**arguments))
+        engine = LLMEngine.from_engine_args(EngineArgs(**arguments))
+        _LIVING.add(engine)
+        return engine
     except Exception as error:
         raise UsageError(f"vllm cannot serve {arguments['model']!r}: {_first_line(error)}") from error
     finally:
@@ -290,6 +301,25 @@ def _start(arguments: dict[str, Any]) -> Any:
         random.setstate(states[0])
         np.random.set_state(states[1])
         torch.set_rng_state(states[2])
+
+
+_LIVING: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def _keep_groups() -> None:
+    """Make an engine that goes leave vLLM's process groups, which are global, to those that stay."""
+    from vllm.v1.engine import core
+
+    destroy = core.cleanup_dist_env_and_memory
+    if getattr(destroy, "waits_for_the_last", False):
+        return
+
+    def destroy_with_the_last(*args: Any, **kwargs: Any) -> None:
+        if not _LIVING:
+            destroy(*args, **kwargs)
+
+    destroy_with_the_last.waits_for_the_last = True  # type: ignore[attr-defined]
+    core.cleanup_dist_env_and_memory = destroy_with_the_last
 
 
 def _refuse_many_processes() -> None:

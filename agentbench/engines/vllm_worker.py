@@ -55,9 +55,9 @@ class Blueprint:
         return samples_digest((name, shape, samples[name]) for name, shape in self.shapes.items())
 
     def read(self, folder: Path | str) -> Iterator[tuple[str, Any]]:
-        """Yield the weights of a safetensors folder under their first names, one at a time.
+        """Open a safetensors folder; its weights come under their first names, one at a time.
 
-        Raises: CorruptData: before the first one, when the folder does not hold exactly this model.
+        Raises: CorruptData: at once, when the folder does not hold exactly this model.
         """
         from safetensors import safe_open
 
@@ -68,8 +68,7 @@ class Blueprint:
         where = {name: file for file in files for name in file.keys()}  # noqa: SIM118  (no mapping)
         found = ((name, tuple(file.get_slice(name).get_shape())) for name, file in where.items())
         self.check(found, CorruptData)
-        for name, file in where.items():
-            yield self.first[name], file.get_tensor(name)
+        return ((self.first[name], file.get_tensor(name)) for name, file in where.items())
 
 
 class WeightLoader:
