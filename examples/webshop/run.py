@@ -1,13 +1,14 @@
 """WebShop from nothing on a CPU: a tokenizer and a random model, a cloned teacher, an early student, then OPD.
 
-Everything is generated on the spot. Usage: python run.py [--output runs/webshop]
+Everything is generated on the spot. It shows that nothing in training is particular to one environment; models of this
+size and schooling do not learn to shop: watch the distance to the teacher fall, not the score rise.
+Usage: python run.py [--output runs/webshop]
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,6 @@ from agentbench.rollout import run_episodes
 from agentbench.tiny import make_model, make_tokenizer
 
 HERE = Path(__file__).parent
-_ASIN = re.compile(r"\b[Bb]0[0-9A-Za-z]{8}\b")
 
 
 def shop_texts(tasks: int) -> list[str]:
@@ -44,10 +44,7 @@ def train(name: str, output: Path, *overrides: str) -> list[dict[str, float]]:
 def main(output: Path) -> None:
     """Run all steps."""
     base = output / "random"
-    texts = shop_texts(1000)
-    # one token per product id: spelling ten letters after the page is a lot to ask of a small model
-    asins = sorted({match for text in texts for match in _ASIN.findall(text)})
-    tokenizer = make_tokenizer(base, texts, vocab_size=2000 + len(asins), entities=asins)
+    tokenizer = make_tokenizer(base, shop_texts(400), vocab_size=2000)
     make_model(base, tokenizer, hidden=96, layers=3, seed=0, max_position=4096)
     teacher = train("teacher", output, f"model_name_or_path={base}")[-1]
     train("student", output, f"model_name_or_path={base}")
