@@ -195,6 +195,7 @@ class Backend:
             "logprobs_mode": "processed_logprobs",
             "max_logprobs": -1,
             "disable_log_stats": True,
+            "use_tqdm_on_load": False,
             "trust_remote_code": trust_remote_code,
             "worker_extension_cls": "agentbench.engines.vllm_worker.WeightLoader",
             "logits_processors": [_registered(ChoiceProcessor)],
