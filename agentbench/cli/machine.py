@@ -77,10 +77,14 @@ def doctor(json: _Json = False) -> int:
         return 1 if found["problems"] else 0
     machine = found["hardware"]
     print(f"python {found['python']} ({found['executable']}) on {found['platform']}")
-    print(f"{machine['cpus']} cpus, {machine['memory_gib']} GiB of memory, {len(machine['gpus'])} GPUs")
+    print(
+        f"{machine['cpus']} cpus, {machine['memory_gib']} GiB of memory ({machine['memory_free_gib']} free), "
+        f"{len(machine['gpus'])} GPUs"
+    )
     for gpu in machine["gpus"]:
         print("  " + ", ".join(gpu.values()))
     print_table(("package", "version"), list(found["packages"].items()))
+    print(f"torch built for CUDA: {found['torch_cuda'] or 'no'}; vllm: {found['vllm'] or 'not installed'}")
     print(f"data in {found['data_root']}:")
     for name, item in found["data"].items():
         print(f"  {name}: " + ("present" if item["present"] else f"absent; agentbench data fetch {name}"))

