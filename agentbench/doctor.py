@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from .data import data_root, installed
+from .engines.vllm_adapter import SUPPORTED
 from .errors import CorruptData
 from .registry import names
 
@@ -45,7 +46,6 @@ _VLLM_PINS = {
     (0, 33): ("2.14.0", (5, 16, 1), (5, 21)),
 }
 """By vLLM release: the torch it was built for, and transformers from (included) and to (excluded)."""
-_VLLM_SUPPORTED = ((0, 32), (0, 34))
 
 _CUDA_BUILDS = ("torchvision", "torchaudio", "torchcodec")
 
@@ -207,9 +207,9 @@ def _unpinned(packages: Mapping[str, str]) -> list[Problem]:
     if vllm is None:
         return []
     release = _release(vllm)[:2]
-    low, high = (".".join(map(str, edge)) for edge in _VLLM_SUPPORTED)
+    low, high = (".".join(map(str, edge)) for edge in SUPPORTED)
     found = []
-    if not _VLLM_SUPPORTED[0] <= release < _VLLM_SUPPORTED[1]:
+    if not SUPPORTED[0] <= release < SUPPORTED[1]:
         found.append(Problem(f"vllm {vllm} is not supported", f"pip install 'vllm>={low},<{high}'"))
     if release not in _VLLM_PINS:
         return found

@@ -107,8 +107,12 @@ class VLLMServerEngine:
             problem = "vLLM's server cannot choose among token sequences with their log-probs; use engine: hf"
         elif min(prompt) < 0:
             problem = f"its prompt has the id {min(prompt)}"
-        elif sampling.temperature < 0 or not 0 < sampling.top_p <= 1 or sampling.top_k < 0:
-            problem = f"temperature and top_k must not be negative and top_p must be in (0, 1]: {sampling}"
+        elif (
+            sampling.temperature != 0 and not 0.01 <= sampling.temperature <= 2
+        ):  # vLLM would raise it to 0.01
+            problem = f"vLLM samples at temperature 0 or from 0.01 to 2, got {sampling.temperature}"
+        elif not 0 < sampling.top_p <= 1 or sampling.top_k < 0:
+            problem = f"top_k must not be negative and top_p must be in (0, 1]: {sampling}"
         elif sampling.max_new_tokens < 1:
             problem = f"max_new_tokens must be at least 1, got {sampling.max_new_tokens}"
         if problem:

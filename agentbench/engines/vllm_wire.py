@@ -6,6 +6,7 @@ development mode). Leaves out retries (`http_client`), sampling for episodes (`v
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import numpy.typing as npt
 
 from ..errors import EngineFailure, UsageError
 from .http_client import HttpClient, RequestRefused
+from .vllm_adapter import SUPPORTED
 
 PROBE_TEXT = 'The quick brown fox: 0 1 2 3, don\'t <stop> naïve café\n\n  {"a": [1.5]} -- go to desk 1'
 """Both sides tokenize this; equal ids are taken for equal tokenizers."""
@@ -84,6 +86,15 @@ class VLLMServer:
                 f"the server at {http.base_url} is no vLLM server (its /version or /v1/models differ); "
                 f"{_START.format(model=model)}"
             ) from error
+        low, high = (".".join(map(str, edge)) for edge in SUPPORTED)
+        if (
+            not SUPPORTED[0]
+            <= tuple(int(part) for part in re.findall(r"\d+", self.version)[:2])
+            < SUPPORTED[1]
+        ):
+            raise UsageError(
+                f"the server at {http.base_url} runs vLLM {self.version}; supported is >={low},<{high}"
+            )
         if model not in served:
             raise UsageError(
                 f"the server at {http.base_url} does not serve {model!r}; it serves {', '.join(sorted(served))}. "

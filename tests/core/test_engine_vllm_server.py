@@ -139,6 +139,7 @@ def test_replies_are_cut_where_the_context_ends(start, connect):
         (ask(prompt=(1, -2)), "has the id -2"),
         (ask(max_new_tokens=0), "max_new_tokens must be at least 1"),
         (ask(top_p=0.0), "top_p must be in"),
+        (ask(temperature=0.005), "temperature 0 or from 0.01 to 2, got 0.005"),
         (Request("a", (1,), SamplingParams(), 0, choices=((2,),)), "use engine: hf"),
     ],
 )
@@ -237,6 +238,13 @@ def test_a_server_of_another_kind_is_refused(start, connect):
         connect(server)
     server.faults["/v1/models"] = [(200, {}, {"object": "list"})]
     with pytest.raises(UsageError, match="is no vLLM server"):
+        connect(server)
+
+
+def test_a_version_that_nobody_has_tried_is_refused(start, connect):
+    server = start()
+    server.faults["/version"] = [(200, {}, {"version": "0.34.1"})]
+    with pytest.raises(UsageError, match=r"runs vLLM 0\.34\.1; supported is"):
         connect(server)
 
 
