@@ -115,7 +115,7 @@ def _refuse_ignored(config: PolicyConfig) -> None:
 
 def _model_policy(config: PolicyConfig, spec: EnvSpec, max_turns: int) -> Policy:
     name = config.model_name_or_path
-    if name is None and config.engine == "hf":
+    if name is None and config.engine in ("hf", "vllm"):
         raise ConfigError("policy 'model' needs --model, a local folder or a hub id")
     if name is not None and config.engine not in _NAMES_ONLY and "tokenizer" not in config.engine_options:
         _check_model_folder(name)

@@ -293,6 +293,7 @@ def main() -> None:
     record: dict[str, Any] = {
         "options": {key: str(value) for key, value in vars(options).items() if key != "output"},
         "machine": f"{len(os.sched_getaffinity(0))} shared {platform.machine()} cores, no GPU, one thread",
+        "cpu": torch.backends.cpu.get_cpu_capability(),
         "versions": {name: version(name) for name in ("torch", "transformers")} | {"vllm": vllm.__version__},
         "load_before": os.getloadavg()[0],
     }

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import logging
 import os
 import random
+import warnings
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ import numpy.typing as npt
 
 from ..errors import ContractError, MissingDependency, UsageError, missing_dependency
 from ..types import SamplingParams
+from .vllm_choice import choice_processor
 
 SUPPORTED = ((0, 32), (0, 34))
 """The first supported version and the first that is not."""
@@ -34,6 +37,8 @@ _DEFAULTS = {
     "VLLM_LOGGING_STREAM": "ext://sys.stderr",
     "VLLM_NO_USAGE_STATS": "1",
 }
+_FREE = frozenset({"block_size", "enforce_eager"})
+_ONE_PROCESS = frozenset({"tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size"})
 _LOWEST_TEMPERATURE, _HIGHEST_TEMPERATURE = 0.01, 2.0
 
 
@@ -69,8 +74,10 @@ def check_version() -> str:
         raise missing_dependency("vllm", "vllm", "the engine 'vllm'")
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
+    logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"])  # before vLLM sets up its own
     try:
-        import vllm
+        with _quiet():
+            import vllm
     except (ImportError, RuntimeError, OSError) as error:
         raise MissingDependency(
             f"vllm is installed but cannot be imported: {_first_line(error)}; see docs/vllm.md"
@@ -83,6 +90,14 @@ def check_version() -> str:
             f"vllm {version} is installed; supported is >={low},<{high}: pip install 'vllm>={low},<{high}'"
         )
     return version
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep warnings about vLLM's own imports from its users."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def on_cpu() -> bool:
@@ -127,6 +142,7 @@ def generation(
         detokenize=False,
         output_kind=RequestOutputKind.DELTA,
         extra_args=None if choices is None else {"choices": choices},
+        skip_clone=True,  # they belong to one request; copying long lists of choices takes time
     )
 
 
@@ -198,13 +214,17 @@ class Backend:
             "use_tqdm_on_load": False,
             "trust_remote_code": trust_remote_code,
             "worker_extension_cls": "agentbench.engines.vllm_worker.WeightLoader",
-            "logits_processors": [_registered(ChoiceProcessor)],
+            "logits_processors": [choice_processor()],
             "enable_sleep_mode": sleeps,
         }
         if self.cpu:
             # A seeded request whose prompt is computed in pieces kills the engine on CPU; prompts fit into one step.
             arguments |= {"block_size": 32, "enforce_eager": True, "enable_chunked_prefill": False}
-        self._engine = _start(arguments | (options or {}))
+        options = options or {}
+        fixed = sorted((arguments.keys() - _FREE | _ONE_PROCESS) & options.keys())
+        if fixed:
+            raise UsageError(f"vllm's option {fixed[0]!r} is set by this engine; remove it")
+        self._engine = _start(arguments | options)
 
     def add(self, id: str, token_ids: Sequence[int], parameters: Any) -> None:
         """Queue a prompt of token ids."""
@@ -281,16 +301,18 @@ def _piece(output: Any) -> Piece:
 def _start(arguments: dict[str, Any]) -> Any:
     """Start vLLM; what it does to the whole process on the way is undone."""
     import torch
-    from vllm.engine.arg_utils import EngineArgs
-    from vllm.v1.engine.llm_engine import LLMEngine
 
+    with _quiet():
+        from vllm.engine.arg_utils import EngineArgs
+        from vllm.v1.engine.llm_engine import LLMEngine
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     before = {name: os.environ.get(name) for name in _ENVIRONMENT}
     set_num_threads = torch.set_num_threads
     os.environ.update(_ENVIRONMENT)
     _keep_groups()
     try:
-        engine = LLMEngine.from_engine_args(EngineArgs(**arguments))
+        with _quiet():
+            engine = LLMEngine.from_engine_args(EngineArgs(**arguments))
         _LIVING.add(engine)
         return engine
     except Exception as error:
@@ -338,61 +360,3 @@ def _first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = " ".join(lines[2:3] if "validation error" in "".join(lines[:1]) else lines[:1])
     return f"{type(error).__name__}: {text}"
-
-
-class ChoiceProcessor:
-    """Guided choice as a logits processor of vLLM: what no choice goes on with gets no probability.
-
-    vLLM keeps the list of a reply's ids up to date, and moves replies between rows; both come through `update_state`.
-    """
-
-    def __init__(self, config: Any, device: Any, is_pin_memory: bool) -> None:
-        """Start without rows; the arguments are vLLM's."""
-        self._rows: dict[int, tuple[Sequence[tuple[int, ...]], list[int]]] = {}
-
-    @classmethod
-    def validate_params(cls, sampling_params: Any) -> None:
-        """Nothing to refuse: the engine has checked the choices."""
-
-    def is_argmax_invariant(self) -> bool:
-        """Greedy replies are restricted, too."""
-        return False
-
-    def update_state(self, batch_update: Any) -> None:
-        """Follow requests as they come, go and change rows."""
-        if batch_update is None:
-            return
-        from vllm.v1.sample.logits_processor import MoveDirectionality
-
-        rows = self._rows
-        for row in batch_update.removed:
-            rows.pop(row, None)
-        for row, parameters, _, said in batch_update.added:
-            rows.pop(row, None)
-            choices = (parameters.extra_args or {}).get("choices")
-            if choices is not None:
-                rows[row] = (choices, said)
-        for source, target, direction in batch_update.moved:
-            moved, displaced = rows.pop(source, None), rows.pop(target, None)
-            if moved is not None:
-                rows[target] = moved
-            if displaced is not None and direction == MoveDirectionality.SWAP:
-                rows[source] = displaced
-
-    def apply(self, logits: Any) -> Any:
-        """Set what may not be sampled to -inf."""
-        for row, (choices, said) in self._rows.items():
-            at, begun = len(said), tuple(said)
-            allowed = sorted({c[at] for c in choices if len(c) > at and tuple(c[:at]) == begun})
-            kept = logits[row, allowed]
-            logits[row] = float("-inf")
-            logits[row, allowed] = kept
-        return logits
-
-
-def _registered(processor: type) -> type:
-    """Make a class pass for one of vLLM's logits processors, whose base cannot be imported before it is wanted."""
-    from vllm.v1.sample.logits_processor import LogitsProcessor
-
-    LogitsProcessor.register(processor)
-    return processor

@@ -75,6 +75,7 @@ class WeightLoader:
     """Methods that vLLM adds to its worker."""
 
     model_runner: Any  # of vLLM's worker
+    _known: Blueprint | None = None
 
     def load_from(self, folder: str, version: int) -> dict[str, Any]:
         """Load the weights of a safetensors folder; the caller resets the prefix cache afterwards.
@@ -118,8 +119,10 @@ class WeightLoader:
         return {"version": version, "weights": blueprint.digest(samples)}
 
     def _blueprint(self) -> Blueprint:
-        config = self.model_runner.model_config
-        return Blueprint(config.hf_config, trust_remote_code=config.trust_remote_code)
+        if self._known is None:
+            config = self.model_runner.model_config
+            self._known = Blueprint(config.hf_config, trust_remote_code=config.trust_remote_code)
+        return self._known
 
 
 def repack_heads(model: Any) -> None:

@@ -340,6 +340,8 @@ def test_an_engine_on_cpu_cannot_sleep(tied, folders):
         ({"slots": 0}, "slots and prefill_tokens must be at least 1"),
         ({"cache_bytes": 1000}, "vllm cannot serve .*"),
         ({"vllm": {"nonsense": 1}}, "vllm cannot serve .*nonsense"),
+        ({"vllm": {"logprobs_mode": "raw_logprobs"}}, "option 'logprobs_mode' is set by this engine"),
+        ({"vllm": {"tensor_parallel_size": 2}}, "option 'tensor_parallel_size' is set by this engine"),
     ],
 )
 def test_options_that_cannot_work_are_refused_in_one_line(folders, options, message):
