@@ -1,13 +1,16 @@
+import json
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from trainer_cases import make_run, make_student, random_groups
 
 from agentbench.config import TeacherConfig
 from agentbench.engines import http_client
 from agentbench.errors import ConfigError, TrainingError, UsageError
 from agentbench.registry import load
+from agentbench.train import main
 from agentbench.trainers.batch import collate
 from agentbench.trainers.opd import SPEC
 from agentbench.trainers.server_teacher import ServerTeacher
@@ -220,3 +223,55 @@ def test_keys_that_the_server_decides_are_refused(server, student, key, value):
 def test_unknown_options_are_refused(server, student):
     with pytest.raises(ConfigError, match="cache_byte"):
         connect(server, student, engine_options={"cache_byte": 1})
+
+
+# --- in a run ---------------------------------------------------------------------------------------------------------
+
+
+def write_config(models, output, server):
+    config = {
+        "algorithm": "opd",
+        "output_dir": str(output),
+        "model_name_or_path": models["student"],
+        "teachers": [
+            {
+                "model_name_or_path": "teacher",
+                "backend": "server",
+                "base_url": server.url,
+                "engine_options": {"retries": 0},
+            }
+        ],
+        "env": {
+            "name": "corridor",
+            "split": "train",
+            "prompt": "agentbench.prompts:corridor/transcript",
+            "max_turns": 2,
+        },
+        "rollout": {"tasks_per_step": 2, "group_size": 2, "concurrency": 4, "max_new_tokens": 4},
+        "max_steps": 3,
+        "learning_rate": 0.01,
+        "save_steps": 1,
+    }
+    path = output.with_suffix(".yaml")
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def metrics(output):
+    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if "seconds" not in name} for line in lines]
+
+
+def test_a_run_whose_teacher_dies_stops_and_resumes_to_the_same_numbers(server, models, tmp_path):
+    server.max_model_len = 400
+    main(write_config(models, tmp_path / "calm", server), [])
+    config = write_config(models, tmp_path / "disturbed", server)
+    died = (500, {}, {"error": {"message": "gone"}})
+    # the probe, four rows of the first step, two of the second
+    server.faults[COMPLETIONS] = [None] * 7 + [died] * 9
+    with pytest.raises(TrainingError, match=r"could not score a row.*gone"):
+        main(config, [])
+    assert len(metrics(tmp_path / "disturbed")) == 1
+    server.faults[COMPLETIONS] = []
+    main(config, [], resume=True)
+    assert metrics(tmp_path / "disturbed") == metrics(tmp_path / "calm")
