@@ -324,7 +324,7 @@ def build(
     dtype: str = "auto",
     max_context: int | None = None,
     slots: int = 64,
-    prefill_tokens: int = 2048,
+    prefill_tokens: int | None = None,
     cache_bytes: int | None = None,
     trust_remote_code: bool = False,
     revision: str | None = None,
@@ -339,7 +339,8 @@ def build(
         dtype: "auto" takes the checkpoint's (float16 becomes float32 on CPU), else float32, bfloat16 or float16.
         max_context: prompt plus reply; None takes the model's longest.
         slots: requests running at a time.
-        prefill_tokens: prompt tokens computed in one step; at least a whole prompt always is.
+        prefill_tokens: prompt tokens computed in one step; None takes 2048 on CPU, where a whole prompt always fits,
+            and vLLM's own number on CUDA.
         cache_bytes: memory for keys and values; None takes enough for all slots on CPU, but at most a quarter
             of all RAM; on CUDA vLLM's own share.
         trust_remote_code: run Python code that comes with the model.
@@ -350,7 +351,7 @@ def build(
     Raises: UsageError: vLLM or the model cannot be used; says why.
     """
     check_version()
-    if slots < 1 or prefill_tokens < 1:
+    if slots < 1 or (prefill_tokens is not None and prefill_tokens < 1):
         raise UsageError(f"slots and prefill_tokens must be at least 1, got {slots} and {prefill_tokens}")
     found = examine(model, dtype, max_context, revision, on_cpu=on_cpu(), trust_remote_code=trust_remote_code)
     if cache_bytes is None and on_cpu():

@@ -39,6 +39,7 @@ _DEFAULTS = {
 }
 _FREE = frozenset({"block_size", "enforce_eager"})
 _ONE_PROCESS = frozenset({"tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size"})
+_CPU_PREFILL = 2048
 _LOWEST_TEMPERATURE, _HIGHEST_TEMPERATURE = 0.01, 2.0
 
 
@@ -171,7 +172,7 @@ class Backend:
         dtype: str,
         max_context: int,
         slots: int,
-        prefill_tokens: int,
+        prefill_tokens: int | None,
         cache_bytes: int | None,
         trust_remote_code: bool = False,
         sleeps: bool = False,
@@ -185,7 +186,7 @@ class Backend:
             max_context: prompt plus reply. vLLM is told one more, because it insists on sampling a token after a scored
                 prompt; no position beyond `max_context` is ever computed.
             slots: requests running at a time.
-            prefill_tokens: prompt tokens computed in one step.
+            prefill_tokens: prompt tokens computed in one step; None leaves it to vLLM.
             cache_bytes: memory for keys and values; None leaves it to vLLM.
             trust_remote_code: run Python code that comes with the model.
             sleeps: allow `sleep`.
@@ -205,7 +206,7 @@ class Backend:
             "dtype": dtype,
             "max_model_len": max_context + 1,
             "max_num_seqs": slots,
-            "max_num_batched_tokens": max(prefill_tokens, max_context + 1),
+            "max_num_batched_tokens": prefill_tokens,
             "kv_cache_memory_bytes": cache_bytes,
             "enable_prefix_caching": True,
             "logprobs_mode": "processed_logprobs",
@@ -220,6 +221,7 @@ class Backend:
         if self.cpu:
             # A seeded request whose prompt is computed in pieces kills the engine on CPU; prompts fit into one step.
             arguments |= {"block_size": 32, "enforce_eager": True, "enable_chunked_prefill": False}
+            arguments["max_num_batched_tokens"] = max(prefill_tokens or _CPU_PREFILL, max_context + 1, slots)
         options = options or {}
         fixed = sorted((arguments.keys() - _FREE | _ONE_PROCESS) & options.keys())
         if fixed:
@@ -356,7 +358,13 @@ def _refuse_many_processes() -> None:
 
 
 def _first_line(error: BaseException) -> str:
-    """Type and message of an error, in one line: of pydantic's reports the line that says what is wrong."""
+    """Type and message of an error, in one line: of pydantic's reports what is wrong, without the link."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = " ".join(lines[2:3] if "validation error" in "".join(lines[:1]) else lines[:1])
+    if "validation error" in "".join(lines[:1]):
+        lines = [
+            " ".join(line for line in lines[1:] if not line.startswith("For further")).split(" [type=")[0]
+        ]
+    text = " ".join(lines[:1]).rstrip(".")
+    if "kv cache" in text.lower() or "cache blocks" in text:
+        text += "; the options cache_bytes, slots and max_context set it"
     return f"{type(error).__name__}: {text}"

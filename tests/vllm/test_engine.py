@@ -338,7 +338,10 @@ def test_an_engine_on_cpu_cannot_sleep(tied, folders):
         ({"dtype": "float8"}, "no dtype 'float8'"),
         ({"max_context": 401}, "max_context must be from 2 to 400"),
         ({"slots": 0}, "slots and prefill_tokens must be at least 1"),
-        ({"cache_bytes": 1000}, "vllm cannot serve .*"),
+        (
+            {"cache_bytes": 1000},
+            "vllm cannot serve .*; the options cache_bytes, slots and max_context set it",
+        ),
         ({"vllm": {"nonsense": 1}}, "vllm cannot serve .*nonsense"),
         ({"vllm": {"logprobs_mode": "raw_logprobs"}}, "option 'logprobs_mode' is set by this engine"),
         ({"vllm": {"tensor_parallel_size": 2}}, "option 'tensor_parallel_size' is set by this engine"),
