@@ -13,7 +13,7 @@ from pydantic import Field
 
 from .chat_policy import ChatPolicy
 from .config import Section
-from .engines import Engine, TextEngine
+from .engines import TextEngine
 from .env import EnvSpec
 from .errors import ConfigError, CorruptData, MissingData, UsageError, unknown_name
 from .parse import get_parser
@@ -29,7 +29,7 @@ from .policy import (
 )
 from .prompt import load_prompt
 from .records import encode_episode, read_episodes
-from .registry import engine_factory, load
+from .registry import load, open_engine
 from .render import Renderer
 from .types import SamplingParams
 
@@ -120,8 +120,7 @@ def _model_policy(config: PolicyConfig, spec: EnvSpec, max_turns: int) -> Policy
     if name is not None and config.engine not in _NAMES_ONLY and "tokenizer" not in config.engine_options:
         _check_model_folder(name)
     prompt = load_prompt(config.prompt or spec.prompt)
-    factory = engine_factory(config.engine)
-    engine: Engine | TextEngine = factory(*([] if name is None else [name]), **config.engine_options)
+    engine = open_engine(config.engine, name, config.engine_options)
     history = spec.history if config.history is None else config.history
     sampling = SamplingParams(config.temperature, config.top_p, config.top_k, config.max_new_tokens)
     parser = get_parser(prompt.parser or spec.parser)

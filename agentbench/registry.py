@@ -9,17 +9,18 @@ import importlib
 import importlib.metadata
 import importlib.resources
 import importlib.util
+import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-from .engines import Engine
+from .engines import Engine, TextEngine
 from .env import EnvSpec
-from .errors import ContractError, UnknownName, unknown_name
+from .errors import ConfigError, ContractError, UnknownName, unknown_name
 from .trainer import TrainerSpec
 
 KINDS = ("envs", "trainers", "engines", "panels", "datasets")
@@ -96,12 +97,28 @@ def trainer_spec(name: str) -> TrainerSpec:
     return _checked(load("trainers", name), TrainerSpec, "trainer", name)
 
 
-def engine_factory(name: str) -> Callable[..., Engine]:
+def engine_factory(name: str) -> Callable[..., Engine | TextEngine]:
     """Load the function that builds an engine."""
-    factory: Callable[..., Engine] = load("engines", name)
+    factory: Callable[..., Engine | TextEngine] = load("engines", name)
     if not callable(factory):
         raise ContractError(f"engine plug-in {name!r} must be callable, got {type(factory).__name__}")
     return factory
+
+
+def open_engine(name: str, model: str | None, options: Mapping[str, Any]) -> Engine | TextEngine:
+    """Build an engine from its name, its model (None where none was named) and its keyword options.
+
+    Raises: UnknownName: no such engine. ConfigError: an option that it does not have, or a model that it needs.
+    """
+    factory = engine_factory(name)
+    given = [] if model is None else [model]
+    signature = inspect.signature(factory)
+    try:
+        signature.bind(*given, **options)
+    except TypeError as error:
+        own = [item.name for item in signature.parameters.values() if item.kind is item.KEYWORD_ONLY]
+        raise ConfigError(f"engine {name!r}: {error}; its options: {', '.join(sorted(own))}") from error
+    return factory(*given, **options)
 
 
 def _checked(found: Any, kind: type[_Spec], label: str, name: str) -> _Spec:

@@ -28,7 +28,7 @@ from .launch import launch
 from .policy import ModelPolicy
 from .publish import publish
 from .records import CONFIG, VERSIONS, check_output, encode_json, write_whole
-from .registry import engine_factory, env_spec, trainer_spec
+from .registry import env_spec, open_engine, trainer_spec
 from .stage import build_stage, student_parser, student_renderer
 from .train_log import TrainLog
 from .trainer import Trainer, TrainerSpec, Update
@@ -271,7 +271,7 @@ def train(
         first, newest = saved[-1]
         trainer.load(newest)
         report(f"resumed from {newest}")
-    engine = engine_factory(config.rollout.engine)(config.model_name_or_path, **config.rollout.engine_options)
+    engine = open_engine(config.rollout.engine, config.model_name_or_path, config.rollout.engine_options)
     if isinstance(engine, TextEngine):
         raise UsageError(
             f"engine {config.rollout.engine!r} gives text without token ids, and only what was sampled token by token "

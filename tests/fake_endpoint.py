@@ -32,7 +32,7 @@ class FakeServer:
     Attributes:
         seen: (path, body, authorization) of every request, faulty ones included.
         faults: by path, what happens to the next requests there, in order: "die" (connection cut), "truncated" (half
-            a JSON text), "slow" (a second late), or (status, headers, body).
+            a JSON text), "slow" (six seconds late), or (status, headers, body).
         most_at_once: largest number of requests that were being answered at one time.
         weights: number of the weights; `pushes` are the (folder, version) it was sent.
     """
@@ -102,7 +102,7 @@ class FakeServer:
         if self.delay:
             time.sleep(self.delay)
         if fault == "slow":
-            time.sleep(1.0)
+            time.sleep(6.0)
         if fault == "die":
             request.send_response(200)
             request.send_header("Content-Length", "1000")

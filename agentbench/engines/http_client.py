@@ -198,15 +198,13 @@ class HttpClient:
                 self.usage.failures += 1
                 raise
             except _Trouble as trouble:
-                wait = self._pause(attempt) if trouble.wait is None else trouble.wait
-                if attempt == retries or wait > _LONGEST_ASKED_WAIT:
+                asked = trouble.wait or 0.0
+                if attempt == retries or asked > _LONGEST_ASKED_WAIT:
                     self.usage.failures += 1
                     raise ServerUnavailable(self._given_up(path, trouble, attempt + 1)) from None
                 self.usage.retries[trouble.kind] += 1
-                if trouble.wait is not None:
-                    self._next_start = max(self._next_start, time.monotonic() + wait)
-                else:
-                    await asyncio.sleep(wait)
+                self._next_start = max(self._next_start, time.monotonic() + asked)
+                await asyncio.sleep(asked + self._pause(attempt))
         raise AssertionError("unreachable")
 
     def _pause(self, attempt: int) -> float:

@@ -128,7 +128,7 @@ def test_a_refusal_is_what_the_model_said_and_a_content_filter_is_a_failure(serv
     ],
 )
 def test_faults_are_retried_and_counted(server, fault, kind):
-    engine = build("m", base_url=server.url, request_timeout=0.4)
+    engine = build("m", base_url=server.url, request_timeout=2.5)
     server.faults[CHAT] = [fault, fault]
     found = answer(engine, ask())
     assert found["a"].action.text == walk([{"content": "hello"}], 7)
@@ -232,7 +232,7 @@ def test_no_more_requests_at_a_time_than_allowed(server):
     engine = build("m", base_url=server.url, max_in_flight=3)
     server.delay = 0.05
     answer(engine, *(ask(str(i)) for i in range(12)))
-    assert server.most_at_once == 3
+    assert 2 <= server.most_at_once <= 3
 
 
 def test_requests_per_minute_space_the_starts(server):
@@ -314,6 +314,13 @@ def test_a_server_that_dies_leaves_errors_and_resume_ends_as_if_it_had_not(serve
     # both sittings are counted, the attempts in vain included
     assert read_timings(tmp_path / "disturbed").usage["retries_connection"] >= 1
     assert summary.usage["requests"] > len(fragile.seen)
+
+
+def test_options_that_the_engine_does_not_have_are_named(server, tmp_path):
+    with pytest.raises(ConfigError, match="'basurl'; its options: api, api_key_env, base_url"):
+        evaluate(config(tmp_path, server, engine_options={"basurl": "x"}))
+    with pytest.raises(ConfigError, match="missing a required argument: 'model'"):
+        evaluate(config(tmp_path, server, model_name_or_path=None))
 
 
 def test_settings_that_need_token_ids_are_refused(server, tmp_path):

@@ -170,7 +170,7 @@ def test_a_request_that_fails_leaves_the_others_alone(start, connect):
 
 def test_a_retried_request_gives_the_same_reply(start, connect):
     server = start()
-    engine = connect(server, request_timeout=0.5)
+    engine = connect(server, request_timeout=2.5)
     quiet = answer(engine, ask(seed=5))["a"].action
     server.faults[COMPLETIONS] = ["die", (500, {}, {}), "truncated", "slow", (429, {"Retry-After": "0"}, {})]
     assert answer(engine, ask(seed=5))["a"].action == quiet
@@ -187,7 +187,7 @@ def test_a_retried_request_gives_the_same_reply(start, connect):
 def test_aborted_requests_answer_at_once(start, connect):
     server = start()
     engine = connect(server)
-    server.delay = 0.3
+    server.delay = 1.0
     engine.submit([ask("a"), ask("b")])
     engine.abort(["a", "unknown"])
     (completion,) = engine.poll()
