@@ -256,13 +256,15 @@ class VLLMEngine:
     def score_rows(self, rows: Sequence[Sequence[int]], top_k: int = 0) -> list[Piece]:
         """Score rows of at least two tokens; `Piece.scores` also holds the `top_k` likeliest.
 
-        Raises: EngineFailure: a row could not be scored.
+        Raises: UsageError, EngineFailure: a row makes no sense, or could not be scored.
         """
         if any(not 2 <= len(row) <= self.max_context for row in rows):
             sizes = sorted(len(row) for row in rows)
             raise UsageError(
                 f"vllm scores rows of 2 to {self.max_context} tokens, got {sizes[0]} to {sizes[-1]}"
             )
+        if any(min(row) < 0 or max(row) >= self._vocab for row in rows):
+            raise UsageError(f"a row to score has an id outside the vocabulary of {self._vocab}")
         mine = [self._new_id() for _ in rows]
         waiting = Piece("", (), (), "", 0)
         self._scored = dict.fromkeys(mine, waiting)

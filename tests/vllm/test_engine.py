@@ -302,6 +302,8 @@ def test_scores_are_those_of_a_plain_forward_pass_up_to_the_longest_context(tied
     for size in (1, MAX_CONTEXT + 1):
         with pytest.raises(UsageError, match=f"rows of 2 to 400 tokens, got {size}"):
             tied.score(some_ids(size))
+    with pytest.raises(UsageError, match="outside the vocabulary of 259"):
+        tied.score([1, 259])
 
 
 def test_scoring_beside_running_requests_disturbs_neither(tied, reference):
