@@ -120,6 +120,7 @@ def evaluate(
     actor = policy or build_policy(config, spec, config.max_turns)
     if config.max_episode_tokens is not None and isinstance(actor, ChatPolicy):
         raise ConfigError(f"max_episode_tokens counts token ids, which engine {config.engine!r} has none of")
+    before = _since({}, actor)  # an engine in training has played other episodes already
     found: dict[Key, Trajectory] = {}
     with ExitStack() as stack:
         run = None
@@ -137,7 +138,7 @@ def evaluate(
         for item in chain(played, _from_others(team)):
             found[item.task, item.repeat] = item
             if run:
-                run.append(item, getattr(actor, "usage", None))
+                run.append(item, None if team else _since(before, actor))
             if progress:
                 progress(item, len(found), total)
         summary = summarise(
@@ -165,6 +166,12 @@ def _from_others(team: Team | None) -> Iterator[Trajectory]:
     """Episodes of the team's other processes, once all have finished."""
     if team is not None:
         yield from team.gather([])
+
+
+def _since(before: Mapping[str, float], actor: Policy) -> dict[str, float]:
+    """What the actor's engine has used beyond `before`; {} where nothing is counted."""
+    now: Mapping[str, float] = getattr(actor, "usage", {})
+    return {name: value - before.get(name, 0) for name, value in now.items()}
 
 
 def _keys(tasks: Sequence[str], repeats: int) -> Iterator[Key]:

@@ -142,21 +142,25 @@ class HttpClient:
         self._timeout, self._retries, self._limit = request_timeout, retries, max_in_flight
         self._spacing = 60.0 / requests_per_minute if requests_per_minute else 0.0
         self._next_start = 0.0
-        self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
-        self._thread = threading.Thread(target=self._serve, name="http", daemon=True)
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="http", daemon=True)
         self._thread.start()
         self._ready.wait()
 
-    def _serve(self) -> None:
-        asyncio.set_event_loop(self._loop)
+    async def _serve(self) -> None:
+        """Keep the connections open until `close`; then drop what is under way."""
+        self._loop, self._closing = asyncio.get_running_loop(), asyncio.Event()
         self._room = asyncio.Semaphore(self._limit)
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         limits = httpx.Limits(max_connections=self._limit, max_keepalive_connections=self._limit)
         timeout = httpx.Timeout(self._timeout, connect=_CONNECT_SECONDS, pool=None)
-        self._http = httpx.AsyncClient(headers=headers, limits=limits, timeout=timeout)
-        self._ready.set()
-        self._loop.run_forever()
+        async with httpx.AsyncClient(headers=headers, limits=limits, timeout=timeout) as self._http:
+            self._ready.set()
+            await self._closing.wait()
+            others = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in others:
+                task.cancel()
+            await asyncio.gather(*others, return_exceptions=True)
 
     # --- asking ------------------------------------------------------------------------------------------------------
 
@@ -276,18 +280,8 @@ class HttpClient:
     def close(self) -> None:
         """Drop what is under way and end the thread."""
         if self._thread.is_alive():
-            self._run(self._stop()).add_done_callback(
-                lambda _: self._loop.call_soon_threadsafe(self._loop.stop)
-            )
+            self._loop.call_soon_threadsafe(self._closing.set)
             self._thread.join()
-            self._loop.close()
-
-    async def _stop(self) -> None:
-        others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
-        await self._http.aclose()
 
 
 def checked_url(text: str) -> str:

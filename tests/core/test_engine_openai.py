@@ -261,13 +261,25 @@ def test_an_evaluation_is_reproducible_and_says_what_it_used(server, tmp_path):
     evaluate(config(tmp_path, server, "b", concurrency=5))
     assert records(tmp_path / "a") == records(tmp_path / "b")
     turns = sum(len(episode.turns) for episode in read_episodes(tmp_path / "a"))
-    assert first.usage["completion_tokens"] == 4 * (turns + 1)  # the probe, too
-    assert f"| engine: requests | {turns + 1} |" in (tmp_path / "a" / "report.md").read_text()
+    assert first.usage["completion_tokens"] == 4 * turns  # without the probe at the start
+    assert f"| engine: requests | {turns} |" in (tmp_path / "a" / "report.md").read_text()
     assert all(
         turn.action.text and not turn.action.token_ids
         for e in read_episodes(tmp_path / "a")
         for turn in e.turns
     )
+
+
+def test_an_engine_used_before_counts_the_evaluation_alone(server, tmp_path):
+    from agentbench.policies import build_policy
+    from agentbench.registry import env_spec
+
+    asked = config(tmp_path, server)
+    policy = build_policy(asked, env_spec("corridor"), 5)
+    evaluate(asked, policy=policy)
+    again = evaluate(config(tmp_path, server, "again"), policy=policy)
+    turns = sum(len(episode.turns) for episode in read_episodes(tmp_path / "again"))
+    assert again.usage["requests"] == turns
 
 
 def test_a_growing_conversation_is_sent_whole(server, tmp_path):
