@@ -291,7 +291,9 @@ def main() -> None:
 
     torch.set_num_threads(1)
     record: dict[str, Any] = {
-        "options": {key: str(value) for key, value in vars(options).items() if key != "output"},
+        "options": {
+            key: value for key, value in vars(options).items() if key not in ("output", "model", "teacher")
+        },
         "machine": f"{len(os.sched_getaffinity(0))} shared {platform.machine()} cores, no GPU, one thread",
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "versions": {name: version(name) for name in ("torch", "transformers")} | {"vllm": vllm.__version__},
