@@ -124,6 +124,8 @@ def evaluate(
     found: dict[Key, Trajectory] = {}
     with ExitStack() as stack:
         run = None
+        if policy is None:  # this function built it
+            stack.callback(getattr(getattr(actor, "engine", None), "close", lambda: None))
         if config.output_dir is not None:
             run = stack.enter_context(_open(config, plan, actor, resume=resume))
             found = {(item.task, item.repeat): item for item in read_episodes(run.path)}

@@ -151,7 +151,8 @@ def serve(serving: Serving, *, start_seconds: float = 1800.0, report: Callable[[
         env={**os.environ, **serving.environment(os.environ)},
         start_new_session=True,  # Ctrl-C reaches this process alone, which then ends the server in order
     )
-    previous = signal.signal(signal.SIGTERM, _interrupt)
+    # both are said anew: a shell's background job starts with interruptions ignored
+    previous = {name: signal.signal(name, _interrupt) for name in (signal.SIGINT, signal.SIGTERM)}
     try:
         wait_until_up(process, serving.url, start_seconds)
         report(
@@ -161,7 +162,8 @@ def serve(serving: Serving, *, start_seconds: float = 1800.0, report: Callable[[
     except KeyboardInterrupt:
         return 0
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for name, handler in previous.items():
+            signal.signal(name, handler)
         stop(process)
     raise AgentBenchError(f"the server ended by itself with exit code {code}; its log above says why")
 

@@ -10,7 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from ..errors import EngineFailure
+import numpy as np
+
+from ..errors import EngineFailure, UsageError
 from ..types import Action, SamplingParams
 
 
@@ -129,6 +131,47 @@ class TextEngine(Protocol):
     def poll(self) -> list[Completion]:
         """Wait until at least one queued request is finished; [] when none is queued."""
         ...
+
+
+def check_request(request: Request, vocab: int | None = None) -> None:
+    """Refuse what no engine can sample.
+
+    Args:
+        request: to be checked.
+        vocab: ids that the model embeds; None does not know.
+    Raises: UsageError: names the request and what is wrong with it.
+    """
+    sampling, prompt, choices = request.sampling, np.asarray(request.token_ids, np.int64), request.choices
+    problem = ""
+    if not prompt.size:
+        problem = "its prompt is empty"
+    elif prompt.min() < 0:
+        problem = f"its prompt has id {prompt.min()}"
+    elif vocab is not None and prompt.max() >= vocab:
+        problem = f"its prompt has id {prompt.max()} outside the vocabulary of {vocab}"
+    elif sampling.temperature < 0 or not 0 < sampling.top_p <= 1 or sampling.top_k < 0:
+        problem = f"temperature and top_k must not be negative and top_p must be in (0, 1]: {sampling}"
+    elif sampling.max_new_tokens < 1:
+        problem = f"max_new_tokens must be at least 1, got {sampling.max_new_tokens}"
+    elif choices is not None and (not choices or not all(choices)):
+        problem = "guided choice needs at least one choice, and none may be empty"
+    elif choices is not None and max(map(len, choices)) > sampling.max_new_tokens:
+        longest = max(map(len, choices))
+        problem = f"a choice of {longest} tokens exceeds max_new_tokens {sampling.max_new_tokens}"
+    if problem:
+        raise UsageError(f"request {request.key!r} cannot be answered: {problem}")
+
+
+def check_keys(requests: Sequence[Request], in_flight: Iterable[str]) -> None:
+    """Refuse a key that is in flight already, or twice among new requests.
+
+    Raises: UsageError: names the key.
+    """
+    seen = set(in_flight)
+    for request in requests:
+        if request.key in seen:
+            raise UsageError(f"two requests with the key {request.key!r} are in flight; keys must differ")
+        seen.add(request.key)
 
 
 def sample(engine: Engine, requests: Sequence[Request]) -> list[Action]:

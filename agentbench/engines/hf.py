@@ -19,7 +19,7 @@ import numpy as np
 
 from ..errors import EngineFailure, UsageError
 from ..types import Action
-from . import Completion, Request
+from . import Completion, Request, check_keys, check_request
 from .forward import CachedForward, Forward, FullForward, agrees_with_plain_forward, obstacle
 from .loading import copy_weights, open_model, weights_digest
 from .sampler import IntArray
@@ -163,11 +163,11 @@ class HFEngine:
 
         Raises: UsageError: a request makes no sense; then none of them is queued.
         """
-        jobs = [self._checked(request) for request in requests]
-        keys = [job.request.key for job in (*self._waiting, *self._batch.running.values(), *jobs)]
-        if len(set(keys)) < len(keys):
-            twice = next(key for key in keys if keys.count(key) > 1)
-            raise UsageError(f"two requests with the key {twice!r} are in flight; keys must differ")
+        for request in requests:
+            check_request(request, self._vocab)
+        running = (*self._waiting, *self._batch.running.values())
+        check_keys(requests, (job.request.key for job in running))
+        jobs = [self._job(request) for request in requests]
         for job in jobs:
             if job.room < 1:
                 used, limit = len(job.prompt), self.max_context
@@ -175,28 +175,8 @@ class HFEngine:
             else:
                 self._waiting.append(job)
 
-    def _checked(self, request: Request) -> Job:
-        """Refuse what cannot be sampled."""
+    def _job(self, request: Request) -> Job:
         sampling, prompt = request.sampling, np.asarray(request.token_ids, np.int64)
-        problem = ""
-        if not prompt.size:
-            problem = "its prompt is empty"
-        elif prompt.min() < 0 or prompt.max() >= self._vocab:
-            problem = f"its prompt has id {prompt.max()} outside the vocabulary of {self._vocab}"
-        elif sampling.temperature < 0 or not 0 < sampling.top_p <= 1 or sampling.top_k < 0:
-            problem = f"temperature and top_k must not be negative and top_p must be in (0, 1]: {sampling}"
-        elif sampling.max_new_tokens < 1:
-            problem = f"max_new_tokens must be at least 1, got {sampling.max_new_tokens}"
-        elif request.choices is not None:
-            lengths = [len(choice) for choice in request.choices]
-            if not lengths or min(lengths) < 1:
-                problem = "guided choice needs at least one choice, and none may be empty"
-            elif max(lengths) > sampling.max_new_tokens:
-                problem = (
-                    f"a choice of {max(lengths)} tokens exceeds max_new_tokens {sampling.max_new_tokens}"
-                )
-        if problem:
-            raise UsageError(f"request {request.key!r} cannot be answered: {problem}")
         self._submitted += 1
         deadline = float("inf") if self._timeout is None else time.monotonic() + self._timeout
         room = min(sampling.max_new_tokens, self.max_context - len(prompt))

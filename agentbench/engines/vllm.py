@@ -17,7 +17,7 @@ from typing import Any, cast
 
 from ..errors import EngineFailure, UsageError
 from ..types import Action, Finish
-from . import Completion, Request
+from . import Completion, Request, check_keys, check_request
 from .vllm_adapter import Backend, Piece, check_version, generation, on_cpu, scoring
 from .vllm_model import examine
 
@@ -101,11 +101,10 @@ class VLLMEngine:
 
         Raises: UsageError: a request makes no sense; then none of them is queued.
         """
-        jobs = [self._checked(request) for request in requests]
-        keys = [job.request.key for job in (*self._jobs.values(), *jobs)]
-        if len(set(keys)) < len(keys):
-            twice = next(key for key in keys if keys.count(key) > 1)
-            raise UsageError(f"two requests with the key {twice!r} are in flight; keys must differ")
+        for request in requests:
+            check_request(request, self._vocab)
+        check_keys(requests, (job.request.key for job in self._jobs.values()))
+        jobs = [self._job(request) for request in requests]
         for job in jobs:
             used = len(job.request.token_ids)
             if used >= self.max_context:
@@ -115,22 +114,13 @@ class VLLMEngine:
             else:
                 self._start(job)
 
-    def _checked(self, request: Request) -> _Job:
-        """Refuse what cannot be sampled."""
+    def _job(self, request: Request) -> _Job:
         sampling, choices, prompt = request.sampling, request.choices, request.token_ids
-        problem = ""
-        if not len(prompt):
-            problem = "its prompt is empty"
-        elif min(prompt) < 0 or max(prompt) >= self._vocab:
-            problem = f"its prompt has id {max(prompt)} outside the vocabulary of {self._vocab}"
-        elif sampling.temperature < 0 or not 0 < sampling.top_p <= 1 or sampling.top_k < 0:
-            problem = f"temperature and top_k must not be negative and top_p must be in (0, 1]: {sampling}"
-        elif sampling.max_new_tokens < 1:
-            problem = f"max_new_tokens must be at least 1, got {sampling.max_new_tokens}"
-        elif choices is not None:
-            problem = self._choice_problem(choices, sampling.max_new_tokens)
-        if problem:
-            raise UsageError(f"request {request.key!r} cannot be answered: {problem}")
+        if choices is not None and not all(map(self._ends_once, choices)):
+            raise UsageError(
+                f"request {request.key!r} cannot be answered: vllm needs choices with one end token, their last; "
+                "use engine: hf"
+            )
         room = max(1, min(sampling.max_new_tokens, self.max_context - len(prompt)))
         parameters = generation(
             sampling, seed=request.seed, room=room, end_ids=self._end_ids, choices=choices
@@ -138,18 +128,8 @@ class VLLMEngine:
         deadline = math.inf if self._timeout is None else time.monotonic() + self._timeout
         return _Job(request, parameters, deadline)
 
-    def _choice_problem(self, choices: Sequence[Sequence[int]], limit: int) -> str:
-        lengths = [len(choice) for choice in choices]
-        if not lengths or min(lengths) < 1:
-            return "guided choice needs at least one choice, and none may be empty"
-        if max(lengths) > limit:
-            return f"a choice of {max(lengths)} tokens exceeds max_new_tokens {limit}"
-        if any(
-            [token in self._end_ids for token in choice] != [False] * (len(choice) - 1) + [True]
-            for choice in choices
-        ):
-            return "vllm needs choices with one end token, their last; use engine: hf"
-        return ""
+    def _ends_once(self, choice: Sequence[int]) -> bool:
+        return [token in self._end_ids for token in choice] == [False] * (len(choice) - 1) + [True]
 
     def _start(self, job: _Job) -> None:
         """Hand a job to vLLM, from the beginning."""

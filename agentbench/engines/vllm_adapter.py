@@ -40,7 +40,6 @@ _DEFAULTS = {
 _FREE = frozenset({"block_size", "enforce_eager"})
 _ONE_PROCESS = frozenset({"tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size"})
 _CPU_PREFILL = 2048
-_LOWEST_TEMPERATURE, _HIGHEST_TEMPERATURE = 0.01, 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +107,17 @@ def on_cpu() -> bool:
     return bool(current_platform.is_cpu())
 
 
+def check_temperature(temperature: float) -> None:
+    """Refuse a temperature that vLLM would change without a word, in process or behind a server.
+
+    Raises: UsageError.
+    """
+    if temperature and not 0.01 <= temperature <= 2.0:
+        raise UsageError(
+            f"vllm samples at temperature 0 or from 0.01 to 2.0, got {temperature}; use engine: hf"
+        )
+
+
 def generation(
     sampling: SamplingParams,
     *,
@@ -123,14 +133,9 @@ def generation(
     from vllm import SamplingParams as VLLMSamplingParams
     from vllm.sampling_params import RequestOutputKind
 
-    t = sampling.temperature
-    if t and not _LOWEST_TEMPERATURE <= t <= _HIGHEST_TEMPERATURE:
-        raise UsageError(
-            f"vllm samples at temperature 0 or from {_LOWEST_TEMPERATURE} to {_HIGHEST_TEMPERATURE}, got {t}; "
-            "use engine: hf"
-        )
+    check_temperature(sampling.temperature)
     return VLLMSamplingParams(
-        temperature=t,
+        temperature=sampling.temperature,
         top_p=sampling.top_p,
         top_k=sampling.top_k,
         seed=seed % 2**63,

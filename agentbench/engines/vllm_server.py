@@ -19,9 +19,10 @@ from typing import Any
 
 from ..errors import EngineFailure, TrainingError, UsageError, missing_dependency
 from ..types import Action, Finish
-from . import Completion, Request
+from . import Completion, Request, check_keys, check_request
 from .hf import end_ids
 from .http_client import HttpClient, Usage
+from .vllm_adapter import check_temperature
 from .vllm_wire import PROBE_TEXT, Sampled, VLLMServer
 
 _SHARD_BYTES = 2 * 10**9
@@ -89,34 +90,17 @@ class VLLMServerEngine:
 
         Raises: UsageError: a request makes no sense; then none of them is sent.
         """
-        seen = set(self._running)
         for request in requests:
-            self._check(request)
-            if request.key in seen:
-                raise UsageError(f"two requests with the key {request.key!r} are in flight; keys must differ")
-            seen.add(request.key)
+            check_request(request)
+            check_temperature(request.sampling.temperature)
+            if request.choices is not None:
+                raise UsageError(
+                    f"request {request.key!r} cannot be answered: vLLM's server cannot choose among token sequences "
+                    "with their log-probs; use engine: hf or vllm"
+                )
+        check_keys(requests, self._running)
         for request in requests:
             self._send(request)
-
-    def _check(self, request: Request) -> None:
-        sampling, prompt = request.sampling, request.token_ids
-        problem = ""
-        if not len(prompt):
-            problem = "its prompt is empty"
-        elif request.choices is not None:
-            problem = "vLLM's server cannot choose among token sequences with their log-probs; use engine: hf"
-        elif min(prompt) < 0:
-            problem = f"its prompt has the id {min(prompt)}"
-        elif (
-            sampling.temperature != 0 and not 0.01 <= sampling.temperature <= 2
-        ):  # vLLM would raise it to 0.01
-            problem = f"vLLM samples at temperature 0 or from 0.01 to 2, got {sampling.temperature}"
-        elif not 0 < sampling.top_p <= 1 or sampling.top_k < 0:
-            problem = f"top_k must not be negative and top_p must be in (0, 1]: {sampling}"
-        elif sampling.max_new_tokens < 1:
-            problem = f"max_new_tokens must be at least 1, got {sampling.max_new_tokens}"
-        if problem:
-            raise UsageError(f"request {request.key!r} cannot be answered: {problem}")
 
     def _send(self, request: Request) -> None:
         used, sampling = len(request.token_ids), request.sampling

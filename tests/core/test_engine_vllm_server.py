@@ -136,10 +136,10 @@ def test_replies_are_cut_where_the_context_ends(start, connect):
     ("request_", "message"),
     [
         (ask(prompt=()), "its prompt is empty"),
-        (ask(prompt=(1, -2)), "has the id -2"),
+        (ask(prompt=(1, -2)), "has id -2"),
         (ask(max_new_tokens=0), "max_new_tokens must be at least 1"),
         (ask(top_p=0.0), "top_p must be in"),
-        (ask(temperature=0.005), "temperature 0 or from 0.01 to 2, got 0.005"),
+        (ask(temperature=0.005), "temperature 0 or from 0.01 to 2.0, got 0.005"),
         (Request("a", (1,), SamplingParams(), 0, choices=((2,),)), "use engine: hf"),
     ],
 )
