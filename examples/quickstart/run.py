@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -38,8 +39,9 @@ def success(run: Path) -> str:
 
 
 def train(name: str, output: Path, *overrides: str) -> None:
-    """Train by one of the configurations beside this file, inside the output folder."""
-    agentbench("train", str(HERE / f"{name}.yaml"), f"output_dir={output / name}", *overrides)
+    """Train by one of the configurations beside this file, inside the output folder; on two cores if there are two."""
+    processes = ("--num-processes", "2") if (os.cpu_count() or 1) > 1 else ()
+    agentbench("train", str(HERE / f"{name}.yaml"), f"output_dir={output / name}", *overrides, *processes)
 
 
 def main(output: Path) -> None:
