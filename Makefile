@@ -11,12 +11,13 @@ export TOKENIZERS_PARALLELISM ?= false
 
 setup: $(VENV)/.installed
 
+# Nothing is compiled to bytecode up front: that takes longer than all the rest, and most of it is never imported.
 # torch first: with it in place, nothing else asks for another build of it.
 $(VENV)/.installed: requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' requirements.lock)"
-	$(BIN)/python -m pip install --quiet -r requirements.lock
-	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	$(BIN)/python -m pip install --quiet --no-compile "$$(grep '^torch==' requirements.lock)"
+	$(BIN)/python -m pip install --quiet --no-compile -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-compile --no-deps --no-build-isolation -e .
 	touch $@
 
 # vLLM pins other versions of numpy and transformers, so it lives in an environment of its own. The three uninstalled
@@ -25,10 +26,10 @@ setup-vllm: $(VENV)-vllm/.installed
 
 $(VENV)-vllm/.installed: requirements-vllm.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)-vllm
-	$(VENV)-vllm/bin/python -m pip install --quiet "$$(grep '^torch==' requirements-vllm.lock)"
-	$(VENV)-vllm/bin/python -m pip install --quiet -r requirements-vllm.lock
+	$(VENV)-vllm/bin/python -m pip install --quiet --no-compile "$$(grep '^torch==' requirements-vllm.lock)"
+	$(VENV)-vllm/bin/python -m pip install --quiet --no-compile -r requirements-vllm.lock
 	$(VENV)-vllm/bin/python -m pip uninstall --quiet -y torchvision torchaudio torchcodec
-	$(VENV)-vllm/bin/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	$(VENV)-vllm/bin/python -m pip install --quiet --no-compile --no-deps --no-build-isolation -e .
 	touch $@
 
 quickstart: setup
