@@ -21,7 +21,7 @@ def launch(words: Sequence[str], processes: int) -> int:
     When one of them fails or dies, the others are stopped.
 
     Raises: UsageError: this is already one of several processes, or torch is missing.
-        TrainingError: a process died without an exit code of its own.
+        TrainingError: a process was killed.
     """
     if "RANK" in os.environ:
         raise UsageError(
@@ -52,11 +52,12 @@ def launch(words: Sequence[str], processes: int) -> int:
     try:
         elastic_launch(config, sys.executable)("-m", "agentbench", *words)
     except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
-        if failure.exitcode > 0:
-            return int(failure.exitcode)
-        raise TrainingError(
-            f"process {rank} of {processes} died ({failure.signal_name()}), the others were stopped; checkpoints are "
-            "intact, --resume goes on from the newest"
-        ) from None
+        # one that was killed explains the others, which may have noticed first
+        killed = {rank: failure for rank, failure in error.failures.items() if failure.exitcode < 0}
+        for rank, failure in killed.items():
+            raise TrainingError(
+                f"process {rank} of {processes} died ({failure.signal_name()}), the others were stopped; checkpoints "
+                "are intact, --resume goes on from the newest"
+            ) from None
+        return int(error.get_first_failure()[1].exitcode)
     return 0

@@ -330,6 +330,11 @@ def _line(done: int, steps: int, metrics: Mapping[str, float]) -> str:
     return f"step {done}/{steps}  " + "  ".join(f"{name} {metrics[name]:.4g}" for name in shown)
 
 
+def _peer_is_gone(error: RuntimeError) -> bool:
+    """Tell the ways in which torch's process groups report a lost peer; they have no class in common."""
+    return "gloo" in str(error) or type(error).__name__ in ("DistBackendError", "DistNetworkError")
+
+
 def main(
     path: str | Path,
     overrides: Sequence[str],
@@ -357,7 +362,14 @@ def main(
     if num_processes is not None and num_processes > 1:
         return launch(["train", str(path), *overrides, *(["--resume"] if resume else [])], num_processes)
     began = time.monotonic()
-    train(config, resume=resume)
+    try:
+        train(config, resume=resume)
+    except RuntimeError as error:
+        if config.num_processes > 1 and _peer_is_gone(error):
+            raise TrainingError(
+                "another process of this run ended; what it said last is the reason"
+            ) from error
+        raise
     if int(os.environ.get("RANK", "0")) == 0:
         last = checkpoints(Path(config.output_dir))[-1][1]
         seconds = time.monotonic() - began
