@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import uuid
 from collections.abc import Sequence
@@ -52,12 +53,18 @@ def launch(words: Sequence[str], processes: int) -> int:
     try:
         elastic_launch(config, sys.executable)("-m", "agentbench", *words)
     except ChildFailedError as error:
-        # one that was killed explains the others, which may have noticed first
-        killed = {rank: failure for rank, failure in error.failures.items() if failure.exitcode < 0}
-        for rank, failure in killed.items():
-            raise TrainingError(
-                f"process {rank} of {processes} died ({failure.signal_name()}), the others were stopped; checkpoints "
-                "are intact, --resume goes on from the newest"
-            ) from None
-        return int(error.get_first_failure()[1].exitcode)
+        rank, failure = min(error.failures.items(), key=lambda item: _how_late(item[1].exitcode))
+        if failure.exitcode > 0:
+            return int(failure.exitcode)
+        raise TrainingError(
+            f"process {rank} of {processes} died ({failure.signal_name()}), the others were stopped; checkpoints are "
+            "intact, --resume goes on from the newest"
+        ) from None
     return 0
+
+
+def _how_late(exit_code: int) -> int:
+    """Order failures by which explains the others: a killed process, one that gave up, one stopped on their account."""
+    if exit_code > 0:
+        return 1
+    return 2 if exit_code == -signal.SIGTERM else 0

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from agentbench.errors import UsageError
-from agentbench.launch import launch
+from agentbench.launch import _how_late, launch
 from agentbench.records import read_episodes
 
 pytest.importorskip("torch")
@@ -169,3 +169,12 @@ def test_processes_are_not_started_within_processes(monkeypatch):
     monkeypatch.setenv("RANK", "0")
     with pytest.raises(UsageError, match="leave it out under torchrun"):
         launch(["train", "x.yaml"], 2)
+
+
+def test_the_failure_that_explains_the_others_is_told():
+    # killed, gave up on its peer, stopped by the launcher
+    assert sorted([-signal.SIGTERM, 1, -signal.SIGKILL], key=_how_late) == [
+        -signal.SIGKILL,
+        1,
+        -signal.SIGTERM,
+    ]
