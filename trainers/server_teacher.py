@@ -12,9 +12,7 @@ from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from agentbench.config import Section, TeacherConfig, TrainConfig, validate
 from agentbench.engines.http_client import HttpClient, RequestRefused
@@ -23,8 +21,9 @@ from agentbench.errors import EngineFailure, TrainingError, UsageError
 from agentbench.registry import trainer_spec
 
 from .batch import Batch
+from .prompt_scores import require_temperature_one, row_tokens, table
 from .student import Student
-from .teachers import TeacherScores
+from .teachers import TeacherScores, require_top_k
 
 
 class ServerOptions(Section):
@@ -58,11 +57,7 @@ class ServerTeacher:
             student: whose tokens it will read; gives vocabulary, temperature and the run.
         Raises: UsageError: it cannot be reached or used, or has another tokenizer.
         """
-        if student.temperature != 1.0:
-            raise UsageError(
-                f"a teacher behind a server scores at temperature 1, but the student samples at {student.temperature}; "
-                "set rollout.temperature: 1 or the teacher's backend: hf"
-            )
+        require_temperature_one(student, "a teacher behind a server")
         for key, value, default in (("dtype", config.dtype, "auto"), ("revision", config.revision, None)):
             if value != default:
                 raise UsageError(
@@ -111,32 +106,15 @@ class ServerTeacher:
 
         Raises: TrainingError: a row could not be scored, or the likeliest ids are not the tokenizer's.
         """
-        if top_k and not 0 < top_k <= self.vocab_size:
-            raise UsageError(f"top_k = {top_k} must lie in 1..{self.vocab_size}, the size of the vocabulary")
-        shape = tuple(batch.tokens_BT.shape)
-        logp_BT = torch.zeros(shape)
-        ids_BTK = torch.zeros((*shape, top_k), dtype=torch.long)
-        topk_BTK = torch.zeros((*shape, top_k))
-        mask_BT = batch.mask_BT
-        for b, scored in enumerate(self._rows(batch, mask_BT, top_k)):
-            at_X = mask_BT[b].nonzero()[:, 0]
-            # entry t - 1 of the scores speaks of token t
-            logp_BT[b, at_X] = torch.from_numpy(scored.logp)[at_X - 1]
-            if top_k:
-                ids_XK = torch.from_numpy(scored.top_ids)[at_X - 1].long()
-                self._check_ids(int(ids_XK.max()))
-                ids_BTK[b, at_X] = ids_XK
-                topk_BTK[b, at_X] = torch.from_numpy(scored.top_logp)[at_X - 1]
-        if not top_k:
-            return TeacherScores(logp_BT)
-        return TeacherScores(logp_BT, topk_ids_BTK=ids_BTK, topk_logp_BTK=topk_BTK)
+        require_top_k(top_k, self.vocab_size)
+        rows = ((scored.logp, scored.top_ids, scored.top_logp) for scored in self._rows(batch, top_k))
+        return table(batch, rows, top_k, self.vocab_size, self.name)
 
-    def _rows(self, batch: Batch, mask_BT: Tensor, top_k: int) -> list[Scored]:
+    def _rows(self, batch: Batch, top_k: int) -> list[Scored]:
         """Scores of each row up to its last trained token; equal rows are asked for once."""
         keys, asked = [], dict[bytes, Future[Scored]]()
         known: dict[bytes, Scored] = {}
-        for tokens_T, mask_T in zip(batch.tokens_BT, mask_BT, strict=True):
-            ids = tokens_T[: int(mask_T.nonzero()[-1, 0]) + 1].tolist()
+        for ids in row_tokens(batch):
             key = hashlib.blake2b(np.asarray([top_k, *ids], np.int64).tobytes(), digest_size=16).digest()
             keys.append(key)
             if key in known or key in asked:
@@ -169,13 +147,6 @@ class ServerTeacher:
             raise TrainingError(
                 f"a row of {tokens} tokens and one more exceed the max_model_len {self.server.max_model_len} of the "
                 f"teacher's server; start it with a larger --max-model-len, or set rollout.max_episode_tokens"
-            )
-
-    def _check_ids(self, highest: int) -> None:
-        if highest >= self.vocab_size:
-            raise TrainingError(
-                f"teacher {self.name!r} counts id {highest} among the likeliest, which is padding of its head: the "
-                f"tokenizer has {self.vocab_size} tokens; set the teacher's backend: hf"
             )
 
     @property

@@ -52,6 +52,12 @@ class Teacher(Protocol):
         ...
 
 
+def require_top_k(top_k: int, vocab_size: int) -> None:
+    """Refuse more likeliest ids than there are; 0 asks for none."""
+    if top_k and not 0 < top_k <= vocab_size:
+        raise UsageError(f"top_k = {top_k} must lie in 1..{vocab_size}, the size of the vocabulary")
+
+
 class LocalTeacher:
     """A frozen Hugging Face model in this process."""
 
@@ -111,8 +117,7 @@ class LocalTeacher:
 
     @torch.no_grad()
     def _top_k(self, head: LinearHead, k: int) -> tuple[Tensor, Tensor]:
-        if not 0 < k <= self.vocab_size:
-            raise UsageError(f"top_k = {k} must lie in 1..{self.vocab_size}, the size of the vocabulary")
+        require_top_k(k, self.vocab_size)
         n = len(head.hidden_ND)
         ids_XK = torch.empty((n, k), dtype=torch.long, device=self.device)
         logp_XK = torch.empty((n, k), device=self.device)

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import torch
-
 from agentbench.config import TeacherConfig
 from agentbench.engines.vllm import build
-from agentbench.engines.vllm_adapter import Piece
-from agentbench.errors import EngineFailure, TrainingError, UsageError
+from agentbench.errors import EngineFailure, TrainingError
 
 from .batch import Batch
 from .models import check_tokenizers
+from .prompt_scores import RowScores, require_temperature_one, row_tokens, table
 from .student import Student
-from .teachers import TeacherScores
+from .teachers import TeacherScores, require_top_k
 
 _ROWS = 64
 """Rows handed to vLLM at a time; bounds the memory of their scores."""
@@ -35,11 +33,7 @@ class VLLMTeacher:
             student: whose tokens it will read; gives vocabulary, temperature and dtype.
         Raises: UsageError: vLLM or the model cannot be used, or it has another tokenizer.
         """
-        if student.temperature != 1.0:
-            raise UsageError(
-                f"a vllm teacher scores at temperature 1, but the student samples at {student.temperature}; "
-                "set rollout.temperature: 1 or the teacher's backend: hf"
-            )
+        require_temperature_one(student, "a vllm teacher")
         self.name = config.model_name_or_path
         dtype = str(student.dtype).removeprefix("torch.") if config.dtype == "auto" else config.dtype
         options = {"dtype": dtype, "revision": config.revision} | config.engine_options
@@ -52,34 +46,11 @@ class VLLMTeacher:
 
         Raises: TrainingError: vLLM could not score a row, or prefers ids that the tokenizer does not have.
         """
-        if top_k and not 0 < top_k <= self.vocab_size:
-            raise UsageError(f"top_k = {top_k} must lie in 1..{self.vocab_size}, the size of the vocabulary")
-        shape = tuple(batch.tokens_BT.shape)
-        logp_BT = torch.zeros(shape)
-        ids_BTK = torch.zeros((*shape, top_k), dtype=torch.long)
-        topk_BTK = torch.zeros((*shape, top_k))
-        for b, piece in self._pieces(batch, top_k):
-            at_X = batch.mask_BT[b].nonzero()[:, 0]
-            assert piece.scores is not None
-            assert piece.score_ids is not None
-            # row t - 1 of the scores speaks of token t; column 0 of the token itself, the others of the likeliest
-            logp_BT[b, at_X] = torch.from_numpy(piece.scores)[at_X - 1, 0]
-            if top_k:
-                ids_XK = torch.from_numpy(piece.score_ids)[at_X - 1, 1:]
-                self._check_ids(int(ids_XK.max()))
-                ids_BTK[b, at_X] = ids_XK
-                topk_BTK[b, at_X] = torch.from_numpy(piece.scores)[at_X - 1, 1:]
-        if not top_k:
-            return TeacherScores(logp_BT)
-        return TeacherScores(logp_BT, topk_ids_BTK=ids_BTK, topk_logp_BTK=topk_BTK)
+        require_top_k(top_k, self.vocab_size)
+        return table(batch, self._rows(batch, top_k), top_k, self.vocab_size, self.name)
 
-    def _pieces(self, batch: Batch, top_k: int) -> Iterator[tuple[int, Piece]]:
-        """Scores of each row up to its last trained token."""
-        mask_BT = batch.mask_BT
-        rows = [
-            tokens_T[: int(mask_T.nonzero()[-1, 0]) + 1].tolist()
-            for tokens_T, mask_T in zip(batch.tokens_BT, mask_BT, strict=True)
-        ]
+    def _rows(self, batch: Batch, top_k: int) -> Iterator[RowScores]:
+        rows = row_tokens(batch)
         for first in range(0, len(rows), _ROWS):
             try:
                 pieces = self.engine.score_rows(rows[first : first + _ROWS], top_k)
@@ -87,11 +58,8 @@ class VLLMTeacher:
                 raise TrainingError(
                     f"teacher {self.name!r} could not score a row: {error}; the last checkpoint is intact"
                 ) from error
-            yield from enumerate(pieces, start=first)
-
-    def _check_ids(self, highest: int) -> None:
-        if highest >= self.vocab_size:
-            raise TrainingError(
-                f"teacher {self.name!r} counts id {highest} among the likeliest, which is padding of its head: the "
-                f"tokenizer has {self.vocab_size} tokens; set the teacher's backend: hf"
-            )
+            for piece in pieces:
+                assert piece.scores is not None
+                assert piece.score_ids is not None
+                # column 0 is of the token itself, the others are of the likeliest
+                yield piece.scores[:, 0], piece.score_ids[:, 1:], piece.scores[:, 1:]

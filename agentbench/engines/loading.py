@@ -100,6 +100,28 @@ def open_tokenizer(folder: Path | str, *, trust_remote_code: bool = False) -> An
         return _load(str(folder), "tokenizer", AutoTokenizer.from_pretrained, options)
 
 
+def find_tokenizer(name: str, needed_by: str) -> Any:
+    """Load the tokenizer of a folder or hub id for an engine that has no model here.
+
+    Args:
+        name: local folder or hub id.
+        needed_by: what wants it, for the error when transformers is missing.
+    Raises: MissingDependency, UsageError: it cannot be loaded.
+    """
+    try:
+        from transformers import AutoTokenizer
+    except ImportError as error:
+        raise missing_dependency("transformers", "train", needed_by) from error
+    try:
+        return AutoTokenizer.from_pretrained(name)
+    except Exception as error:
+        first = next((line for line in str(error).splitlines() if line.strip()), "")
+        raise UsageError(
+            f"cannot load the tokenizer of {name!r}: {type(error).__name__}: {first}; name a local folder or hub id "
+            "in engine_options.tokenizer"
+        ) from error
+
+
 def check_name(model: str) -> bool:
     """Check a model's name before anything is loaded; returns whether it is a local folder."""
     folder = Path(model).expanduser()

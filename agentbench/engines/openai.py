@@ -16,10 +16,11 @@ from typing import Any, Literal
 
 import httpx
 
-from ..errors import ContextFull, EngineFailure, UsageError, missing_dependency
+from ..errors import ContextFull, EngineFailure, UsageError
 from ..types import Action, Finish
 from . import Completion, TextRequest
 from .http_client import HttpClient, RequestRefused, checked_url
+from .loading import find_tokenizer
 
 Api = Literal["chat", "completions"]
 
@@ -252,15 +253,7 @@ def build(
 
 
 def _load_tokenizer(name: str) -> Any:
-    try:
-        from transformers import AutoTokenizer
-    except ImportError as error:
-        raise missing_dependency("transformers", "train", "api 'completions'") from error
-    try:
-        loaded = AutoTokenizer.from_pretrained(name)
-    except Exception as error:
-        first = next((line for line in str(error).splitlines() if line.strip()), "")
-        raise UsageError(f"cannot load the tokenizer {name!r}: {type(error).__name__}: {first}") from error
+    loaded = find_tokenizer(name, "api 'completions'")
     if not getattr(loaded, "chat_template", None):
         raise UsageError(
             f"the tokenizer {name!r} has no chat template, which api 'completions' writes prompts with"

@@ -22,6 +22,7 @@ from ..types import Action, Finish
 from . import Completion, Request, check_keys, check_request
 from .hf import end_ids
 from .http_client import HttpClient, Usage
+from .loading import find_tokenizer
 from .vllm_adapter import check_temperature
 from .vllm_wire import PROBE_TEXT, Sampled, VLLMServer
 
@@ -256,18 +257,9 @@ def add_usage(usages: Iterable[Usage]) -> dict[str, float]:
 
 def load_tokenizer(name: str) -> tuple[Any, list[int]]:
     """Load a tokenizer and the tokens that end a reply, without the model's weights."""
-    try:
-        from transformers import AutoTokenizer, GenerationConfig
-    except ImportError as error:
-        raise missing_dependency("transformers", "train", "the engine 'vllm-server'") from error
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-    except Exception as error:
-        first = next((line for line in str(error).splitlines() if line.strip()), "")
-        raise UsageError(
-            f"cannot load the tokenizer of {name!r}: {type(error).__name__}: {first}; name a local folder or hub id "
-            "in engine_options.tokenizer"
-        ) from error
+    tokenizer = find_tokenizer(name, "the engine 'vllm-server'")
+    from transformers import GenerationConfig
+
     try:
         generation = GenerationConfig.from_pretrained(name)
     except OSError:  # a tokenizer-only folder

@@ -19,18 +19,6 @@ pytest.importorskip("torch")
 PROMPT = "agentbench.prompts:corridor/transcript"
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    from agentbench.tiny import make_model, make_tokenizer
-
-    folder = tmp_path_factory.mktemp("model")
-    texts = [
-        f"Room {n} of {m}. The red door is left, the blue door is right." for n in range(8) for m in range(8)
-    ]
-    texts += ["go left", "go right", "open door", "Leave by the green, yellow, white or black door."]
-    return str(make_model(folder, make_tokenizer(folder, texts, vocab_size=400), hidden=32, layers=1))
-
-
 def command(model, folder, *options, steps=2, launcher=("-m", "agentbench")):
     folder.mkdir(parents=True, exist_ok=True)
     values = {
