@@ -58,7 +58,9 @@ def stored_length(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
 def inverse_norm(lengths: NDArray[np.int64], average: float, k1: float = K1, b: float = B) -> Floats:
     """Return 1 / (k1 * (1 - b + b * length / average)) in float32 at each step, as Lucene caches it."""
     relative = np.float32(b) * stored_length(lengths).astype(np.float32) / np.float32(average)
-    with np.errstate(divide="ignore"):  # k1 = 0 counts no repeats: infinite, and every part is the weight itself
+    with np.errstate(
+        divide="ignore"
+    ):  # k1 = 0 counts no repeats: infinite, and every part is the weight itself
         result: Floats = np.float32(1) / (np.float32(k1) * ((np.float32(1) - np.float32(b)) + relative))
     return result
 
@@ -132,7 +134,7 @@ class Bm25Index:
         return _Clause(idf, start, end, float(idf - idf / self.ceiling[place]))
 
     def _bisect(self, term: bytes) -> int:
-        """Find a term's number, -1 if there is none; a table of all terms would take longer to make than to do without."""
+        """Find a term's number, -1 if there is none; a table of all would take longer to make than it saves."""
         text, start = self._spelling
         low, high = 0, len(start) - 1
         while low < high:
@@ -209,7 +211,9 @@ class Bm25Index:
     def _score_all(self, query: list[_Clause]) -> NDArray[np.float64]:
         """Return the sums of all documents, in query order; 0 for those without any of the terms."""
         docs = np.concatenate([self.docs[clause.start : clause.end] for clause in query])
-        used = len(self._known) > _WARM  # the table of all contributions is not worth its time for the first queries
+        used = (
+            len(self._known) > _WARM
+        )  # the table of all contributions is not worth its time for the first queries
         parts = np.concatenate(
             [
                 self._single[clause.start : clause.end]

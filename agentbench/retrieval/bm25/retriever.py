@@ -155,7 +155,9 @@ def _alone(home: Path, place: Path) -> Iterator[None]:
             f"the index cannot be kept in {home}: {error.strerror}; name another folder, or set AGENTBENCH_DATA"
         ) from error
     with lock:
-        with contextlib.suppress(ImportError, OSError):  # some systems and network disks have no locks: build twice
+        with contextlib.suppress(
+            ImportError, OSError
+        ):  # some systems and network disks have no locks: build twice
             import fcntl
 
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -177,7 +179,9 @@ class _Ids:
         """Take the next passage's id."""
         encoded = name.encode()
         if len(encoded) > _WIDEST_ID or b"\0" in encoded:
-            raise CorruptData(f"{self.source} holds an id of {len(encoded)} bytes; allowed are {_WIDEST_ID} and no NUL")
+            raise CorruptData(
+                f"{self.source} holds an id of {len(encoded)} bytes; allowed are {_WIDEST_ID} and no NUL"
+            )
         self.pending.append(encoded)
         if len(self.pending) >= 1 << 16:
             self._put_aside()
