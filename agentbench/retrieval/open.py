@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 from ..errors import UsageError, unknown_name
@@ -22,10 +23,13 @@ def open_retriever(kind: str = "bm25", **settings: Any) -> Retriever:
     """
     if kind not in KINDS:
         raise unknown_name("retriever", kind, KINDS)
+    opener: Callable[..., Retriever]
     if kind == "bm25":
         from .bm25.retriever import open_bm25 as opener
+    elif kind == "client":
+        from .client import ClientRetriever as opener
     else:
-        raise NotImplementedError(kind)
+        from .dense import open_dense as opener
     try:
         inspect.signature(opener).bind(**settings)
     except TypeError as error:

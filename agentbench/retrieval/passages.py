@@ -142,10 +142,10 @@ def passage_of(value: Any) -> Passage:
             raise ValueError(f'"contents" must be text, got {type(contents).__name__}')
         title, _, text = readable(contents).partition("\n")
         return Passage(name, _unquoted(title.strip()), text)
-    title, text = value.get("title", ""), value.get("text")
-    if not isinstance(title, str) or not isinstance(text, str):
+    heading, body = value.get("title", ""), value.get("text")
+    if not isinstance(heading, str) or not isinstance(body, str):
         raise ValueError(_FORM)
-    return Passage(name, readable(title), readable(text))
+    return Passage(name, readable(heading), readable(body))
 
 
 def read_passages(path: str | Path) -> Iterator[Passage]:
