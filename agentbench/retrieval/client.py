@@ -93,7 +93,12 @@ class ClientRetriever:
         self._breaker = Breaker(patience, probe_seconds)
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=_SIDE_BY_SIDE)
         # a proxy of the environment would catch calls to this machine too, and answer in the server's place
-        self._http = httpx.Client(trust_env=not is_loopback(base_url), limits=limits, follow_redirects=False)
+        self._http = httpx.Client(
+            trust_env=not is_loopback(base_url),
+            verify=base_url.startswith("https:"),  # certificates take a tenth of a second to load
+            limits=limits,
+            follow_redirects=False,
+        )
         self._pool = ThreadPoolExecutor(_SIDE_BY_SIDE, "retrieval")
         try:
             self.dialect, self._digest = self._introduce()
@@ -206,23 +211,22 @@ class ClientRetriever:
         """Find the dialect, and what the index is called."""
         until, pause, index = time.monotonic() + self._patience, _FIRST_PAUSE, None
         for attempt in range(1, self._tries + 1):
-            reasons: dict[str, str] = {}
+            reasons: list[str] = []
             try:
                 index = self._health()
                 for dialect in DIALECTS:
                     found = self._try(dialect, reasons)
                     if found is not None:
                         return dialect, index or _fingerprint(dialect, found)
-                passing = not all(_is_final(reason) for reason in reasons.values())
+                passing = not all(_is_final(reason) for reason in reasons)
             except _Trouble as trouble:
-                reasons, passing = {"": trouble.message}, True
+                reasons, passing = [trouble.message], True
             if not passing or attempt == self._tries or time.monotonic() + pause > until:
                 break
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
-        said = "; ".join(f"{path} {reason}".strip() for path, reason in reasons.items())
         raise UsageError(
-            f"no retriever answers at {self.base_url} ({said}); "
+            f"no retriever answers at {self.base_url} ({'; '.join(dict.fromkeys(reasons))}); "
             "start one with: agentbench serve retriever --corpus FILE, or correct base_url"
         )
 
@@ -238,7 +242,7 @@ class ClientRetriever:
         ours = status == 200 and isinstance(answer, dict) and answer.get("service") == SERVICE
         return str(answer["index"]) if ours and answer.get("index") else None
 
-    def _try(self, dialect: Dialect, reasons: dict[str, str]) -> list[list[Hit]] | None:
+    def _try(self, dialect: Dialect, reasons: list[str]) -> list[list[Hit]] | None:
         """Ask the probes in a dialect; None, and the reason noted, where it is not understood."""
         probes = PROBES if dialect.many else PROBES[:1]
         status, data = self._exchange("POST", dialect.path, dialect.body(probes, 3), self._timeout)
@@ -249,7 +253,7 @@ class ClientRetriever:
                 reason = f"malformed answer: {error}"[:_SHOWN]
         else:
             reason = f"status {status}: {_words(data)}"
-        reasons[dialect.path] = reason
+        reasons.append(f"{dialect.path} {reason}")
         if status in (502, 503, 504):
             raise _Trouble(reason)
         return None
@@ -321,7 +325,8 @@ def is_loopback(url: str) -> bool:
 
 def _is_final(reason: str) -> bool:
     """Whether asking again would give the same: refusals do, but for those of a server that is not ready."""
-    return reason.startswith("status 4") and not reason.startswith(("status 408", "status 425", "status 429"))
+    status = reason.partition(" ")[2]
+    return status.startswith("status 4") and not status.startswith(("status 408", "status 425", "status 429"))
 
 
 def _json(data: bytes) -> Any:

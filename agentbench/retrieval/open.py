@@ -27,7 +27,9 @@ def open_retriever(kind: str = "bm25", **settings: Any) -> Retriever:
     if kind == "bm25":
         from .bm25.retriever import open_bm25 as opener
     elif kind == "client":
-        from .client import ClientRetriever as opener
+        from .client import ClientRetriever
+
+        opener = ClientRetriever
     else:
         from .dense import open_dense as opener
     try:
