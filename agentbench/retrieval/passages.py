@@ -22,9 +22,10 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from ..data import Progress, data_root, silent
+from ..data import Progress, silent
 from ..errors import CorruptData, MissingData, UsageError
 from .contract import Passage, readable
+from .store import cache_folder
 
 _PIECE = 1 << 24
 _BOM = b"\xef\xbb\xbf"
@@ -115,11 +116,6 @@ def _reopen(source: str, digest: str) -> Passages:
     if passages.digest != digest:
         raise CorruptData(f"corpus {source} is no longer the file it was; its hash was {digest}")
     return passages
-
-
-def cache_folder() -> Path:
-    """Where offsets and indexes are kept: `indexes` under the folder of all benchmark files."""
-    return data_root() / "indexes"
 
 
 def passage_of(value: Any) -> Passage:
