@@ -14,13 +14,13 @@ from typing import Any, Protocol
 
 from pydantic import Field
 
-from .chat_policy import ChatPolicy
 from .doctor import versions
 from .env import EnvSpec
 from .episode import Episode, Limits
 from .errors import ConfigError, CorruptData, UsageError
 from .panels import ResolvedPanel, digest, load_panel
-from .policies import PolicyConfig, build_policy
+from .policies.build import PolicyConfig, build_policy
+from .policies.chat import ChatPolicy
 from .policy import Policy
 from .records import Key, RunFolder, check_output, read_episodes, read_timings
 from .registry import env_spec

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .engines import Engine, Scorer
+from .engine import Engine, Scorer
 from .errors import TrainingError
 from .segment import segment
 from .trainer import Trainer

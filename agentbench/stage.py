@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from .collect import Stage
 from .config import TrainConfig
-from .demonstrate import MixturePolicy, TokenisedPolicy
-from .engines import Engine
+from .engine import Engine
 from .env import EnvSpec
 from .episode import Limits
 from .parse import Parser, get_parser
-from .policy import ExpertPolicy, ExplorerPolicy, InstantPolicy, ModelPolicy, Policy, RandomPolicy
+from .policies.demonstrations import MixturePolicy, TokenisedPolicy
+from .policies.model import ModelPolicy
+from .policies.ready import ExpertPolicy, ExplorerPolicy, RandomPolicy
+from .policy import InstantPolicy, Policy
 from .prompt import load_prompt
 from .render import Renderer
 from .trainer import Trainer

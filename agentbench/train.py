@@ -20,12 +20,12 @@ from typing import Any
 from .collect import Stage, collect
 from .config import TrainConfig, dump, read_config, validate
 from .doctor import versions
-from .engines import Engine, TextEngine
+from .engine import Engine, TextEngine
 from .env import EnvSpec
 from .errors import ConfigError, TrainingError, UsageError
 from .evaluate import EvalConfig, assist, evaluate
 from .launch import launch
-from .policy import ModelPolicy
+from .policies.model import ModelPolicy
 from .publish import publish
 from .records import CONFIG, VERSIONS, check_output, encode_json, write_whole
 from .registry import env_spec, open_engine, trainer_spec

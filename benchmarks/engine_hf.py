@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
-from agentbench.engines import Request
+from agentbench.engine import Request
 from agentbench.engines.hf import HFEngine
 from agentbench.tiny import make_model, make_tokenizer
 from agentbench.types import SamplingParams

@@ -26,10 +26,10 @@ from typing import Any
 import numpy as np
 
 from agentbench.config import TrainConfig, validate
-from agentbench.engines import Engine, Request
+from agentbench.engine import Engine, Request
 from agentbench.episode import Episode
 from agentbench.parse import get_parser
-from agentbench.policy import ModelPolicy
+from agentbench.policies.model import ModelPolicy
 from agentbench.prompt import load_prompt
 from agentbench.registry import engine_factory, env_spec
 from agentbench.render import Renderer

@@ -21,7 +21,7 @@ from agentbench.doctor import versions
 from agentbench.engines.hf import build
 from agentbench.episode import Episode
 from agentbench.parse import get_parser
-from agentbench.policy import ModelPolicy
+from agentbench.policies.model import ModelPolicy
 from agentbench.prompt import load_prompt
 from agentbench.records import read_episodes
 from agentbench.registry import env_spec

@@ -106,7 +106,7 @@ def repeat(name: str, steps: int, generate: Callable[[], Any], update: Callable[
 def run_ours(root: Path, steps: int, loss: str, micro_batch: int) -> Figures:
     """Our engine and our `opd`, in micro-batches of so many tokens."""
     from agentbench.config import EnvConfig, TeacherConfig, TrainConfig
-    from agentbench.engines import Request, sample
+    from agentbench.engine import Request, sample
     from agentbench.engines.hf import build
     from agentbench.trainers.opd import SPEC
     from agentbench.types import Group, SamplingParams, Trajectory, Turn

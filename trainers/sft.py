@@ -2,7 +2,7 @@
 
 Owns four ways to get them: the expert taking over from mixed behaviour, the expert's labels on states that the student
 visits (DAgger), the mixed behaviour itself, and recorded episodes. Leaves out the expert and the mixture
-(`agentbench.demonstrate`).
+(`agentbench.policies.demonstrations`).
 """
 
 from __future__ import annotations

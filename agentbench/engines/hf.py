@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from ..engine import Completion, Request, check_keys, check_request
 from ..errors import EngineFailure, UsageError
 from ..types import Action
-from . import Completion, Request, check_keys, check_request
 from .forward import CachedForward, Forward, FullForward, agrees_with_plain_forward, obstacle
 from .loading import copy_weights, open_model, weights_digest
 from .sampler import IntArray

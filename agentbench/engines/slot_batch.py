@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from ..engine import Request
 from ..types import Finish
-from . import Request
 from .forward import Forward
 from .sampler import ChoiceTable, IntArray, RowSettings, sample_rows
 from .slot_table import SlotTable

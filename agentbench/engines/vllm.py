@@ -15,9 +15,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from ..engine import Completion, Request, check_keys, check_request
 from ..errors import EngineFailure, UsageError
 from ..types import Action, Finish
-from . import Completion, Request, check_keys, check_request
 from .vllm_adapter import Backend, Piece, check_version, generation, on_cpu, scoring
 from .vllm_model import examine
 

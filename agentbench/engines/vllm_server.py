@@ -17,9 +17,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from ..engine import Completion, Request, check_keys, check_request
 from ..errors import EngineFailure, TrainingError, UsageError, missing_dependency
 from ..types import Action, Finish
-from . import Completion, Request, check_keys, check_request
 from .hf import end_ids
 from .http_client import HttpClient, Usage
 from .loading import find_tokenizer

@@ -13,7 +13,7 @@ from functools import lru_cache, partial
 from .catalog import Catalog
 from .goals import Goal, GoalTable
 from .nouns import NounTest
-from .pages import (
+from .pages import (  # fmt: skip
     BACK,
     BUY,
     NEXT,
@@ -31,7 +31,7 @@ from .pages import (
     rich_text,
     search_page,
     sub_page,
-)  # fmt: skip
+)
 from .reward import Reward, score
 from .search import ProductSearch, RefusedQuery
 

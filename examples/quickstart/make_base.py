@@ -12,9 +12,9 @@ import argparse
 import re
 from pathlib import Path
 
-from agentbench.demonstrate import MixturePolicy
 from agentbench.episode import Episode
-from agentbench.policy import ExplorerPolicy
+from agentbench.policies.demonstrations import MixturePolicy
+from agentbench.policies.ready import ExplorerPolicy
 from agentbench.registry import env_spec
 from agentbench.rollout import run_episodes
 from agentbench.tiny import make_model, make_tokenizer, mine_phrases

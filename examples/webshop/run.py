@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from agentbench.episode import Episode
-from agentbench.policy import ExpertPolicy
+from agentbench.policies.ready import ExpertPolicy
 from agentbench.registry import env_spec
 from agentbench.rollout import run_episodes
 from agentbench.tiny import make_model, make_tokenizer

@@ -6,7 +6,7 @@ from agentbench.compare import compare_runs
 from agentbench.config import validate
 from agentbench.errors import UsageError
 from agentbench.evaluate import EvalConfig, evaluate
-from agentbench.policy import ScriptedPolicy
+from agentbench.policies.ready import ScriptedPolicy
 from agentbench.registry import load
 
 TOY = Path(__file__).with_name("toy_plugin.py")

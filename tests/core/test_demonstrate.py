@@ -1,11 +1,11 @@
 import pytest
 
-from agentbench.demonstrate import MixturePolicy, TokenisedPolicy
 from agentbench.envs.corridor import SPEC, tasks
 from agentbench.episode import Episode
 from agentbench.errors import ConfigError
 from agentbench.parse import get_parser
-from agentbench.policy import ExpertPolicy, NullPolicy
+from agentbench.policies.demonstrations import MixturePolicy, TokenisedPolicy
+from agentbench.policies.ready import ExpertPolicy, NullPolicy
 from agentbench.prompt import load_prompt
 from agentbench.render import Renderer
 from agentbench.rollout import run_episodes

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from agentbench.engines import Engine, Request, sample
+from agentbench.engine import Engine, Request, sample
 from agentbench.engines.hf import HFEngine, build
 from agentbench.errors import EngineFailure, UsageError
 from agentbench.tiny import make_model, make_tokenizer

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from agentbench.engines import Request, sample
+from agentbench.engine import Request, sample
 from agentbench.engines.hf import HFEngine, build
 from agentbench.engines.scripted import ByteTokenizer
 from agentbench.errors import ContractError, CorruptData, EngineFailure, UsageError

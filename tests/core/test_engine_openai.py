@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from agentbench.config import validate
-from agentbench.engines import TextEngine, TextRequest, http_client
+from agentbench.engine import TextEngine, TextRequest
+from agentbench.engines import http_client
 from agentbench.engines.http_client import HttpClient, ServerUnavailable
 from agentbench.engines.openai import build
 from agentbench.errors import ConfigError, ContextFull, UsageError
@@ -271,7 +272,7 @@ def test_an_evaluation_is_reproducible_and_says_what_it_used(server, tmp_path):
 
 
 def test_an_engine_used_before_counts_the_evaluation_alone(server, tmp_path):
-    from agentbench.policies import build_policy
+    from agentbench.policies.build import build_policy
     from agentbench.registry import env_spec
 
     asked = config(tmp_path, server)

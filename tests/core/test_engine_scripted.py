@@ -2,7 +2,7 @@
 
 import pytest
 
-from agentbench.engines import Engine, Request, sample
+from agentbench.engine import Engine, Request, sample
 from agentbench.engines.scripted import ByteTokenizer, Reply, ScriptedEngine, build
 from agentbench.errors import EngineFailure, UsageError
 from agentbench.registry import engine_factory

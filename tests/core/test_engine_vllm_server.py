@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from agentbench.engines import Engine, Request, Scorer, http_client
+from agentbench.engine import Engine, Request, Scorer
+from agentbench.engines import http_client
 from agentbench.errors import EngineFailure, TrainingError, UsageError
 from agentbench.registry import load
 from agentbench.types import SamplingParams

@@ -10,8 +10,8 @@ import pytest
 from agentbench.config import validate
 from agentbench.errors import ConfigError, CorruptData, MissingData, UnknownName, UsageError
 from agentbench.evaluate import EvalConfig, evaluate
-from agentbench.policies import build_policy
-from agentbench.policy import ScriptedPolicy
+from agentbench.policies.build import build_policy
+from agentbench.policies.ready import ScriptedPolicy
 from agentbench.records import read_config, read_episodes
 from agentbench.registry import load
 from agentbench.types import derive_seed

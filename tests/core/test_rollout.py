@@ -8,14 +8,8 @@ from agentbench.env import EnvSpec, TextEnv
 from agentbench.envs.corridor import SPEC, tasks
 from agentbench.episode import Episode, Limits, Start
 from agentbench.errors import ContractError, CorruptData, UnknownName, UsageError
-from agentbench.policy import (
-    ExpertPolicy,
-    InstantPolicy,
-    NullPolicy,
-    RandomPolicy,
-    ReplayPolicy,
-    ScriptedPolicy,
-)
+from agentbench.policies.ready import ExpertPolicy, NullPolicy, RandomPolicy, ReplayPolicy, ScriptedPolicy
+from agentbench.policy import InstantPolicy
 from agentbench.rollout import run_episodes
 from agentbench.sampling import pick_anchors
 from agentbench.types import Action, RolloutPlan, Trajectory, Turn, derive_seed

@@ -9,7 +9,8 @@ torch = pytest.importorskip("torch", reason="needs the extra 'train'")
 
 from vllm_cases import ask, load, scaled, score_error, some_ids  # noqa: E402
 
-from agentbench.engines import sample, vllm_worker  # noqa: E402
+from agentbench.engine import sample  # noqa: E402
+from agentbench.engines import vllm_worker  # noqa: E402
 from agentbench.engines.vllm_adapter import SUPPORTED, check_version, generation, on_cpu, scoring  # noqa: E402
 from agentbench.errors import MissingDependency, UsageError  # noqa: E402
 from agentbench.tiny import make_model, make_tokenizer  # noqa: E402

@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch", reason="needs the extra 'train'")
 
 from vllm_cases import MAX_CONTEXT, ask, largest_error, load, some_ids, table_of  # noqa: E402
 
-from agentbench.engines import Engine, Scorer, sample  # noqa: E402
+from agentbench.engine import Engine, Scorer, sample  # noqa: E402
 from agentbench.engines.hf import HFEngine  # noqa: E402
 from agentbench.engines.loading import weights_digest  # noqa: E402
 from agentbench.errors import EngineFailure, UsageError  # noqa: E402

@@ -18,7 +18,7 @@ from trainer_cases import make_run, random_groups
 from vllm_cases import ask, largest_error, load, scaled, score_error
 
 from agentbench.config import TeacherConfig
-from agentbench.engines import sample
+from agentbench.engine import sample
 from agentbench.engines.loading import weights_digest
 from agentbench.engines.vllm_server import build
 from agentbench.errors import UsageError

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 import transformers
 
-from agentbench.engines import Request
+from agentbench.engine import Request
 from agentbench.tiny import make_model, make_tokenizer
 from agentbench.types import SamplingParams
 

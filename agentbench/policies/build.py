@@ -11,27 +11,20 @@ import orjson
 import yaml
 from pydantic import Field
 
-from .chat_policy import ChatPolicy
-from .config import Section
-from .engines import TextEngine
-from .env import EnvSpec
-from .errors import ConfigError, CorruptData, MissingData, UsageError, unknown_name
-from .parse import get_parser
-from .policy import (
-    ExpertPolicy,
-    ExplorerPolicy,
-    ModelPolicy,
-    NullPolicy,
-    Policy,
-    RandomPolicy,
-    ReplayPolicy,
-    ScriptedPolicy,
-)
-from .prompt import load_prompt
-from .records import encode_episode, read_episodes
-from .registry import load, open_engine
-from .render import Renderer
-from .types import SamplingParams
+from ..config import Section
+from ..engine import TextEngine
+from ..env import EnvSpec
+from ..errors import ConfigError, CorruptData, MissingData, UsageError, unknown_name
+from ..parse import get_parser
+from ..policy import Policy
+from ..prompt import load_prompt
+from ..records import encode_episode, read_episodes
+from ..registry import load, open_engine
+from ..render import Renderer
+from ..types import SamplingParams
+from .chat import ChatPolicy
+from .model import ModelPolicy
+from .ready import ExpertPolicy, ExplorerPolicy, NullPolicy, RandomPolicy, ReplayPolicy, ScriptedPolicy
 
 POLICIES: dict[str, str] = {
     "expert": "the env's own expert",

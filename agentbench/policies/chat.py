@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .engines import Message, TextEngine, TextRequest
-from .parse import Parser
-from .policy import Decision, View, decide_on
-from .prompt import Prompt
-from .render import opening_messages, prompt_slots
-from .types import SamplingParams, derive_seed
+from ..engine import Message, TextEngine, TextRequest
+from ..parse import Parser
+from ..policy import Decision, View
+from ..prompt import Prompt
+from ..render import opening_messages, prompt_slots
+from ..types import SamplingParams, derive_seed
+from .model import decide_on
 
 
 class ChatPolicy:
