@@ -35,7 +35,8 @@ except (
 
 SCHEMA = 1
 """Number of the record layout, on every line of episodes.jsonl."""
-EPISODES, TIMINGS, METRICS = "episodes.jsonl", "timings.jsonl", "metrics.jsonl"
+EPISODES = "episodes.jsonl"
+TIMINGS, METRICS = "timings.jsonl", "metrics.jsonl"
 CONFIG, VERSIONS = "config.yaml", "versions.json"
 
 Key = tuple[str, int]
