@@ -14,19 +14,20 @@ from typing import Any, Protocol
 
 from pydantic import Field
 
-from .doctor import versions
 from .env import EnvSpec
 from .episode import Episode, Limits
 from .errors import ConfigError, CorruptData, UsageError
+from .machine import versions
 from .panels import ResolvedPanel, digest, load_panel
 from .policies.build import PolicyConfig, build_policy
 from .policies.chat import ChatPolicy
 from .policy import Policy
-from .records import Key, RunFolder, check_output, read_episodes, read_timings
 from .registry import env_spec
-from .report import write_pages
 from .rollout import run_episodes
-from .summary import Plan, Summary, summarise
+from .runs.episodes import Key, read_episodes
+from .runs.folder import RunFolder, check_output, read_timings
+from .runs.report import write_pages
+from .runs.summary import Plan, Summary, summarise
 from .types import Trajectory, derive_seed
 
 Progress = Callable[[Trajectory | None, int, int], None]

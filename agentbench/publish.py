@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from .dialogue.segment import segment
 from .engine import Engine, Scorer
 from .errors import TrainingError
-from .segment import segment
 from .trainer import Trainer
 from .types import Group
 

@@ -21,9 +21,9 @@ from typing import Literal
 
 import httpx
 
-from .doctor import hardware
 from .engines.vllm_wire import PROBE_TOP
 from .errors import AgentBenchError, UsageError
+from .machine import hardware
 
 Purpose = Literal["eval", "training", "teacher"]
 PURPOSES: tuple[Purpose, ...] = ("eval", "training", "teacher")

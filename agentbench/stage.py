@@ -7,16 +7,16 @@ from __future__ import annotations
 
 from .collect import Stage
 from .config import TrainConfig
+from .dialogue.parse import Parser, get_parser
+from .dialogue.prompt import load_prompt
+from .dialogue.render import Renderer
 from .engine import Engine
 from .env import EnvSpec
 from .episode import Limits
-from .parse import Parser, get_parser
 from .policies.demonstrations import MixturePolicy, TokenisedPolicy
 from .policies.model import ModelPolicy
 from .policies.ready import ExpertPolicy, ExplorerPolicy, RandomPolicy
 from .policy import InstantPolicy, Policy
-from .prompt import load_prompt
-from .render import Renderer
 from .trainer import Trainer
 from .types import SamplingParams
 

@@ -19,16 +19,17 @@ from typing import Any
 
 from .collect import Stage, collect
 from .config import TrainConfig, dump, read_config, validate
-from .doctor import versions
 from .engine import Engine, TextEngine
 from .env import EnvSpec
 from .errors import ConfigError, TrainingError, UsageError
 from .evaluate import EvalConfig, assist, evaluate
 from .launch import launch
+from .machine import versions
 from .policies.model import ModelPolicy
 from .publish import publish
-from .records import CONFIG, VERSIONS, check_output, encode_json, write_whole
 from .registry import env_spec, open_engine, trainer_spec
+from .runs.files import encode_json, write_whole
+from .runs.folder import CONFIG, VERSIONS, check_output
 from .stage import build_stage, student_parser, student_renderer
 from .train_log import TrainLog
 from .trainer import Trainer, TrainerSpec, Update

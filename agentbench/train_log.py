@@ -15,7 +15,9 @@ import orjson
 
 from .config import TrainConfig
 from .errors import ConfigError, missing_dependency
-from .records import METRICS, TIMINGS, Lines, encode_episode, read_lines, write_whole
+from .runs.episodes import encode_episode
+from .runs.files import Lines, read_lines, write_whole
+from .runs.folder import METRICS, TIMINGS
 from .types import Trajectory
 
 BEST = "best.json"

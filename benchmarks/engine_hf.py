@@ -28,7 +28,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 from agentbench.engine import Request
 from agentbench.engines.hf import HFEngine
-from agentbench.tiny import make_model, make_tokenizer
+from agentbench.models.tiny import make_model, make_tokenizer
 from agentbench.types import SamplingParams
 
 Ids = list[list[int]]

@@ -26,15 +26,15 @@ from typing import Any
 import numpy as np
 
 from agentbench.config import TrainConfig, validate
+from agentbench.dialogue.parse import get_parser
+from agentbench.dialogue.prompt import load_prompt
+from agentbench.dialogue.render import Renderer
 from agentbench.engine import Engine, Request
 from agentbench.episode import Episode
-from agentbench.parse import get_parser
+from agentbench.models.tiny import make_model, make_tokenizer
 from agentbench.policies.model import ModelPolicy
-from agentbench.prompt import load_prompt
 from agentbench.registry import engine_factory, env_spec
-from agentbench.render import Renderer
 from agentbench.rollout import run_episodes
-from agentbench.tiny import make_model, make_tokenizer
 from agentbench.types import SamplingParams, derive_seed
 
 ENGINES = ("hf", "vllm")

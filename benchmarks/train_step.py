@@ -63,7 +63,7 @@ HEADER = (
 
 def make_models(root: Path) -> None:
     """Write student and teacher with one tokenizer."""
-    from agentbench.tiny import make_model, make_tokenizer
+    from agentbench.models.tiny import make_model, make_tokenizer
 
     tokenizer = make_tokenizer(
         root / "tokenizer", [], entities=[f"cabinet {i}" for i in range(VOCABULARY - 262)]

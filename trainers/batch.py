@@ -2,7 +2,7 @@
 
 Tokens [B, T], turns [N] and trajectories [M] are joined by two foreign keys: `turn_BT` (token to turn) and `traj_N`
 (turn to trajectory). Everything an algorithm computes per turn or per trajectory is then an index operation. Also
-owns the cut into micro-batches by token budget. Leaves out segmentation (`agentbench.segment`) and all maths.
+owns the cut into micro-batches by token budget. Leaves out segmentation (`agentbench.dialogue.segment`) and all maths.
 
 Tables live on the CPU; a micro-batch carries what it needs to the device. Letters: B rows, T tokens, N turns,
 M trajectories, X trained tokens of one micro-batch.
@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from agentbench.dialogue.segment import CONTEXT, Segment, segment
 from agentbench.errors import ContractError, UsageError
-from agentbench.segment import CONTEXT, Segment, segment
 from agentbench.types import Action, Group, Trajectory, Turn
 
 

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agentbench.engines.loading import quiet_transformers
 from agentbench.errors import CorruptData, UsageError
+from agentbench.models.loading import quiet_transformers
 
 from .models import load as load_model
 from .processes import whole

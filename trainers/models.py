@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from agentbench.engines.loading import open_model
 from agentbench.errors import UsageError
+from agentbench.models.loading import open_model
 
 Outputs = tuple[Tensor, ...]
 Kernel = Callable[[Tensor, Tensor], Outputs]

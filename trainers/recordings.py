@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from agentbench.errors import CorruptData, UsageError
-from agentbench.records import EPISODES, read_episodes
+from agentbench.runs.episodes import EPISODES, read_episodes
 from agentbench.types import Trajectory, derive_seed
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def print_json(value: Any) -> None:
     """Print one JSON document on stdout."""
-    from ..records import encode_json
+    from ..runs.files import encode_json
 
     sys.stdout.write(encode_json(value).decode())
 

@@ -19,10 +19,10 @@ import numpy as np
 
 from ..engine import Completion, Request, check_keys, check_request
 from ..errors import EngineFailure, UsageError
+from ..models.loading import end_ids, max_context_of, open_model
+from ..models.weights import copy_weights, weights_digest
 from ..types import Action
 from .forward import CachedForward, Forward, FullForward, agrees_with_plain_forward, obstacle
-from .loading import copy_weights, open_model, weights_digest
-from .sampler import IntArray
 from .slot_batch import Job, Outcome, SlotBatch
 
 _LOG = logging.getLogger(__name__)
@@ -298,36 +298,6 @@ class HFEngine:
         finally:
             if training:
                 self.model.train()
-
-
-def end_ids(model: Any, tokenizer: Any) -> IntArray:
-    """Every token that ends a reply: the model's end tokens, the tokenizer's, and ChatML's where the template has it.
-
-    Raises: UsageError: there is none, so no reply would ever end.
-    """
-    found: set[int] = set()
-    generation = getattr(model, "generation_config", None)
-    for source in (getattr(generation, "eos_token_id", None), tokenizer.eos_token_id):
-        found.update([source] if isinstance(source, int) else source or [])
-    if "<|im_end|>" in str(getattr(tokenizer, "chat_template", "")):
-        marker = tokenizer.encode("<|im_end|>", add_special_tokens=False)
-        found.update(marker if len(marker) == 1 else [])
-    if not found:
-        raise UsageError("model and tokenizer name no end token; set eos_token_id in generation_config.json")
-    return np.array(sorted(found), np.int64)
-
-
-def max_context_of(config: Any, asked: int | None) -> int:
-    """The longest context of a model, or the shorter one asked for.
-
-    Raises: UsageError: the model cannot have it, or names none and none was asked for.
-    """
-    longest: Any = getattr(config, "max_position_embeddings", None)
-    if asked is None and longest is None:
-        raise UsageError("this model names no longest context (max_position_embeddings); pass max_context")
-    if asked is not None and (asked < 2 or (longest is not None and asked > longest)):
-        raise UsageError(f"max_context must be from 2 to {longest or 'any number'}, got {asked}")
-    return int(asked or longest)
 
 
 def _free_bytes(device: Any) -> int:

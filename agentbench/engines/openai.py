@@ -18,9 +18,9 @@ import httpx
 
 from ..engine import Completion, TextRequest
 from ..errors import ContextFull, EngineFailure, UsageError
+from ..models.loading import find_tokenizer
 from ..types import Action, Finish
 from .http_client import HttpClient, RequestRefused, checked_url
-from .loading import find_tokenizer
 
 Api = Literal["chat", "completions"]
 

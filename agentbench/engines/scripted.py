@@ -13,7 +13,7 @@ from typing import Any
 
 from ..engine import Completion, Request
 from ..errors import EngineFailure, UsageError
-from ..tiny import CHATML_TEMPLATE, END_OF_TEXT, END_OF_TURN, SPECIAL_TOKENS, START_OF_TURN
+from ..models.chatml import CHATML_TEMPLATE, END_OF_TEXT, END_OF_TURN, SPECIAL_TOKENS, START_OF_TURN
 from ..types import Action, Finish, derive_seed
 
 

@@ -13,8 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from ..errors import CorruptData, UsageError, missing_dependency
-from .hf import end_ids, max_context_of
-from .loading import DTYPES, check_name, open_tokenizer
+from ..models.loading import DTYPES, check_name, end_ids, max_context_of, open_tokenizer
 
 _FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.py")
 _BLOCK = 32

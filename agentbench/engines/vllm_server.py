@@ -19,10 +19,9 @@ from typing import Any
 
 from ..engine import Completion, Request, check_keys, check_request
 from ..errors import EngineFailure, TrainingError, UsageError, missing_dependency
+from ..models.loading import end_ids, find_tokenizer
 from ..types import Action, Finish
-from .hf import end_ids
 from .http_client import HttpClient, Usage
-from .loading import find_tokenizer
 from .vllm_adapter import check_temperature
 from .vllm_wire import PROBE_TEXT, Sampled, VLLMServer
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ContractError, CorruptData
-from .loading import samples_digest, some_values
+from ..models.weights import samples_digest, some_values
 
 
 class Blueprint:

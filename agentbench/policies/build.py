@@ -12,15 +12,15 @@ import yaml
 from pydantic import Field
 
 from ..config import Section
+from ..dialogue.parse import get_parser
+from ..dialogue.prompt import load_prompt
+from ..dialogue.render import Renderer
 from ..engine import TextEngine
 from ..env import EnvSpec
 from ..errors import ConfigError, CorruptData, MissingData, UsageError, unknown_name
-from ..parse import get_parser
 from ..policy import Policy
-from ..prompt import load_prompt
-from ..records import encode_episode, read_episodes
 from ..registry import load, open_engine
-from ..render import Renderer
+from ..runs.episodes import encode_episode, read_episodes
 from ..types import SamplingParams
 from .chat import ChatPolicy
 from .model import ModelPolicy

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ..dialogue.parse import Parser
+from ..dialogue.prompt import Prompt
+from ..dialogue.render import opening_messages, prompt_slots
 from ..engine import Message, TextEngine, TextRequest
-from ..parse import Parser
 from ..policy import Decision, View
-from ..prompt import Prompt
-from ..render import opening_messages, prompt_slots
 from ..types import SamplingParams, derive_seed
 from .model import decide_on
 

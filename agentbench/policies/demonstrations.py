@@ -10,11 +10,11 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
+from ..dialogue.parse import Parser
+from ..dialogue.render import Renderer
 from ..env import Expert
 from ..errors import ConfigError, UsageError
-from ..parse import Parser
 from ..policy import Decision, InstantPolicy, View
-from ..render import Renderer
 from ..types import Action, derive_seed
 
 BEHAVIOURS = ("random", "half_random", "other_goal", "expert")

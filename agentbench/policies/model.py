@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from ..dialogue.parse import Parser
+from ..dialogue.render import Renderer
 from ..engine import Completion, Engine, Request
 from ..errors import ContextFull, UsageError
-from ..parse import Parser
 from ..policy import Decision, View
-from ..render import Renderer
 from ..types import Action, Failure, SamplingParams, derive_seed
 
 

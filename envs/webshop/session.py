@@ -13,7 +13,7 @@ from functools import lru_cache, partial
 from .catalog import Catalog
 from .goals import Goal, GoalTable
 from .nouns import NounTest
-from .pages import (  # fmt: skip
+from .pages import (
     BACK,
     BUY,
     NEXT,

@@ -14,10 +14,10 @@ import sys
 from pathlib import Path
 
 from agentbench.episode import Episode
+from agentbench.models.tiny import make_model, make_tokenizer
 from agentbench.policies.ready import ExpertPolicy
 from agentbench.registry import env_spec
 from agentbench.rollout import run_episodes
-from agentbench.tiny import make_model, make_tokenizer
 
 HERE = Path(__file__).parent
 

@@ -2,12 +2,12 @@ from pathlib import Path
 
 import pytest
 
-from agentbench.compare import compare_runs
 from agentbench.config import validate
 from agentbench.errors import UsageError
 from agentbench.evaluate import EvalConfig, evaluate
 from agentbench.policies.ready import ScriptedPolicy
 from agentbench.registry import load
+from agentbench.runs.compare import compare_runs
 
 TOY = Path(__file__).with_name("toy_plugin.py")
 write_panel = load("envs", f"{TOY}:write_panel")

@@ -1,15 +1,15 @@
 import pytest
 
+from agentbench.dialogue.parse import get_parser
+from agentbench.dialogue.prompt import load_prompt
+from agentbench.dialogue.render import Renderer
+from agentbench.dialogue.segment import segment
 from agentbench.envs.corridor import SPEC, tasks
 from agentbench.episode import Episode
 from agentbench.errors import ConfigError
-from agentbench.parse import get_parser
 from agentbench.policies.demonstrations import MixturePolicy, TokenisedPolicy
 from agentbench.policies.ready import ExpertPolicy, NullPolicy
-from agentbench.prompt import load_prompt
-from agentbench.render import Renderer
 from agentbench.rollout import run_episodes
-from agentbench.segment import segment
 from agentbench.types import derive_seed
 
 pytest.importorskip("transformers")
@@ -17,7 +17,7 @@ pytest.importorskip("transformers")
 
 @pytest.fixture(scope="module")
 def renderer(tmp_path_factory):
-    from agentbench.tiny import make_tokenizer
+    from agentbench.models.tiny import make_tokenizer
 
     tokenizer = make_tokenizer(tmp_path_factory.mktemp("tok"), ["go left go right open door"], vocab_size=300)
     return Renderer(tokenizer, load_prompt("agentbench.prompts:corridor/transcript"), history=2, max_turns=20)

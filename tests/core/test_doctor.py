@@ -7,8 +7,9 @@ from collections import namedtuple
 
 import orjson
 
-from agentbench import doctor
-from agentbench.doctor import examine, known_problems, versions
+from agentbench import machine
+from agentbench.doctor import examine, known_problems
+from agentbench.machine import versions
 
 
 def remedies(packages, environment=None):
@@ -16,7 +17,7 @@ def remedies(packages, environment=None):
 
 
 def test_versions_hold_what_is_installed_and_leave_out_the_rest(monkeypatch):
-    monkeypatch.setattr(doctor, "PACKAGES", ("numpy", "no-such-package"))
+    monkeypatch.setattr(machine, "PACKAGES", ("numpy", "no-such-package"))
     assert list(versions()["packages"]) == ["numpy"]
     assert versions()["python"].startswith("3.")
 

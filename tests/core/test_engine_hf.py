@@ -9,7 +9,7 @@ import pytest
 from agentbench.engine import Engine, Request, sample
 from agentbench.engines.hf import HFEngine, build
 from agentbench.errors import EngineFailure, UsageError
-from agentbench.tiny import make_model, make_tokenizer
+from agentbench.models.tiny import make_model, make_tokenizer
 from agentbench.types import SamplingParams
 
 torch = pytest.importorskip("torch", reason="needs the extra 'train'")

@@ -11,7 +11,7 @@ from agentbench.engine import Request, sample
 from agentbench.engines.hf import HFEngine, build
 from agentbench.engines.scripted import ByteTokenizer
 from agentbench.errors import ContractError, CorruptData, EngineFailure, UsageError
-from agentbench.tiny import make_model, make_tokenizer
+from agentbench.models.tiny import make_model, make_tokenizer
 from agentbench.types import SamplingParams
 
 torch = pytest.importorskip("torch", reason="needs the extra 'train'")

@@ -11,8 +11,9 @@ from agentbench.engines.http_client import HttpClient, ServerUnavailable
 from agentbench.engines.openai import build
 from agentbench.errors import ConfigError, ContextFull, UsageError
 from agentbench.evaluate import EvalConfig, evaluate
-from agentbench.records import encode_episode, read_episodes, read_timings
 from agentbench.registry import load
+from agentbench.runs.episodes import encode_episode, read_episodes
+from agentbench.runs.folder import read_timings
 from agentbench.types import SamplingParams
 
 FakeServer = load("envs", f"{Path(__file__).parents[1] / 'fake_endpoint.py'}:FakeServer")
@@ -94,7 +95,7 @@ def test_extra_body_and_the_field_of_the_limit(server):
 
 def test_completions_send_the_chat_template_as_text(server, tmp_path):
     pytest.importorskip("transformers")
-    from agentbench.tiny import make_tokenizer
+    from agentbench.models.tiny import make_tokenizer
 
     make_tokenizer(tmp_path, [])
     server.chat = lambda prompt, seed: "got " + prompt
@@ -346,7 +347,7 @@ def test_settings_that_need_token_ids_are_refused(server, tmp_path):
 def test_training_on_text_is_refused(server, tmp_path):
     pytest.importorskip("torch")
     from agentbench.config import TrainConfig
-    from agentbench.tiny import make_model, make_tokenizer
+    from agentbench.models.tiny import make_model, make_tokenizer
     from agentbench.train import train
 
     folder = make_model(tmp_path / "m", make_tokenizer(tmp_path / "m", []), hidden=32, layers=1, heads=2)

@@ -5,8 +5,8 @@ import pytest
 from agentbench.engine import Engine, Request, sample
 from agentbench.engines.scripted import ByteTokenizer, Reply, ScriptedEngine, build
 from agentbench.errors import EngineFailure, UsageError
+from agentbench.models.chatml import CHATML_TEMPLATE
 from agentbench.registry import engine_factory
-from agentbench.tiny import CHATML_TEMPLATE
 from agentbench.types import SamplingParams
 
 END = 258  # 256 bytes, then <|endoftext|>, <|im_start|>, <|im_end|>

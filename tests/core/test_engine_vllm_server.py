@@ -11,7 +11,7 @@ from agentbench.types import SamplingParams
 pytest.importorskip("transformers")
 
 from agentbench.engines.vllm_server import build, write_weights
-from agentbench.tiny import make_tokenizer
+from agentbench.models.tiny import make_tokenizer
 
 FAKE = f"{Path(__file__).parents[1] / 'fake_endpoint.py'}"
 FakeServer, distribution = (load("envs", f"{FAKE}:{name}") for name in ("FakeServer", "distribution"))

@@ -12,8 +12,9 @@ from agentbench.errors import ConfigError, CorruptData, MissingData, UnknownName
 from agentbench.evaluate import EvalConfig, evaluate
 from agentbench.policies.build import build_policy
 from agentbench.policies.ready import ScriptedPolicy
-from agentbench.records import read_config, read_episodes
 from agentbench.registry import load
+from agentbench.runs.episodes import read_episodes
+from agentbench.runs.folder import read_config
 from agentbench.types import derive_seed
 
 TOY = Path(__file__).with_name("toy_plugin.py")
@@ -247,5 +248,5 @@ def test_an_env_without_expert_says_so(tmp_path):
 
 def test_a_strangers_policy_is_found_by_path(tmp_path):
     file = tmp_path / "mine.py"
-    file.write_text("from agentbench.policy import NullPolicy\nclass Mine(NullPolicy):\n    name = 'mine'\n")
+    file.write_text("from agentbench.policies.ready import NullPolicy\nclass Mine(NullPolicy):\n    name = 'mine'\n")
     assert evaluate(config(tmp_path, None, policy=f"{file}:Mine", limit=1)).policy == {"policy": "mine"}

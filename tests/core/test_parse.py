@@ -1,7 +1,7 @@
 import pytest
 
+from agentbench.dialogue.parse import FAILURES, get_parser
 from agentbench.errors import UnknownName
-from agentbench.parse import FAILURES, get_parser
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 import pytest
 
+from agentbench.dialogue.prompt import load_prompt
 from agentbench.errors import ConfigError, UnknownName
-from agentbench.prompt import load_prompt
 
 SLOTS = {
     "observation": "a room",

@@ -6,15 +6,8 @@ import orjson
 import pytest
 
 from agentbench.errors import CorruptData, MissingData, UsageError
-from agentbench.records import (
-    RunFolder,
-    decode_episode,
-    encode_episode,
-    first_difference,
-    read_config,
-    read_episodes,
-    read_timings,
-)
+from agentbench.runs.episodes import decode_episode, encode_episode, read_episodes
+from agentbench.runs.folder import RunFolder, first_difference, read_config, read_timings
 from agentbench.types import Action, Failure, Parent, Trajectory, Turn, to_dict
 
 
@@ -177,7 +170,7 @@ def test_missing_files_are_named(tmp_path):
 def test_a_second_writer_is_refused(tmp_path):
     pytest.importorskip("fcntl")
     program = (
-        "import sys; from pathlib import Path; from agentbench.records import RunFolder\n"
+        "import sys; from pathlib import Path; from agentbench.runs.folder import RunFolder\n"
         "from agentbench.errors import UsageError\n"
         "try: RunFolder.open(Path(sys.argv[1]), {}, resume=True)\n"
         "except UsageError as error: print(error)\n"

@@ -2,10 +2,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from agentbench.dialogue.prompt import load_prompt
+from agentbench.dialogue.render import Renderer
 from agentbench.envs.corridor import SPEC
 from agentbench.errors import UsageError
-from agentbench.prompt import load_prompt
-from agentbench.render import Renderer
 from agentbench.types import Action, Turn
 
 pytest.importorskip("transformers")
@@ -14,7 +14,7 @@ TEXTS = ["You are in room 1. <think> go left </think>", "open the red door"]
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory):
-    from agentbench.tiny import make_tokenizer
+    from agentbench.models.tiny import make_tokenizer
 
     return make_tokenizer(tmp_path_factory.mktemp("tok"), TEXTS, vocab_size=320)
 

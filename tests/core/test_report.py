@@ -6,9 +6,9 @@ from agentbench.config import validate
 from agentbench.errors import MissingData
 from agentbench.evaluate import EvalConfig, evaluate
 from agentbench.registry import load
-from agentbench.report import pages, render, stale_pages
-from agentbench.stats import Estimate
-from agentbench.summary import Plan, Rates, Summary, load_summary, summarise_run
+from agentbench.runs.report import pages, render, stale_pages
+from agentbench.runs.stats import Estimate
+from agentbench.runs.summary import Plan, Rates, Summary, load_summary, summarise_run
 
 TOY = Path(__file__).with_name("toy_plugin.py")
 write_panel = load("envs", f"{TOY}:write_panel")

@@ -1,7 +1,7 @@
 import pytest
 
+from agentbench.dialogue.segment import segment
 from agentbench.errors import ContractError
-from agentbench.segment import segment
 from agentbench.types import Action, Trajectory, Turn
 
 

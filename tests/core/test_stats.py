@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 
-from agentbench.stats import bootstrap_mean, mcnemar, pass_at_k, wilson, wilson_repeated
+from agentbench.runs.stats import bootstrap_mean, mcnemar, pass_at_k, wilson, wilson_repeated
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_bootstrap_is_seeded_and_flat_for_equal_values():
 
 
 def test_bootstrap_in_several_blocks_uses_every_resample(monkeypatch):
-    monkeypatch.setattr("agentbench.stats._CELLS", 10)
+    monkeypatch.setattr("agentbench.runs.stats._CELLS", 10)
     # blocks of 10 // 2 = 5 rows: the same chances as above, so the same ends
     found = bootstrap_mean([0.0, 1.0])
     assert (found.low, found.high) == (0.0, 1.0)

@@ -1,8 +1,8 @@
 import pytest
 
-from agentbench.records import Timings
-from agentbench.stats import wilson
-from agentbench.summary import Plan, summarise
+from agentbench.runs.folder import Timings
+from agentbench.runs.stats import wilson
+from agentbench.runs.summary import Plan, summarise
 from agentbench.types import Action, Failure, Trajectory, Turn
 
 PLAN = Plan(

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from agentbench.errors import UsageError
-from agentbench.tiny import make_model, make_tokenizer, mine_phrases
+from agentbench.models.tiny import make_model, make_tokenizer, mine_phrases
 
 pytest.importorskip("transformers", reason="needs the extra 'train'")
 

@@ -14,7 +14,7 @@ import yaml
 from agentbench.config import TrainConfig, validate
 from agentbench.errors import ConfigError, UsageError
 from agentbench.evaluate import EvalConfig, evaluate
-from agentbench.records import read_episodes
+from agentbench.runs.episodes import read_episodes
 from agentbench.train import TaskOrder, check, checkpoints, main, train
 
 pytest.importorskip("torch")

@@ -13,7 +13,7 @@ import yaml
 
 from agentbench.errors import UsageError
 from agentbench.launch import _how_late, launch
-from agentbench.records import read_episodes
+from agentbench.runs.episodes import read_episodes
 
 pytest.importorskip("torch")
 PROMPT = "agentbench.prompts:corridor/transcript"

@@ -11,7 +11,7 @@ def models(tmp_path_factory):
     """Folders "student" and "teacher" with one tokenizer."""
     from trainer_cases import write_model
 
-    from agentbench.tiny import make_tokenizer
+    from agentbench.models.tiny import make_tokenizer
 
     root = tmp_path_factory.mktemp("models")
     tokenizer = make_tokenizer(root / "tokenizer", [])

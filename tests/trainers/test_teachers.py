@@ -5,7 +5,7 @@ from transformers import AutoModelForCausalLM
 
 from agentbench.config import TeacherConfig
 from agentbench.errors import UsageError
-from agentbench.tiny import make_tokenizer
+from agentbench.models.tiny import make_tokenizer
 from agentbench.trainers.batch import collate
 from agentbench.trainers.teachers import LocalTeacher
 

@@ -13,7 +13,7 @@ from agentbench.engine import sample  # noqa: E402
 from agentbench.engines import vllm_worker  # noqa: E402
 from agentbench.engines.vllm_adapter import SUPPORTED, check_version, generation, on_cpu, scoring  # noqa: E402
 from agentbench.errors import MissingDependency, UsageError  # noqa: E402
-from agentbench.tiny import make_model, make_tokenizer  # noqa: E402
+from agentbench.models.tiny import make_model, make_tokenizer  # noqa: E402
 from agentbench.types import SamplingParams  # noqa: E402
 
 

@@ -12,8 +12,8 @@ from vllm_cases import MAX_CONTEXT, ask, largest_error, load, some_ids, table_of
 
 from agentbench.engine import Engine, Scorer, sample  # noqa: E402
 from agentbench.engines.hf import HFEngine  # noqa: E402
-from agentbench.engines.loading import weights_digest  # noqa: E402
 from agentbench.errors import EngineFailure, UsageError  # noqa: E402
+from agentbench.models.weights import weights_digest  # noqa: E402
 
 
 @pytest.fixture(scope="module")

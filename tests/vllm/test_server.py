@@ -19,11 +19,11 @@ from vllm_cases import ask, largest_error, load, scaled, score_error
 
 from agentbench.config import TeacherConfig
 from agentbench.engine import sample
-from agentbench.engines.loading import weights_digest
 from agentbench.engines.vllm_server import build
 from agentbench.errors import UsageError
-from agentbench.records import read_episodes
-from agentbench.tiny import make_model, make_tokenizer
+from agentbench.models.tiny import make_model, make_tokenizer
+from agentbench.models.weights import weights_digest
+from agentbench.runs.episodes import read_episodes
 from agentbench.train import main
 from agentbench.trainers.batch import collate
 from agentbench.trainers.processes import Processes

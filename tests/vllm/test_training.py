@@ -11,8 +11,8 @@ from vllm_cases import load, scaled
 
 from agentbench.engines import vllm_worker
 from agentbench.errors import TrainingError, UsageError
-from agentbench.records import read_episodes
-from agentbench.tiny import make_model, make_tokenizer
+from agentbench.models.tiny import make_model, make_tokenizer
+from agentbench.runs.episodes import read_episodes
 from agentbench.train import main
 
 

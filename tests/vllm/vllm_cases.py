@@ -5,7 +5,7 @@ import torch
 import transformers
 
 from agentbench.engine import Request
-from agentbench.tiny import make_model, make_tokenizer
+from agentbench.models.tiny import make_model, make_tokenizer
 from agentbench.types import SamplingParams
 
 MAX_CONTEXT = 400

@@ -5,11 +5,11 @@ import random
 import gymnasium
 import pytest
 
+from agentbench.dialogue.prompt import load_prompt
 from agentbench.env import INFO_KEYS
 from agentbench.envs.webshop import market
 from agentbench.envs.webshop.env import SPEC, WebShopEnv
 from agentbench.errors import UnknownName
-from agentbench.prompt import load_prompt
 from agentbench.testing import check_env
 
 MINI = ("mini-train", "mini-dev", "mini-test")

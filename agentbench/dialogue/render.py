@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from .errors import UsageError
+from ..errors import UsageError
+from ..types import Turn
 from .prompt import Prompt
-from .types import Turn
 
 if TYPE_CHECKING:
-    from .policy import View
+    from ..policy import View
 
 _REPLY = "{reply goes here}"
 _MESSAGE = "{message goes here}"

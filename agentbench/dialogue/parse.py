@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import Protocol
 
-from .errors import unknown_name
+from ..errors import unknown_name
 
 FAILURES: dict[str, str] = {
     "no_action": "the reply has no closed <action>…</action>",

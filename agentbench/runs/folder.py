@@ -12,108 +12,26 @@ strict. Leaves out numbers computed from records (`report`) and checkpoints (`tr
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import orjson
 import yaml
 
-from .errors import CorruptData, MissingData, UsageError
-from .types import Trajectory, trajectory_from_dict
+from ..errors import CorruptData, MissingData, UsageError
+from ..types import Trajectory
+from .episodes import EPISODES, Key, encode_episode
+from .files import Lines, encode_json, read_json, read_lines, write_whole
 
-try:
-    import fcntl
-except (
-    ImportError
-):  # pragma: no cover - Windows has no advisory locks; two writers are then the user's own fault
-    fcntl = None  # type: ignore[assignment]
-
-SCHEMA = 1
-"""Number of the record layout, on every line of episodes.jsonl."""
-EPISODES = "episodes.jsonl"
 TIMINGS, METRICS = "timings.jsonl", "metrics.jsonl"
 CONFIG, VERSIONS = "config.yaml", "versions.json"
 
-Key = tuple[str, int]
-"""(task id, repeat): what a run plays once."""
 
-_FIELDS = tuple(item.name for item in fields(Trajectory) if item.name != "seconds")
 _ABSENT = "(not set)"
-
-
-def encode_episode(trajectory: Trajectory) -> bytes:
-    """Write an episode as one line of episodes.jsonl, newline left out."""
-    # orjson writes the nested records itself, several times faster than dataclasses.asdict would copy them.
-    record = {"schema": SCHEMA} | {name: getattr(trajectory, name) for name in _FIELDS}
-    return orjson.dumps(record, option=orjson.OPT_SERIALIZE_NUMPY)
-
-
-def decode_episode(record: Mapping[str, Any]) -> Trajectory:
-    """Rebuild an episode from its parsed line.
-
-    Raises: ValueError: another schema, or keys are missing or unknown.
-    """
-    values = dict(record)
-    schema = values.pop("schema", None)
-    if schema != SCHEMA:
-        raise ValueError(f"schema {schema!r}, this release reads {SCHEMA}")
-    try:
-        return trajectory_from_dict(values)
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"not an episode: {type(error).__name__}: {error}") from error
-
-
-def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (line number, value) of a JSON lines file; nothing when it does not exist.
-
-    Raises: CorruptData: a line is torn or no JSON object; names file and line.
-    """
-    if not path.exists():
-        return
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.endswith(b"\n"):
-                raise CorruptData(
-                    f"{path} line {number} is torn (a run was killed there); continue it: --resume"
-                )
-            try:
-                value = orjson.loads(line)
-            except orjson.JSONDecodeError as error:
-                raise CorruptData(f"{path} line {number} is not JSON: {error}") from error
-            if not isinstance(value, dict):
-                raise CorruptData(f"{path} line {number} holds {type(value).__name__}, expected an object")
-            yield number, value
-
-
-def read_episodes(path: Path) -> list[Trajectory]:
-    """Read an episodes.jsonl (or the one in a run folder), in file order.
-
-    An errored episode that was played again is on record twice; only the later one is returned.
-
-    Raises: MissingData: no such file. CorruptData: a broken line, or an episode recorded twice; names it.
-    """
-    file = path / EPISODES if path.is_dir() else path
-    if not file.exists():
-        raise MissingData(f"no episodes at {file}; expected a run folder or an episodes.jsonl")
-    found: dict[Key, Trajectory] = {}
-    for number, value in read_lines(file):
-        try:
-            episode = decode_episode(value)
-        except ValueError as error:
-            raise CorruptData(f"{file} line {number}: {error}") from error
-        key = (episode.task, episode.repeat)
-        earlier = found.pop(key, None)
-        if earlier is not None and earlier.ok:
-            raise CorruptData(
-                f"{file} line {number} repeats task {episode.task!r} (repeat {episode.repeat}), on record already"
-            )
-        found[key] = episode
-    return list(found.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,49 +41,6 @@ class Timings:
     seconds: Mapping[Key, float]
     wall: float
     usage: Mapping[str, float] = field(default_factory=dict)
-
-
-class Lines:
-    """A JSON lines file open for appending; locked against a second writer, torn last line cut off."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._file = path.open("ab")
-        if fcntl is not None:
-            try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                self._file.close()
-                raise UsageError(
-                    f"{path} is being written by another process; wait for it or end it"
-                ) from error
-        _cut_torn_line(path)
-
-    def append(self, line: bytes | Mapping[str, Any]) -> None:
-        """Write one line and hand it to the operating system."""
-        data = line if isinstance(line, bytes) else orjson.dumps(line, option=orjson.OPT_SERIALIZE_NUMPY)
-        self._file.write(data + b"\n")
-        self._file.flush()
-
-    def close(self) -> None:
-        """Close the file, which also releases the lock."""
-        self._file.close()
-
-
-def _cut_torn_line(path: Path) -> None:
-    size = path.stat().st_size
-    with path.open("rb+") as file:
-        end, block = size, b""
-        while end and b"\n" not in block:
-            start = max(0, end - (1 << 16))
-            file.seek(start)
-            block = file.read(end - start)
-            if b"\n" in block:
-                end = start + block.rindex(b"\n") + 1
-                break
-            end = start
-        if end != size:
-            file.truncate(end)
 
 
 class RunFolder:
@@ -274,29 +149,6 @@ def read_config(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise CorruptData(f"{file} is not YAML: {' '.join(str(error).split())}") from error
     return dict(values or {})
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object. Raises: MissingData or CorruptData, naming the file."""
-    try:
-        return dict(orjson.loads(path.read_bytes()))
-    except FileNotFoundError as error:
-        raise MissingData(f"no file {path}") from error
-    except (orjson.JSONDecodeError, TypeError, ValueError) as error:
-        raise CorruptData(f"{path} is no JSON object: {error}") from error
-
-
-def encode_json(value: Any) -> bytes:
-    """Write a value as indented JSON with a final newline."""
-    options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS
-    return orjson.dumps(value, option=options | orjson.OPT_SERIALIZE_NUMPY)
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Replace a file in one go, so that a kill leaves the old or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(data)
-    temporary.replace(path)
 
 
 def read_timings(path: Path) -> Timings:

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .errors import MissingData
-from .records import EPISODES, encode_json, write_whole
+from ..errors import MissingData
+from .episodes import EPISODES
+from .files import encode_json, write_whole
 from .stats import Estimate
 from .summary import SUMMARY, Rates, Summary, load_summary, summarise_run
 

@@ -12,20 +12,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from .errors import UsageError, missing_dependency
-
-END_OF_TURN = "<|im_end|>"
-START_OF_TURN = "<|im_start|>"
-END_OF_TEXT = "<|endoftext|>"
-SPECIAL_TOKENS = (END_OF_TEXT, START_OF_TURN, END_OF_TURN)
-
-CHATML_TEMPLATE = (
-    "{%- for message in messages %}"
-    "{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}"
-    "{%- endfor %}"
-    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
-)
-"""ChatML as Qwen3 writes it, without tools and thinking: `<|im_start|>role\\ncontent<|im_end|>\\n` per message."""
+from ..errors import UsageError, missing_dependency
+from .chatml import CHATML_TEMPLATE, END_OF_TEXT, END_OF_TURN, SPECIAL_TOKENS, START_OF_TURN
 
 _HEADERS = ("system\n", "user\n", "assistant\n")
 
@@ -164,7 +152,7 @@ def make_model(
         import transformers
     except ImportError as error:
         raise missing_dependency("transformers", "train", "making a model") from error
-    from .engines.loading import quiet_transformers
+    from .loading import quiet_transformers
 
     hf: Any = transformers
     folder = Path(folder)

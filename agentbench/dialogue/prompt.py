@@ -19,7 +19,7 @@ import jinja2
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from .errors import ConfigError, UnknownName
+from ..errors import ConfigError, UnknownName
 
 Layout = Literal["fresh", "growing"]
 

@@ -6,13 +6,15 @@ Leaves out what is done with them (`hf`, `agentbench.trainers`).
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..errors import ContractError, CorruptData, UsageError, missing_dependency
+import numpy as np
+
+from ..engines.sampler import IntArray
+from ..errors import CorruptData, UsageError, missing_dependency
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _WEIGHTS = ("*.safetensors", "*.bin", "*.safetensors.index.json", "*.bin.index.json")
@@ -203,55 +205,31 @@ def quiet_transformers() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def copy_weights(model: Any, named_tensors: Iterable[tuple[str, Any]]) -> None:
-    """Overwrite a model's weights in place; tied weights stay tied, and may be given under either name.
+def end_ids(model: Any, tokenizer: Any) -> IntArray:
+    """Every token that ends a reply: the model's end tokens, the tokenizer's, and ChatML's where the template has it.
 
-    Raises: ContractError: a name or shape does not fit, or a weight was left out; the weights are then a mixture.
+    Raises: UsageError: there is none, so no reply would ever end.
     """
-    import torch
-
-    own = dict(model.state_dict(keep_vars=True))
-    given: set[int] = set()
-    with torch.no_grad():
-        for name, tensor in named_tensors:
-            if name not in own:
-                raise ContractError(f"the model has no weight {name!r}; one it has is {next(iter(own))!r}")
-            target = own[name]
-            if target.shape != tensor.shape:
-                raise ContractError(
-                    f"weight {name!r} has shape {tuple(tensor.shape)} and needs {tuple(target.shape)}"
-                )
-            if target.data_ptr() != tensor.data_ptr():
-                target.copy_(tensor)
-            given.add(id(target))
-    left_out = [name for name, parameter in model.named_parameters() if id(parameter) not in given]
-    if left_out:
-        raise ContractError(f"{len(left_out)} weights were not given, such as {left_out[0]!r}")
+    found: set[int] = set()
+    generation = getattr(model, "generation_config", None)
+    for source in (getattr(generation, "eos_token_id", None), tokenizer.eos_token_id):
+        found.update([source] if isinstance(source, int) else source or [])
+    if "<|im_end|>" in str(getattr(tokenizer, "chat_template", "")):
+        marker = tokenizer.encode("<|im_end|>", add_special_tokens=False)
+        found.update(marker if len(marker) == 1 else [])
+    if not found:
+        raise UsageError("model and tokenizer name no end token; set eos_token_id in generation_config.json")
+    return np.array(sorted(found), np.int64)
 
 
-def weights_digest(model: Any) -> str:
-    """Fingerprint of the weights: sha256 over the name, shape and up to 64 evenly spaced values of each.
+def max_context_of(config: Any, asked: int | None) -> int:
+    """The longest context of a model, or the shorter one asked for.
 
-    Cheap, and different after any training step that touches a sampled value; it does not prove that two models are
-    equal everywhere.
+    Raises: UsageError: the model cannot have it, or names none and none was asked for.
     """
-    return samples_digest((name, tuple(p.shape), some_values(p)) for name, p in model.named_parameters())
-
-
-def some_values(tensor: Any) -> Any:
-    """Up to 64 evenly spaced values of a tensor, float32 on the CPU."""
-    import torch
-
-    flat = tensor.detach().reshape(-1)
-    index = torch.linspace(0, flat.numel() - 1, min(64, flat.numel()), dtype=torch.float64).long()
-    return flat[index.to(flat.device)].float().cpu()
-
-
-def samples_digest(samples: Iterable[tuple[str, tuple[int, ...], Any]]) -> str:
-    """`weights_digest` of what was picked from each weight: its name, its shape and `some_values` of it, in order."""
-    digest, picked = hashlib.sha256(), []
-    for name, shape, values in samples:
-        digest.update(f"{name} {shape}\n".encode())
-        picked.append(values.numpy().tobytes())
-    digest.update(b"".join(picked))
-    return digest.hexdigest()[:16]
+    longest: Any = getattr(config, "max_position_embeddings", None)
+    if asked is None and longest is None:
+        raise UsageError("this model names no longest context (max_position_embeddings); pass max_context")
+    if asked is not None and (asked < 2 or (longest is not None and asked > longest)):
+        raise UsageError(f"max_context must be from 2 to {longest or 'any number'}, got {asked}")
+    return int(asked or longest)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from .types import Trajectory
+from ..types import Trajectory
 
 CONTEXT = -1
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import UsageError
-from .records import Key, read_episodes
+from ..errors import UsageError
+from ..types import Trajectory
+from .episodes import Key, read_episodes
 from .stats import Estimate, bootstrap_mean, mcnemar
 from .summary import Plan, read_plan
-from .types import Trajectory
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,11 +13,13 @@ from typing import Any
 
 from pydantic import Field
 
-from .config import Section, validate
-from .errors import MissingData
-from .records import VERSIONS, Timings, read_config, read_episodes, read_json, read_timings
+from ..config import Section, validate
+from ..errors import MissingData
+from ..types import Trajectory
+from .episodes import read_episodes
+from .files import read_json
+from .folder import VERSIONS, Timings, read_config, read_timings
 from .stats import Estimate, bootstrap_mean, pass_at_k, wilson_repeated
-from .types import Trajectory
 
 SUMMARY = "summary.json"
 
