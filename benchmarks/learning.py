@@ -20,11 +20,11 @@ from agentbench.dialogue.parse import get_parser
 from agentbench.dialogue.prompt import load_prompt
 from agentbench.dialogue.render import Renderer
 from agentbench.engines.hf import build
-from agentbench.episode import Episode
 from agentbench.machine import versions
 from agentbench.policies.model import ModelPolicy
 from agentbench.registry import env_spec
-from agentbench.rollout import run_episodes
+from agentbench.rollout.episode import Episode
+from agentbench.rollout.schedule import run_episodes
 from agentbench.runs.compare import compare_runs
 from agentbench.runs.episodes import read_episodes
 from agentbench.runs.stats import wilson

@@ -13,8 +13,8 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from agentbench.config import TrainConfig
 from agentbench.trainer import TrainerSpec, Update
+from agentbench.training.config import TrainConfig
 from agentbench.types import Group
 
 from .advantages import sampled_distillation

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from agentbench.config import TrainConfig
 from agentbench.errors import TrainingError, UsageError
 from agentbench.trainer import Update
+from agentbench.training.config import TrainConfig
 from agentbench.types import Group, RolloutPlan, SamplingParams, derive_seed
 
 from . import checkpoint

@@ -4,7 +4,8 @@
 - `adapter.pt`: the adapters alone, when there are any; merging cannot be undone exactly;
 - `trainer_state.json`, `optimizer.pt`, `rng-<process>.pt`.
 
-Process 0 writes all but its peers' random states. Leaves out when to save and how many to keep (`agentbench.train`).
+Process 0 writes all but its peers' random states. Leaves out when to save and how many
+to keep (`agentbench.training.loop`).
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from agentbench.config import TrainConfig
 from agentbench.trainer import TrainerSpec
+from agentbench.training.config import TrainConfig
 
 from .advantages import step_centred
 from .batch import Batch

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from pydantic import Field
 from torch import Tensor
 
-from agentbench.config import TeacherConfig, TrainConfig
 from agentbench.errors import UsageError
 from agentbench.trainer import TrainerSpec, Update
+from agentbench.training.config import TeacherConfig, TrainConfig
 from agentbench.types import Group
 
 from .advantages import GroupStats, Standardised, group_centred

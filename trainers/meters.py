@@ -1,6 +1,6 @@
 """Figures of one update: means over all processes, worst cases, and the teacher's gap by depth in the episode.
 
-Leaves out their interpretation (`alarms`) and where they are written (`agentbench.train`).
+Leaves out their interpretation (`alarms`) and where they are written (`agentbench.training.loop`).
 """
 
 from __future__ import annotations

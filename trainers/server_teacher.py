@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from agentbench.config import Section, TeacherConfig, TrainConfig, validate
+from agentbench.config import Section, validate
 from agentbench.engines.http_client import HttpClient, RequestRefused
 from agentbench.engines.vllm_wire import PROBE_TEXT, Scored, VLLMServer
 from agentbench.errors import EngineFailure, TrainingError, UsageError
 from agentbench.registry import trainer_spec
+from agentbench.training.config import TeacherConfig, TrainConfig
 
 from .batch import Batch
 from .prompt_scores import require_temperature_one, row_tokens, table

@@ -15,9 +15,10 @@ from typing import Literal
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from agentbench.config import Section, TrainConfig
+from agentbench.config import Section
 from agentbench.errors import ConfigError
 from agentbench.trainer import TrainerSpec, Update
+from agentbench.training.config import TrainConfig
 from agentbench.types import Authors, Group, RolloutPlan, Trajectory, derive_seed
 
 from .base import Algorithm

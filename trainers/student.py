@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from agentbench.config import LoraSettings, TrainConfig
 from agentbench.errors import UsageError
+from agentbench.training.config import LoraSettings, TrainConfig
 
 from .batch import Batch, Micro, idle_micro, micro_batches
 from .chunked_tokens import logprob

@@ -8,8 +8,9 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from agentbench.config import Section, TrainConfig
+from agentbench.config import Section
 from agentbench.errors import UsageError
+from agentbench.training.config import TrainConfig
 
 from .base import Algorithm, Descent
 from .batch import Batch

@@ -14,8 +14,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from agentbench.config import TeacherConfig
 from agentbench.errors import UsageError
+from agentbench.training.config import TeacherConfig
 
 from .batch import Batch, Micro, micro_batches
 from .chunked import LinearHead, chunk_rows, chunks, log_probs

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from agentbench.config import TeacherConfig
 from agentbench.engines.vllm import build
 from agentbench.errors import EngineFailure, TrainingError
+from agentbench.training.config import TeacherConfig
 
 from .batch import Batch
 from .models import check_tokenizers

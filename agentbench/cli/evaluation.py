@@ -102,7 +102,7 @@ def eval_(
     """Play a panel with a policy and report honest numbers."""
     from ..config import validate
     from ..errors import ConfigError
-    from ..evaluate import EvalConfig, evaluate
+    from ..evaluation.evaluate import EvalConfig, evaluate
     from ..runs.report import render
 
     values = _read_file(config) if config else {}

@@ -17,11 +17,16 @@ FORBIDDEN = {
     "envs": (
         "agentbench.trainers",
         "agentbench.engines",
-        "agentbench.train",
+        "agentbench.training.loop",
         "agentbench.cli",
-        "agentbench.evaluate",
+        "agentbench.evaluation.evaluate",
     ),
-    "trainers": ("agentbench.envs", "agentbench.cli", "agentbench.evaluate", "agentbench.train_log"),
+    "trainers": (
+        "agentbench.envs",
+        "agentbench.cli",
+        "agentbench.evaluation.evaluate",
+        "agentbench.training.log",
+    ),
     "prompts": ("agentbench",),
 }
 MAX_FILE_LINES = 400
@@ -104,7 +109,7 @@ def test_entry_points_resolve():
     [
         "import agentbench",
         "import agentbench.cli",
-        "import agentbench.rollout, agentbench.evaluate, agentbench.train",
+        "import agentbench.rollout.schedule, agentbench.evaluation.evaluate, agentbench.training.loop",
     ],
 )
 def test_core_imports_no_torch(statement):

@@ -266,7 +266,7 @@ def test_an_interrupt_exits_with_130(panel, capsys, monkeypatch):
     def stop(*args, **keys):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("agentbench.evaluate.run_episodes", stop)
+    monkeypatch.setattr("agentbench.evaluation.evaluate.run_episodes", stop)
     assert run(evaluation(panel)) == 130
     assert "interrupted" in capsys.readouterr().err
 

@@ -4,7 +4,7 @@ import pytest
 
 from agentbench.config import validate
 from agentbench.errors import UsageError
-from agentbench.evaluate import EvalConfig, evaluate
+from agentbench.evaluation.evaluate import EvalConfig, evaluate
 from agentbench.policies.ready import ScriptedPolicy
 from agentbench.registry import load
 from agentbench.runs.compare import compare_runs

@@ -5,11 +5,11 @@ from agentbench.dialogue.prompt import load_prompt
 from agentbench.dialogue.render import Renderer
 from agentbench.dialogue.segment import segment
 from agentbench.envs.corridor import SPEC, tasks
-from agentbench.episode import Episode
 from agentbench.errors import ConfigError
 from agentbench.policies.demonstrations import MixturePolicy, TokenisedPolicy
 from agentbench.policies.ready import ExpertPolicy, NullPolicy
-from agentbench.rollout import run_episodes
+from agentbench.rollout.episode import Episode
+from agentbench.rollout.schedule import run_episodes
 from agentbench.types import derive_seed
 
 pytest.importorskip("transformers")

@@ -10,8 +10,9 @@ import pytest
 import yaml
 
 from agentbench.cli import run
-from agentbench.config import TrainConfig, validate
+from agentbench.config import validate
 from agentbench.registry import names, trainer_spec
+from agentbench.training.config import TrainConfig
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])

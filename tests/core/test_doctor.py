@@ -7,7 +7,7 @@ from collections import namedtuple
 
 import orjson
 
-from agentbench import machine
+from agentbench import doctor, machine
 from agentbench.doctor import examine, known_problems
 from agentbench.machine import versions
 
@@ -65,7 +65,7 @@ def test_versions_are_read_without_importing(monkeypatch, tmp_path):
         (tmp_path / package).mkdir()
         (tmp_path / package / "__init__.py").write_text("raise RuntimeError('imported')")
         (tmp_path / package / file).write_text(text)
-    script = "from agentbench.doctor import torch_cuda, vllm_version; print(vllm_version(), torch_cuda())"
+    script = "from agentbench.machine import torch_cuda, vllm_version; print(vllm_version(), torch_cuda())"
     done = subprocess.run(
         [sys.executable, "-c", script],
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
@@ -76,7 +76,7 @@ def test_versions_are_read_without_importing(monkeypatch, tmp_path):
     assert done.stdout.split() == ["0.32.0", "13.0"]
     (tmp_path / "torch" / "version.py").write_text("cuda: Optional[str] = None\nhip: str = 'x'\n")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: Spec(str(tmp_path / name / "__init__.py")))
-    assert doctor.torch_cuda() is None
+    assert machine.torch_cuda() is None
 
 
 Spec = namedtuple("Spec", "origin")
@@ -87,11 +87,11 @@ def test_gpus_come_from_the_driver(monkeypatch, tmp_path):
     fake.write_text("#!/bin/sh\necho 'NVIDIA H200, 143771 MiB, 570.1'\n")
     fake.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    assert doctor.hardware()["gpus"] == [
+    assert machine.hardware()["gpus"] == [
         {"name": "NVIDIA H200", "memory.total": "143771 MiB", "driver_version": "570.1"}
     ]
     fake.write_text("#!/bin/sh\nexit 9\n")
-    assert doctor.hardware()["gpus"] == []
+    assert machine.hardware()["gpus"] == []
 
 
 def test_data_sets_are_listed_with_their_state(monkeypatch, tmp_path):

@@ -10,7 +10,7 @@ from agentbench.engines import http_client
 from agentbench.engines.http_client import HttpClient, ServerUnavailable
 from agentbench.engines.openai import build
 from agentbench.errors import ConfigError, ContextFull, UsageError
-from agentbench.evaluate import EvalConfig, evaluate
+from agentbench.evaluation.evaluate import EvalConfig, evaluate
 from agentbench.registry import load
 from agentbench.runs.episodes import encode_episode, read_episodes
 from agentbench.runs.folder import read_timings
@@ -346,9 +346,9 @@ def test_settings_that_need_token_ids_are_refused(server, tmp_path):
 
 def test_training_on_text_is_refused(server, tmp_path):
     pytest.importorskip("torch")
-    from agentbench.config import TrainConfig
     from agentbench.models.tiny import make_model, make_tokenizer
-    from agentbench.train import train
+    from agentbench.training.config import TrainConfig
+    from agentbench.training.loop import train
 
     folder = make_model(tmp_path / "m", make_tokenizer(tmp_path / "m", []), hidden=32, layers=1, heads=2)
     values = {"algorithm": "grpo", "output_dir": str(tmp_path / "t"), "model_name_or_path": str(folder)}

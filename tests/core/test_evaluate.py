@@ -9,7 +9,7 @@ import pytest
 
 from agentbench.config import validate
 from agentbench.errors import ConfigError, CorruptData, MissingData, UnknownName, UsageError
-from agentbench.evaluate import EvalConfig, evaluate
+from agentbench.evaluation.evaluate import EvalConfig, evaluate
 from agentbench.policies.build import build_policy
 from agentbench.policies.ready import ScriptedPolicy
 from agentbench.registry import load
@@ -248,5 +248,7 @@ def test_an_env_without_expert_says_so(tmp_path):
 
 def test_a_strangers_policy_is_found_by_path(tmp_path):
     file = tmp_path / "mine.py"
-    file.write_text("from agentbench.policies.ready import NullPolicy\nclass Mine(NullPolicy):\n    name = 'mine'\n")
+    file.write_text(
+        "from agentbench.policies.ready import NullPolicy\nclass Mine(NullPolicy):\n    name = 'mine'\n"
+    )
     assert evaluate(config(tmp_path, None, policy=f"{file}:Mine", limit=1)).policy == {"policy": "mine"}

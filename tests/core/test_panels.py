@@ -5,7 +5,7 @@ import pytest
 import yaml
 
 from agentbench.errors import ConfigError, MissingData, UnknownName, UsageError
-from agentbench.panels import all_panels, digest, load_panel, parse_panel
+from agentbench.evaluation.panels import all_panels, digest, load_panel, parse_panel
 from agentbench.registry import load
 
 TOY = Path(__file__).with_name("toy_plugin.py")
@@ -129,7 +129,7 @@ def test_a_path_is_a_panel_too(tmp_path):
 def test_shipped_panels_are_found_by_id_and_typos_get_a_suggestion(tmp_path, monkeypatch):
     file = tmp_path / "toy-test.yaml"
     file.write_text("# a comment\n" + text(count=2))
-    monkeypatch.setattr("agentbench.panels.panel_files", lambda: {"toy-test": file})
+    monkeypatch.setattr("agentbench.evaluation.panels.panel_files", lambda: {"toy-test": file})
     assert load_panel("toy/test@1").count == 2
     assert [item.id for item in all_panels()] == ["toy/test@1"]
     with pytest.raises(UnknownName, match="Did you mean 'toy/test@1'"):

@@ -3,7 +3,7 @@
 import pytest
 
 from agentbench.errors import TrainingError
-from agentbench.publish import publish
+from agentbench.training.publish import publish
 
 
 class Engine:

@@ -4,7 +4,7 @@ import pytest
 
 from agentbench.config import validate
 from agentbench.errors import MissingData
-from agentbench.evaluate import EvalConfig, evaluate
+from agentbench.evaluation.evaluate import EvalConfig, evaluate
 from agentbench.registry import load
 from agentbench.runs.report import pages, render, stale_pages
 from agentbench.runs.stats import Estimate

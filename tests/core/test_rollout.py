@@ -3,15 +3,15 @@ import time
 
 import pytest
 
-from agentbench.collect import Stage, collect
 from agentbench.env import EnvSpec, TextEnv
 from agentbench.envs.corridor import SPEC, tasks
-from agentbench.episode import Episode, Limits, Start
 from agentbench.errors import ContractError, CorruptData, UnknownName, UsageError
 from agentbench.policies.ready import ExpertPolicy, NullPolicy, RandomPolicy, ReplayPolicy, ScriptedPolicy
 from agentbench.policy import InstantPolicy
-from agentbench.rollout import run_episodes
-from agentbench.sampling import pick_anchors
+from agentbench.rollout.anchors import pick_anchors
+from agentbench.rollout.collect import Stage, collect
+from agentbench.rollout.episode import Episode, Limits, Start
+from agentbench.rollout.schedule import run_episodes
 from agentbench.types import Action, RolloutPlan, Trajectory, Turn, derive_seed
 
 TASKS = tasks("test")[:20]

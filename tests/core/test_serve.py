@@ -12,10 +12,11 @@ import yaml
 
 from agentbench import serve as serve_module
 from agentbench.cli import run
-from agentbench.config import TeacherConfig, validate
+from agentbench.config import validate
 from agentbench.errors import UsageError
-from agentbench.evaluate import EvalConfig
+from agentbench.evaluation.evaluate import EvalConfig
 from agentbench.serve import Serving, answers
+from agentbench.training.config import TeacherConfig
 
 FAKE = """
 import argparse, http.server, subprocess, sys, time

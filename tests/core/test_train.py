@@ -11,11 +11,16 @@ import time
 import pytest
 import yaml
 
-from agentbench.config import TrainConfig, validate
+from agentbench.cli.training import main
+from agentbench.config import validate
 from agentbench.errors import ConfigError, UsageError
-from agentbench.evaluate import EvalConfig, evaluate
+from agentbench.evaluation.evaluate import EvalConfig, evaluate
 from agentbench.runs.episodes import read_episodes
-from agentbench.train import TaskOrder, check, checkpoints, main, train
+from agentbench.training.check import check
+from agentbench.training.checkpoints import checkpoints
+from agentbench.training.config import TrainConfig
+from agentbench.training.loop import train
+from agentbench.training.tasks import TaskOrder
 
 pytest.importorskip("torch")
 PROMPT = "agentbench.prompts:corridor/transcript"

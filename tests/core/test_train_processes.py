@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from agentbench.errors import UsageError
-from agentbench.launch import _how_late, launch
 from agentbench.runs.episodes import read_episodes
+from agentbench.training.launch import _how_late, launch
 
 pytest.importorskip("torch")
 PROMPT = "agentbench.prompts:corridor/transcript"

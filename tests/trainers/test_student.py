@@ -11,12 +11,12 @@ from trainer_cases import (
 )
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, GraniteConfig, GraniteForCausalLM
 
-from agentbench.config import LoraSettings
 from agentbench.engine import Request, sample
 from agentbench.engines.hf import build as hf_engine
 from agentbench.errors import UsageError
 from agentbench.trainers.batch import collate
 from agentbench.trainers.student import learning_rate
+from agentbench.training.config import LoraSettings
 from agentbench.types import Group, SamplingParams
 
 

@@ -3,11 +3,11 @@ import torch
 from trainer_cases import make_run, make_student, naive, random_groups, write_model
 from transformers import AutoModelForCausalLM
 
-from agentbench.config import TeacherConfig
 from agentbench.errors import UsageError
 from agentbench.models.tiny import make_tokenizer
 from agentbench.trainers.batch import collate
 from agentbench.trainers.teachers import LocalTeacher
+from agentbench.training.config import TeacherConfig
 
 
 def test_scores_and_top_k_are_the_models_own(models):

@@ -13,7 +13,7 @@ from agentbench import data
 from agentbench.envs.alfworld import games
 from agentbench.envs.alfworld.generate import game_for, write_game
 from agentbench.errors import CorruptData, MissingData, UnknownName, UsageError
-from agentbench.panels import load_panel
+from agentbench.evaluation.panels import load_panel
 from agentbench.registry import env_spec
 
 REAL = Path(__file__).parents[4] / "shared" / "data" / "alfworld"

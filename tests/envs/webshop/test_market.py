@@ -6,7 +6,7 @@ from agentbench.envs.webshop.dataset import DATASET
 from agentbench.envs.webshop.env import SPEC
 from agentbench.envs.webshop.generate import write_files
 from agentbench.errors import MissingData, UnknownName
-from agentbench.panels import load_panel
+from agentbench.evaluation.panels import load_panel
 
 
 @pytest.fixture

@@ -4,9 +4,10 @@ import json
 
 import pytest
 
-from agentbench.config import TrainConfig, validate
+from agentbench.config import validate
 from agentbench.runs.episodes import read_episodes
-from agentbench.train import train
+from agentbench.training.config import TrainConfig
+from agentbench.training.loop import train
 
 pytest.importorskip("torch")
 

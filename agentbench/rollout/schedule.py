@@ -14,11 +14,11 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any
 
-from .env import INFO_KEYS, EnvSpec, Info, StepReturn, TextEnv
+from ..env import INFO_KEYS, EnvSpec, Info, StepReturn, TextEnv
+from ..errors import ContractError, CorruptData, UsageError
+from ..policy import Decision, InstantPolicy, Policy, View
+from ..types import End, Failure, Parent, Trajectory, Turn, author_of
 from .episode import Episode, Limits, replay
-from .errors import ContractError, CorruptData, UsageError
-from .policy import Decision, InstantPolicy, Policy, View
-from .types import End, Failure, Parent, Trajectory, Turn, author_of
 
 
 @dataclass(slots=True)

@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .env import EnvSpec
+from ..env import EnvSpec
+from ..errors import UsageError
+from ..policy import InstantPolicy, Policy
+from ..types import Group, RolloutPlan, Trajectory, derive_seed
+from .anchors import pick_anchors
 from .episode import Episode, Limits, Start
-from .errors import UsageError
-from .policy import InstantPolicy, Policy
-from .rollout import run_episodes
-from .sampling import pick_anchors
-from .types import Group, RolloutPlan, Trajectory, derive_seed
+from .schedule import run_episodes
 
 
 @dataclass(frozen=True)

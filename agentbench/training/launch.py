@@ -13,7 +13,7 @@ import sys
 import uuid
 from collections.abc import Sequence
 
-from .errors import TrainingError, UsageError, missing_dependency
+from ..errors import TrainingError, UsageError, missing_dependency
 
 
 def launch(words: Sequence[str], processes: int) -> int:

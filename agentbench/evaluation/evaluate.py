@@ -14,21 +14,21 @@ from typing import Any, Protocol
 
 from pydantic import Field
 
-from .env import EnvSpec
-from .episode import Episode, Limits
-from .errors import ConfigError, CorruptData, UsageError
-from .machine import versions
+from ..env import EnvSpec
+from ..errors import ConfigError, CorruptData, UsageError
+from ..machine import versions
+from ..policies.build import PolicyConfig, build_policy
+from ..policies.chat import ChatPolicy
+from ..policy import Policy
+from ..registry import env_spec
+from ..rollout.episode import Episode, Limits
+from ..rollout.schedule import run_episodes
+from ..runs.episodes import Key, read_episodes
+from ..runs.folder import RunFolder, check_output, read_timings
+from ..runs.report import write_pages
+from ..runs.summary import Plan, Summary, summarise
+from ..types import Trajectory, derive_seed
 from .panels import ResolvedPanel, digest, load_panel
-from .policies.build import PolicyConfig, build_policy
-from .policies.chat import ChatPolicy
-from .policy import Policy
-from .registry import env_spec
-from .rollout import run_episodes
-from .runs.episodes import Key, read_episodes
-from .runs.folder import RunFolder, check_output, read_timings
-from .runs.report import write_pages
-from .runs.summary import Plan, Summary, summarise
-from .types import Trajectory, derive_seed
 
 Progress = Callable[[Trajectory | None, int, int], None]
 """`progress(episode, done, total)`, called once with None before the first episode and after each one."""

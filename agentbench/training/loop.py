@@ -7,99 +7,34 @@ killed and resumed ends as if it had not been.
 
 from __future__ import annotations
 
-import os
-import random
-import re
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from .collect import Stage, collect
-from .config import TrainConfig, dump, read_config, validate
-from .engine import Engine, TextEngine
-from .env import EnvSpec
-from .errors import ConfigError, TrainingError, UsageError
-from .evaluate import EvalConfig, assist, evaluate
-from .launch import launch
-from .machine import versions
-from .policies.model import ModelPolicy
+from ..config import dump
+from ..engine import Engine, TextEngine
+from ..env import EnvSpec
+from ..errors import TrainingError, UsageError
+from ..evaluation.evaluate import EvalConfig, assist, evaluate
+from ..machine import versions
+from ..policies.model import ModelPolicy
+from ..registry import open_engine
+from ..rollout.collect import Stage, collect
+from ..runs.files import encode_json, write_whole
+from ..runs.folder import CONFIG, VERSIONS, check_output
+from ..trainer import Trainer, Update
+from ..types import Group, SamplingParams, Trajectory
+from .authors import build_stage, student_parser, student_renderer
+from .check import check
+from .checkpoints import checkpoints
+from .config import TrainConfig
+from .log import TrainLog
 from .publish import publish
-from .registry import env_spec, open_engine, trainer_spec
-from .runs.files import encode_json, write_whole
-from .runs.folder import CONFIG, VERSIONS, check_output
-from .stage import build_stage, student_parser, student_renderer
-from .train_log import TrainLog
-from .trainer import Trainer, TrainerSpec, Update
-from .types import Group, SamplingParams, Trajectory, derive_seed
+from .tasks import TaskOrder
 
-_CHECKPOINT = re.compile(r"checkpoint-(\d+)$")
 _FREE_ON_RESUME = frozenset({"output_dir", "report_to", "save_steps", "save_total_limit"})
-
-
-class TaskOrder:
-    """Which tasks each step plays: seeded shuffles of the split, one after the other, without end."""
-
-    def __init__(self, tasks: Sequence[str], seed: int) -> None:
-        if not tasks:
-            raise UsageError("the split has no tasks to train on")
-        self.tasks = list(tasks)
-        self.seed = seed
-
-    def at(self, first: int, count: int) -> list[str]:
-        """Tasks number `first` to `first + count` of the endless order."""
-        return [
-            self._epoch(number // len(self.tasks))[number % len(self.tasks)]
-            for number in range(first, first + count)
-        ]
-
-    def _epoch(self, epoch: int) -> list[str]:
-        order = list(self.tasks)
-        random.Random(derive_seed(self.seed, "epoch", epoch)).shuffle(order)
-        return order
-
-
-def check(config: TrainConfig) -> tuple[TrainerSpec, Any, EnvSpec]:
-    """Check everything that can be checked before a model is loaded.
-
-    Returns: the algorithm, its settings, the environment.
-    Raises: ConfigError, UnknownName, MissingData: each names the key and the next step.
-    """
-    spec = trainer_spec(config.algorithm)
-    settings = validate(spec.config, config.trainer, "trainer.")
-    env = env_spec(config.env.name)
-    if "teacher" in spec.needs and not config.teachers:
-        raise ConfigError(
-            f"algorithm {spec.id!r} needs a teacher; set teachers: [{{model_name_or_path: ...}}]"
-        )
-    if "teacher" not in spec.needs and config.teachers:
-        raise ConfigError(f"algorithm {spec.id!r} uses no teacher; remove the key 'teachers'")
-    for key in sorted(spec.ignores):
-        value, default = _lookup(config, key), _lookup(_defaults(config), key)
-        if value != default:
-            raise ConfigError(f"algorithm {spec.id!r} ignores the key {key!r} (set to {value!r}); remove it")
-    if config.env.split not in env.splits:
-        raise ConfigError(
-            f"env.split = {config.env.split!r} is not a split of {env.id}: {', '.join(env.splits)}"
-        )
-    return spec, settings, env
-
-
-def _defaults(config: TrainConfig) -> TrainConfig:
-    return TrainConfig(
-        algorithm=config.algorithm,
-        output_dir="",
-        model_name_or_path=config.model_name_or_path,
-        env=config.env,
-    )
-
-
-def _lookup(config: Any, key: str) -> Any:
-    for part in key.split("."):
-        config = getattr(config, part)
-    return config
 
 
 @dataclass
@@ -226,12 +161,6 @@ class Run:
                     shutil.rmtree(folder)
 
 
-def checkpoints(folder: Path) -> list[tuple[int, Path]]:
-    """Complete checkpoints of a run, oldest first."""
-    found = [(_CHECKPOINT.match(path.name), path) for path in folder.iterdir()] if folder.is_dir() else []
-    return sorted((int(match.group(1)), path) for match, path in found if match)
-
-
 def annotate(groups: Sequence[Group], update: Update) -> list[Trajectory]:
     """Write the trainer's turn columns into the turns' annotations."""
     annotated = []
@@ -329,50 +258,3 @@ def _loop(run: Run, first: int, report: Callable[[str], None]) -> dict[str, floa
 def _line(done: int, steps: int, metrics: Mapping[str, float]) -> str:
     shown = [name for name in ("rollout/success", "loss", "eval/success") if name in metrics]
     return f"step {done}/{steps}  " + "  ".join(f"{name} {metrics[name]:.4g}" for name in shown)
-
-
-def _peer_is_gone(error: RuntimeError) -> bool:
-    """Tell the ways in which torch's process groups report a lost peer; they have no class in common."""
-    return "gloo" in str(error) or type(error).__name__ in ("DistBackendError", "DistNetworkError")
-
-
-def main(
-    path: str | Path,
-    overrides: Sequence[str],
-    *,
-    resume: bool = False,
-    dry_run: bool = False,
-    num_processes: int | None = None,
-) -> int:
-    """Do what `agentbench train` does; returns its exit code.
-
-    Args:
-        path: configuration file.
-        overrides: `key.sub=value`, over the file's.
-        resume: go on from the newest checkpoint.
-        dry_run: check everything that needs no model, show the resolved configuration, train nothing.
-        num_processes: start so many processes on this machine; None trains in this one, or is one of several already.
-    """
-    if num_processes is not None:
-        overrides = [*overrides, f"num_processes={num_processes}"]
-    config = read_config(path, overrides)
-    check(config)
-    if dry_run:
-        print(dump(config))
-        return 0
-    if num_processes is not None and num_processes > 1:
-        return launch(["train", str(path), *overrides, *(["--resume"] if resume else [])], num_processes)
-    began = time.monotonic()
-    try:
-        train(config, resume=resume)
-    except RuntimeError as error:
-        if config.num_processes > 1 and _peer_is_gone(error):
-            raise TrainingError(
-                "another process of this run ended; what it said last is the reason"
-            ) from error
-        raise
-    if int(os.environ.get("RANK", "0")) == 0:
-        last = checkpoints(Path(config.output_dir))[-1][1]
-        seconds = time.monotonic() - began
-        print(f"done in {seconds:.0f} s: {last}  (metrics.jsonl, rollouts/ and eval/ lie beside it)")
-    return 0

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .dialogue.segment import segment
-from .engine import Engine, Scorer
-from .errors import TrainingError
-from .trainer import Trainer
-from .types import Group
+from ..dialogue.segment import segment
+from ..engine import Engine, Scorer
+from ..errors import TrainingError
+from ..trainer import Trainer
+from ..types import Group
 
 PROBE_TOKENS = 256
 """The probe is this long at most."""

@@ -13,12 +13,12 @@ from typing import Any
 
 import orjson
 
+from ..errors import ConfigError, missing_dependency
+from ..runs.episodes import encode_episode
+from ..runs.files import Lines, read_lines, write_whole
+from ..runs.folder import METRICS, TIMINGS
+from ..types import Trajectory
 from .config import TrainConfig
-from .errors import ConfigError, missing_dependency
-from .runs.episodes import encode_episode
-from .runs.files import Lines, read_lines, write_whole
-from .runs.folder import METRICS, TIMINGS
-from .types import Trajectory
 
 BEST = "best.json"
 ROLLOUTS = "rollouts"

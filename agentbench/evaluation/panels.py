@@ -13,7 +13,7 @@ file of the user's. All keys but those marked optional are required; any other k
     official_size: 134              # optional: tasks in the official split, where `tasks` names fewer
     env_options: {engine: native}   # optional: keyword options of EnvSpec.make
 
-`agentbench.panels.digest(ids)` gives the sha256. With `tasks`, ids that the data lacks are an error unless
+`agentbench.evaluation.panels.digest(ids)` gives the sha256. With `tasks`, ids that the data lacks are an error unless
 the caller allows it. With `official_size` above len(tasks), tasks of the split that the file does not name are
 played after the named ones as long as no more than `official_size` result; a report then says how many of the
 official tasks there are.
@@ -32,10 +32,10 @@ from typing import Any
 import yaml
 from pydantic import Field
 
-from .config import Section, validate
-from .env import EnvSpec
-from .errors import ConfigError, MissingData, UsageError, unknown_name
-from .registry import panel_files
+from ..config import Section, validate
+from ..env import EnvSpec
+from ..errors import ConfigError, MissingData, UsageError, unknown_name
+from ..registry import panel_files
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C loader reads 3,500 ids ten times faster
 _ID = re.compile(r"^id:[ \t]*[\"']?([^\s\"']+)", re.MULTILINE)

@@ -9,9 +9,9 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 
+from ..errors import UsageError, unknown_name
+from ..types import Trajectory, Turn
 from .episode import Start
-from .errors import UsageError, unknown_name
-from .types import Trajectory, Turn
 
 Rule = Callable[[Turn, int], float]
 

@@ -5,20 +5,20 @@ Leaves out carrying plans out (`collect`) and the loop (`train`).
 
 from __future__ import annotations
 
-from .collect import Stage
+from ..dialogue.parse import Parser, get_parser
+from ..dialogue.prompt import load_prompt
+from ..dialogue.render import Renderer
+from ..engine import Engine
+from ..env import EnvSpec
+from ..policies.demonstrations import MixturePolicy, TokenisedPolicy
+from ..policies.model import ModelPolicy
+from ..policies.ready import ExpertPolicy, ExplorerPolicy, RandomPolicy
+from ..policy import InstantPolicy, Policy
+from ..rollout.collect import Stage
+from ..rollout.episode import Limits
+from ..trainer import Trainer
+from ..types import SamplingParams
 from .config import TrainConfig
-from .dialogue.parse import Parser, get_parser
-from .dialogue.prompt import load_prompt
-from .dialogue.render import Renderer
-from .engine import Engine
-from .env import EnvSpec
-from .episode import Limits
-from .policies.demonstrations import MixturePolicy, TokenisedPolicy
-from .policies.model import ModelPolicy
-from .policies.ready import ExpertPolicy, ExplorerPolicy, RandomPolicy
-from .policy import InstantPolicy, Policy
-from .trainer import Trainer
-from .types import SamplingParams
 
 
 def student_renderer(config: TrainConfig, spec: EnvSpec, trainer: Trainer) -> Renderer:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .env import EnvSpec, Info, TextEnv
-from .errors import ContractError, UsageError
-from .types import Authors, Trajectory
+from ..env import EnvSpec, Info, TextEnv
+from ..errors import ContractError, UsageError
+from ..types import Authors, Trajectory
 
 
 @dataclass(frozen=True, slots=True)
