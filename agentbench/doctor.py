@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .data import data_root, installed
-from .engines.vllm_adapter import SUPPORTED
+from .engines.vllm.adapter import SUPPORTED
 from .errors import CorruptData
 from .machine import PACKAGES, _version, hardware, torch_cuda, versions, vllm_version
 from .registry import names

@@ -27,7 +27,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 from agentbench.engine import Request
-from agentbench.engines.hf import HFEngine
+from agentbench.engines.hf.engine import HFEngine
 from agentbench.models.tiny import make_model, make_tokenizer
 from agentbench.types import SamplingParams
 

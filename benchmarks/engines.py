@@ -197,8 +197,8 @@ class Stopwatch:
 
 def training_part(options: argparse.Namespace) -> dict[str, Any]:
     """Shares of CPU time of ATOD steps, all but the first, by engine."""
-    from agentbench.engines.hf import HFEngine
-    from agentbench.engines.vllm import VLLMEngine
+    from agentbench.engines.hf.engine import HFEngine
+    from agentbench.engines.vllm.engine import VLLMEngine
     from agentbench.trainers.base import Algorithm
     from agentbench.trainers.student import Student
     from agentbench.trainers.teachers import LocalTeacher

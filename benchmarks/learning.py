@@ -19,7 +19,7 @@ from typing import Any
 from agentbench.dialogue.parse import get_parser
 from agentbench.dialogue.prompt import load_prompt
 from agentbench.dialogue.render import Renderer
-from agentbench.engines.hf import build
+from agentbench.engines.hf.engine import build
 from agentbench.machine import versions
 from agentbench.policies.model import ModelPolicy
 from agentbench.registry import env_spec

@@ -106,7 +106,7 @@ def repeat(name: str, steps: int, generate: Callable[[], Any], update: Callable[
 def run_ours(root: Path, steps: int, loss: str, micro_batch: int) -> Figures:
     """Our engine and our `opd`, in micro-batches of so many tokens."""
     from agentbench.engine import Request, sample
-    from agentbench.engines.hf import build
+    from agentbench.engines.hf.engine import build
     from agentbench.trainers.opd import SPEC
     from agentbench.training.config import EnvConfig, TeacherConfig, TrainConfig
     from agentbench.types import Group, SamplingParams, Trajectory, Turn

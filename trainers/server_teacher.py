@@ -1,7 +1,7 @@
 """A frozen teacher behind a vLLM server: sampled-token and top-K log-probs of given tokens, over HTTP.
 
 The server scores prompts at temperature 1 and gives no entropy. Leaves out the divergence over the full
-vocabulary, which needs hidden states (`teachers.LocalTeacher`), and the wire (`agentbench.engines.vllm_wire`).
+vocabulary, which needs hidden states (`teachers.LocalTeacher`), and the wire (`agentbench.engines.vllm.wire`).
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import numpy as np
 from pydantic import Field
 
 from agentbench.config import Section, validate
-from agentbench.engines.http_client import HttpClient, RequestRefused
-from agentbench.engines.vllm_wire import PROBE_TEXT, Scored, VLLMServer
+from agentbench.engines.http import HttpClient, RequestRefused
+from agentbench.engines.vllm.wire import PROBE_TEXT, Scored, VLLMServer
 from agentbench.errors import EngineFailure, TrainingError, UsageError
 from agentbench.registry import trainer_spec
 from agentbench.training.config import TeacherConfig, TrainConfig
@@ -28,7 +28,7 @@ from .teachers import TeacherScores, require_top_k
 
 
 class ServerOptions(Section):
-    """Keys of `engine_options`; those not explained here are of `agentbench.engines.http_client.HttpClient`.
+    """Keys of `engine_options`; those not explained here are of `agentbench.engines.http.HttpClient`.
 
     Attributes:
         cache_bytes: memory for scores of rows that may be asked for again; the oldest are dropped.

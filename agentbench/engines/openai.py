@@ -20,7 +20,7 @@ from ..engine import Completion, TextRequest
 from ..errors import ContextFull, EngineFailure, UsageError
 from ..models.loading import find_tokenizer
 from ..types import Action, Finish
-from .http_client import HttpClient, RequestRefused, checked_url
+from .http import HttpClient, RequestRefused, checked_url
 
 Api = Literal["chat", "completions"]
 

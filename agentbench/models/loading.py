@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..engines.sampler import IntArray
+from ..engines.hf.sampler import IntArray
 from ..errors import CorruptData, UsageError, missing_dependency
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")

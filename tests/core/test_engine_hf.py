@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from agentbench.engine import Engine, Request, sample
-from agentbench.engines.hf import HFEngine, build
+from agentbench.engines.hf.engine import HFEngine, build
 from agentbench.errors import EngineFailure, UsageError
 from agentbench.models.tiny import make_model, make_tokenizer
 from agentbench.types import SamplingParams
@@ -309,7 +309,7 @@ def test_time_limit_fails_the_request_only(make):
 
 def test_time_limit_ends_a_running_reply_and_leaves_the_others(make, monkeypatch):
     clock = itertools.count()
-    monkeypatch.setattr("agentbench.engines.hf.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("agentbench.engines.hf.engine.time.monotonic", lambda: next(clock))
     engine = make(request_timeout=10)  # the clock advances by one with every request and every step
     engine.submit([ask("endless", max_new_tokens=90, min_new_tokens=90), ask("quick", max_new_tokens=2)])
     assert [done.key for done in engine.poll()] == ["quick"]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from agentbench.engine import Request, sample
-from agentbench.engines.hf import HFEngine, build
+from agentbench.engines.hf.engine import HFEngine, build
 from agentbench.engines.scripted import ByteTokenizer
 from agentbench.errors import ContractError, CorruptData, EngineFailure, UsageError
 from agentbench.models.tiny import make_model, make_tokenizer

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare, kstest
 
-from agentbench.engines.sampler import ChoiceTable, RowSettings, _mix, sample_rows, uniforms
+from agentbench.engines.hf.sampler import ChoiceTable, RowSettings, _mix, sample_rows, uniforms
 from agentbench.types import SamplingParams
 
 torch = pytest.importorskip("torch", reason="needs the extra 'train'")

@@ -10,7 +10,7 @@ from agentbench.types import SamplingParams
 
 pytest.importorskip("transformers")
 
-from agentbench.engines.vllm_server import build, write_weights
+from agentbench.engines.vllm.server import build, write_weights
 from agentbench.models.tiny import make_tokenizer
 
 FAKE = f"{Path(__file__).parents[1] / 'fake_endpoint.py'}"
@@ -356,7 +356,7 @@ def test_weights_are_written_in_files_of_bounded_size(tmp_path, monkeypatch):
     import torch
     from safetensors.torch import load_file
 
-    monkeypatch.setattr("agentbench.engines.vllm_server._SHARD_BYTES", 8)
+    monkeypatch.setattr("agentbench.engines.vllm.server._SHARD_BYTES", 8)
     tied = torch.arange(2.0)  # 8 bytes
     write_weights(tmp_path / "w", [("x", tied), ("y", torch.zeros(1)), ("z", tied)])
     files = sorted((tmp_path / "w").glob("*.safetensors"))

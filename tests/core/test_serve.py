@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from agentbench import serve as serve_module
 from agentbench.cli import run
 from agentbench.config import validate
+from agentbench.engines.vllm import serve as serve_module
+from agentbench.engines.vllm.serve import Serving, answers
 from agentbench.errors import UsageError
 from agentbench.evaluation.evaluate import EvalConfig
-from agentbench.serve import Serving, answers
 from agentbench.training.config import TeacherConfig
 
 FAKE = """
@@ -147,7 +147,7 @@ def test_every_server_counts_the_temperature_in_its_logprobs():
 
 def test_training_takes_weights_from_this_machine_alone():
     words, variables = Serving("m", "training").command(), Serving("m", "training").environment({})
-    assert option(words, "--worker-extension-cls") == "agentbench.engines.vllm_worker.WeightLoader"
+    assert option(words, "--worker-extension-cls") == "agentbench.engines.vllm.worker.WeightLoader"
     assert option(words, "--host") == "127.0.0.1"
     assert variables["VLLM_SERVER_DEV_MODE"] == "1"
     assert "VLLM_SERVER_DEV_MODE" not in Serving("m", "eval").environment({})

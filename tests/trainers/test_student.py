@@ -12,7 +12,7 @@ from trainer_cases import (
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, GraniteConfig, GraniteForCausalLM
 
 from agentbench.engine import Request, sample
-from agentbench.engines.hf import build as hf_engine
+from agentbench.engines.hf.engine import build as hf_engine
 from agentbench.errors import UsageError
 from agentbench.trainers.batch import collate
 from agentbench.trainers.student import learning_rate

@@ -19,7 +19,7 @@ from vllm_cases import ask, largest_error, load, scaled, score_error
 
 from agentbench.cli.training import main
 from agentbench.engine import sample
-from agentbench.engines.vllm_server import build
+from agentbench.engines.vllm.server import build
 from agentbench.errors import UsageError
 from agentbench.models.tiny import make_model, make_tokenizer
 from agentbench.models.weights import weights_digest

@@ -10,7 +10,7 @@ pytest.importorskip("torch", reason="needs the extra 'train'")
 from vllm_cases import load, scaled
 
 from agentbench.cli.training import main
-from agentbench.engines import vllm_worker
+from agentbench.engines.vllm import worker as vllm_worker
 from agentbench.errors import TrainingError, UsageError
 from agentbench.models.tiny import make_model, make_tokenizer
 from agentbench.runs.episodes import read_episodes

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import EngineFailure, UsageError
-from .http_client import HttpClient, RequestRefused
-from .vllm_adapter import SUPPORTED
+from ...errors import EngineFailure, UsageError
+from ..http import HttpClient, RequestRefused
+from .adapter import SUPPORTED
 
 PROBE_TEXT = 'The quick brown fox: 0 1 2 3, don\'t <stop> naïve café\n\n  {"a": [1.5]} -- go to desk 1'
 """Both sides tokenize this; equal ids are taken for equal tokenizers."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import numpy as np
 import numpy.typing as npt
 
-from ..types import SamplingParams
+from ...types import SamplingParams
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -2,7 +2,7 @@
 
 Several servers of one model share the work: a conversation stays with the server that holds its prefix. New weights
 travel as safetensors through a folder that both sides see. Leaves out the wire (`vllm_wire`) and starting servers
-(`agentbench.serve`).
+(`agentbench.engines.vllm.serve`).
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from ..engine import Completion, Request, check_keys, check_request
-from ..errors import EngineFailure, TrainingError, UsageError, missing_dependency
-from ..models.loading import end_ids, find_tokenizer
-from ..types import Action, Finish
-from .http_client import HttpClient, Usage
-from .vllm_adapter import check_temperature
-from .vllm_wire import PROBE_TEXT, Sampled, VLLMServer
+from ...engine import Completion, Request, check_keys, check_request
+from ...errors import EngineFailure, TrainingError, UsageError, missing_dependency
+from ...models.loading import end_ids, find_tokenizer
+from ...types import Action, Finish
+from ..http import HttpClient, Usage
+from .adapter import check_temperature
+from .wire import PROBE_TEXT, Sampled, VLLMServer
 
 _SHARD_BYTES = 2 * 10**9
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from ..engine import Request
-from ..types import Finish
+from ...engine import Request
+from ...types import Finish
 from .forward import Forward
 from .sampler import ChoiceTable, IntArray, RowSettings, sample_rows
-from .slot_table import SlotTable
+from .table import SlotTable
 
 _LOG = logging.getLogger(__name__)
 

@@ -1,7 +1,7 @@
 """Replaces the weights inside a vLLM worker, wherever that worker runs.
 
 `WeightLoader` is a vLLM worker extension: its methods are called by name, in this process by the engine `vllm`, in a
-server through `--worker-extension-cls agentbench.engines.vllm_worker.WeightLoader`. Weights are checked
+server through `--worker-extension-cls agentbench.engines.vllm.worker.WeightLoader`. Weights are checked
 against the architecture before the first one is touched. Leaves out who calls and when caches are dropped (`vllm`).
 """
 
@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import ContractError, CorruptData
-from ..models.weights import samples_digest, some_values
+from ...errors import ContractError, CorruptData
+from ...models.weights import samples_digest, some_values
 
 
 class Blueprint:

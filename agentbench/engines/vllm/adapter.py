@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import ContractError, MissingDependency, UsageError, missing_dependency
-from ..types import SamplingParams
-from .vllm_choice import choice_processor
+from ...errors import ContractError, MissingDependency, UsageError, missing_dependency
+from ...types import SamplingParams
+from .choice import choice_processor
 
 SUPPORTED = ((0, 32), (0, 34))
 """The first supported version and the first that is not."""
@@ -219,7 +219,7 @@ class Backend:
             "disable_log_stats": True,
             "use_tqdm_on_load": False,
             "trust_remote_code": trust_remote_code,
-            "worker_extension_cls": "agentbench.engines.vllm_worker.WeightLoader",
+            "worker_extension_cls": "agentbench.engines.vllm.worker.WeightLoader",
             "logits_processors": [choice_processor()],
             "enable_sleep_mode": sleeps,
         }

@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from ..engine import Completion, Request, check_keys, check_request
-from ..errors import EngineFailure, UsageError
-from ..models.loading import end_ids, max_context_of, open_model
-from ..models.weights import copy_weights, weights_digest
-from ..types import Action
+from ...engine import Completion, Request, check_keys, check_request
+from ...errors import EngineFailure, UsageError
+from ...models.loading import end_ids, max_context_of, open_model
+from ...models.weights import copy_weights, weights_digest
+from ...types import Action
+from .batch import Job, Outcome, SlotBatch
 from .forward import CachedForward, Forward, FullForward, agrees_with_plain_forward, obstacle
-from .slot_batch import Job, Outcome, SlotBatch
 
 _LOG = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from ..errors import CorruptData, UsageError, missing_dependency
-from ..models.loading import DTYPES, check_name, end_ids, max_context_of, open_tokenizer
+from ...errors import CorruptData, UsageError, missing_dependency
+from ...models.loading import DTYPES, check_name, end_ids, max_context_of, open_tokenizer
 
 _FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.py")
 _BLOCK = 32

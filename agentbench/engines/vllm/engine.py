@@ -15,11 +15,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from ..engine import Completion, Request, check_keys, check_request
-from ..errors import EngineFailure, UsageError
-from ..types import Action, Finish
-from .vllm_adapter import Backend, Piece, check_version, generation, on_cpu, scoring
-from .vllm_model import examine
+from ...engine import Completion, Request, check_keys, check_request
+from ...errors import EngineFailure, UsageError
+from ...types import Action, Finish
+from .adapter import Backend, Piece, check_version, generation, on_cpu, scoring
+from .model import examine
 
 _LOG = logging.getLogger(__name__)
 _FINISHES = {"stop", "length"}

