@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .data import data_root, installed
+from .datasets import data_root, installed
 from .engines.vllm.adapter import SUPPORTED
 from .errors import CorruptData
 from .machine import PACKAGES, _version, hardware, torch_cuda, versions, vllm_version

@@ -40,7 +40,7 @@ def check(
 ) -> None:
     """Play an environment and check every promise of the contract."""
     from ..registry import env_spec
-    from ..testing import check_env
+    from ..testing.conformance import check_env
 
     options = key_values(env_option or [], "--env-option")
     report = check_env(env_spec(name), task=task, seed=seed, steps=steps, options=options)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ..data import Progress
+    from ..datasets import Progress
     from ..types import Trajectory
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import orjson
 
-from agentbench.data import Dataset, Progress, Report, Source, dataset_dir, missing_data
+from agentbench.datasets import Dataset, Progress, Report, Source, dataset_dir, missing_data
 from agentbench.errors import CorruptData, UnknownName, UsageError, unknown_name
 
 from .engine import Game
@@ -145,7 +145,7 @@ def _generated(task_id: str) -> Content:
 
 
 def import_dir(src: Path, dest: Path, progress: Progress) -> Report:
-    """Read every official game under `src` into one store per split in `dest`; see `agentbench.data`.
+    """Read every official game under `src` into one store per split in `dest`; see `agentbench.datasets`.
 
     As AlfredTWEnv does, takes the games that have a traj_data.json of a known task type and `solvable: true`.
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from agentbench.data import Dataset, Progress, Report, Source
+from agentbench.datasets import Dataset, Progress, Report, Source
 from agentbench.errors import CorruptData
 
 from .catalog import fingerprint_of

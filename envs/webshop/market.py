@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 
-from agentbench.data import Progress, dataset_dir, missing_data, silent
+from agentbench.datasets import Progress, dataset_dir, missing_data, silent
 from agentbench.errors import UnknownName, unknown_name
 
 from .analyzer import analyze

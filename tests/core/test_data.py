@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from agentbench import data
-from agentbench.data import (
+from agentbench.datasets import (
     Dataset,
     Report,
     Source,

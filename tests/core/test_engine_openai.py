@@ -6,7 +6,7 @@ import pytest
 
 from agentbench.config import validate
 from agentbench.engine import TextEngine, TextRequest
-from agentbench.engines import http_client
+from agentbench.engines import http as http_client
 from agentbench.engines.http import HttpClient, ServerUnavailable
 from agentbench.engines.openai import build
 from agentbench.errors import ConfigError, ContextFull, UsageError

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from agentbench.engine import Engine, Request, Scorer
-from agentbench.engines import http_client
+from agentbench.engines import http as http_client
 from agentbench.errors import EngineFailure, TrainingError, UsageError
 from agentbench.registry import load
 from agentbench.types import SamplingParams

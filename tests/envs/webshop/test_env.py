@@ -115,7 +115,7 @@ def test_the_expert_solves_human_goals_too():
 def test_on_official_goals_the_expert_loses_only_what_the_options_rule_takes(
     tmp_path, monkeypatch, recordings
 ):
-    from agentbench.data import import_data
+    from agentbench.datasets import import_data
     from agentbench.envs.webshop.dataset import DATASET
 
     monkeypatch.setenv("AGENTBENCH_DATA", str(tmp_path))

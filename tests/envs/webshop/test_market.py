@@ -1,6 +1,6 @@
 import pytest
 
-from agentbench.data import import_data, verify_data
+from agentbench.datasets import import_data, verify_data
 from agentbench.envs.webshop import market
 from agentbench.envs.webshop.dataset import DATASET
 from agentbench.envs.webshop.env import SPEC

@@ -23,10 +23,10 @@ import gymnasium
 import numpy as np
 from gymnasium.utils.env_checker import check_env as gymnasium_check_env
 
-from .dialogue.parse import get_parser
-from .dialogue.prompt import load_prompt
-from .env_player import NONSENSE, Broken, EnvPlayer, Moment, Skip, require, short
-from .errors import MissingData, UsageError
+from ..dialogue.parse import get_parser
+from ..dialogue.prompt import load_prompt
+from ..errors import MissingData, UsageError
+from .player import NONSENSE, Broken, EnvPlayer, Moment, Skip, require, short
 
 _GYM_ID = re.compile(r"[\w-]+/[\w-]+-v\d+")
 

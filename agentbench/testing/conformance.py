@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .env import EnvSpec
-from .env_checks import CHECKS
-from .env_player import Broken, EnvPlayer, Skip
-from .errors import ContractError, MissingData, MissingDependency
+from ..env import EnvSpec
+from ..errors import ContractError, MissingData, MissingDependency
+from .checks import CHECKS
+from .player import Broken, EnvPlayer, Skip
 
 
 @dataclass(frozen=True)

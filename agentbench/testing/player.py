@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .env import INFO_KEYS, EnvSpec, Info, TextEnv
+from ..env import INFO_KEYS, EnvSpec, Info, TextEnv
 
 NONSENSE = (
     "",
