@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agentbench import data
+from agentbench import datasets as data
 from agentbench.datasets import (
     Dataset,
     Report,
