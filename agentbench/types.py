@@ -1,7 +1,7 @@
 """The records every part exchanges: Action, Turn, Trajectory, Group, RolloutPlan.
 
 Frozen dataclasses of plain Python values with a JSON round trip; compared with `==`. Leaves out tensors (see
-`agentbench.trainers.batch`) and anything that acts. Frozen is shallow: never mutate a list held by a record.
+`agentbench.trainers.batch.tables`) and anything that acts. Frozen is shallow: never mutate a list held by a record.
 """
 
 from __future__ import annotations

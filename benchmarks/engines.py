@@ -200,8 +200,8 @@ def training_part(options: argparse.Namespace) -> dict[str, Any]:
     from agentbench.engines.hf.engine import HFEngine
     from agentbench.engines.vllm.engine import VLLMEngine
     from agentbench.trainers.base import Algorithm
-    from agentbench.trainers.student import Student
-    from agentbench.trainers.teachers import LocalTeacher
+    from agentbench.trainers.student.student import Student
+    from agentbench.trainers.teachers.local import LocalTeacher
     from agentbench.training import loop as loop
 
     watch = Stopwatch()

@@ -22,10 +22,10 @@ from agentbench.training.config import TrainConfig
 from agentbench.types import Authors, Group, RolloutPlan, Trajectory, derive_seed
 
 from .base import Algorithm
-from .batch import Batch, collate, with_context
-from .losses import Reduction
+from .batch.recordings import draw, read_recording
+from .batch.tables import Batch, collate, with_context
+from .maths.reductions import Reduction
 from .objectives import TokenObjective
-from .recordings import draw, read_recording
 
 
 class SftConfig(Section):

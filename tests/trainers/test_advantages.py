@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from agentbench.errors import ConfigError, UsageError
-from agentbench.trainers import advantages as adv
+from agentbench.trainers.maths import advantages as adv
 
 
 def long(*values: int) -> Tensor:

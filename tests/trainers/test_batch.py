@@ -5,7 +5,8 @@ import torch
 from trainer_cases import make_trajectory, make_turn, random_groups
 
 from agentbench.errors import ContractError, UsageError
-from agentbench.trainers.batch import collate, idle_micro, micro_batches, with_context
+from agentbench.trainers.batch.micro import idle_micro, micro_batches
+from agentbench.trainers.batch.tables import collate, with_context
 from agentbench.types import Group
 
 PAD = 99

@@ -5,8 +5,9 @@ import torch
 from torch import Tensor
 
 from agentbench.errors import ConfigError, UsageError
-from agentbench.trainers import divergences as dv
-from agentbench.trainers.chunked import LinearHead, divergence
+from agentbench.trainers.kernels.divergence import divergence
+from agentbench.trainers.kernels.fused import LinearHead
+from agentbench.trainers.maths import divergences as dv
 
 KINDS = ("forward_kl", "reverse_kl", "jsd")
 N, D, E, V, PADDED, TEACHER_PADDED = 7, 4, 3, 11, 16, 13

@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 
 from agentbench.errors import UsageError
-from agentbench.trainers.chunked_tokens import logprob, token_loss
+from agentbench.trainers.kernels.tokens import logprob, token_loss
 
 N, D, V, PADDED = 7, 4, 11, 16
 

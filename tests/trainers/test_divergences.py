@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from agentbench.errors import ConfigError, UsageError
-from agentbench.trainers import divergences as dv
+from agentbench.trainers.maths import divergences as dv
 
 KINDS = ("forward_kl", "reverse_kl", "jsd")
 

@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 
 from agentbench.errors import ConfigError, UsageError
-from agentbench.trainers import losses as ls
+from agentbench.trainers.maths import losses as ls
+from agentbench.trainers.maths import reductions as rs
 
 REDUCTIONS = ("token_mean", "trajectory_mean", "turn_mean", "turn_sum")
 
@@ -158,7 +159,7 @@ def naive_coefficients(kind: str, turn: Tensor, traj: Tensor, ok: Tensor, keep: 
     ],
 )
 def test_coefficients_by_hand(kind, first, second, third):
-    got = ls.token_coefficients(kind, Batch.turn, Batch.traj, Batch.ok)
+    got = rs.token_coefficients(kind, Batch.turn, Batch.traj, Batch.ok)
     expected = torch.tensor([[first, first, first, 0, second], [third, third, 0, 0, 0]])
     torch.testing.assert_close(got, expected)
 
@@ -171,7 +172,7 @@ def test_coefficients_equal_the_loop(kind, masked):
     turn = torch.randint(-1, 12, (6, 20), generator=generator)
     ok = torch.tensor([True, True, False, True, True])
     keep = torch.rand(6, 20, generator=generator) > 0.5 if masked else None
-    got = ls.token_coefficients(kind, turn, traj, ok, keep_BT=keep)
+    got = rs.token_coefficients(kind, turn, traj, ok, keep_BT=keep)
     torch.testing.assert_close(
         got.double(), naive_coefficients(kind, turn, traj, ok, keep), rtol=1e-6, atol=1e-9
     )
@@ -179,19 +180,19 @@ def test_coefficients_equal_the_loop(kind, masked):
 
 @pytest.mark.parametrize("kind", ["token_mean", "trajectory_mean", "turn_mean"])
 def test_means_of_a_constant_are_that_constant(kind):
-    assert float(ls.token_coefficients(kind, Batch.turn, Batch.traj, Batch.ok).sum()) == pytest.approx(1.0)
+    assert float(rs.token_coefficients(kind, Batch.turn, Batch.traj, Batch.ok).sum()) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("kind", REDUCTIONS)
 def test_padding_row_order_and_segment_cuts_change_nothing(kind):
     loss = torch.tensor([[1.0, 2.0, 3.0, 99.0, 4.0], [5.0, 6.0, 99.0, 99.0, 99.0]])
-    plain = (ls.token_coefficients(kind, Batch.turn, Batch.traj, Batch.ok) * loss).sum()
+    plain = (rs.token_coefficients(kind, Batch.turn, Batch.traj, Batch.ok) * loss).sum()
     # rows swapped, turn 0 cut over two rows, wider padding
     turn = torch.tensor([[2, 2, -1, 3, 3, -1], [0, 0, -1, -1, -1, -1], [0, -1, 1, -1, -1, -1]])
     cut = torch.tensor(
         [[5.0, 6.0, 7.0, 7.0, 7.0, 7.0], [1.0, 2.0, 7.0, 7.0, 7.0, 7.0], [3.0, 7.0, 4.0, 7.0, 7.0, 7.0]]
     )
-    assert float((ls.token_coefficients(kind, turn, Batch.traj, Batch.ok) * cut).sum()) == pytest.approx(
+    assert float((rs.token_coefficients(kind, turn, Batch.traj, Batch.ok) * cut).sum()) == pytest.approx(
         float(plain)
     )
 
@@ -201,7 +202,7 @@ def test_micro_batches_add_up_to_the_whole_gradient(kind):
     generator = torch.Generator().manual_seed(0)
     turn = torch.randint(-1, 8, (6, 9), generator=generator)
     traj, ok = torch.tensor([0, 0, 1, 1, 1, 2, 3, 3]), torch.tensor([True, True, True, False])
-    coef = ls.token_coefficients(kind, turn, traj, ok).double()
+    coef = rs.token_coefficients(kind, turn, traj, ok).double()
     x = torch.randn(6, 9, 4, generator=generator, dtype=torch.float64)
 
     def gradient(cuts: list[list[int]]) -> Tensor:
@@ -217,21 +218,21 @@ def test_micro_batches_add_up_to_the_whole_gradient(kind):
 
 @pytest.mark.parametrize("kind", REDUCTIONS)
 def test_two_processes_with_a_shared_denominator_equal_one(kind):
-    whole = ls.token_coefficients(kind, Batch.turn, Batch.traj, Batch.ok)
+    whole = rs.token_coefficients(kind, Batch.turn, Batch.traj, Batch.ok)
     # process A holds trajectory 0, process B trajectories 1 and 2 with their own turn rows
     a = (Batch.turn[:1], Batch.traj[:2], Batch.ok[:1])
     b = (torch.tensor([[0, 0, -1, 1, 1]]), torch.tensor([0, 1]), Batch.ok[1:])
-    total = sum(ls.reduction_denominator(kind, *part) for part in (a, b))
-    assert total == ls.reduction_denominator(kind, Batch.turn, Batch.traj, Batch.ok)
-    parts = [ls.token_coefficients(kind, *part, denominator=total) for part in (a, b)]
+    total = sum(rs.reduction_denominator(kind, *part) for part in (a, b))
+    assert total == rs.reduction_denominator(kind, Batch.turn, Batch.traj, Batch.ok)
+    parts = [rs.token_coefficients(kind, *part, denominator=total) for part in (a, b)]
     torch.testing.assert_close(torch.cat(parts), whole)
 
 
 @pytest.mark.parametrize("kind", REDUCTIONS)
 def test_a_masked_turn_counts_neither_above_nor_below_the_line(kind):
     keep = Batch.turn != 2
-    got = ls.token_coefficients(kind, Batch.turn, Batch.traj, Batch.ok, keep_BT=keep)
-    alone = ls.token_coefficients(kind, Batch.turn[:1], Batch.traj[:2], Batch.ok[:1])
+    got = rs.token_coefficients(kind, Batch.turn, Batch.traj, Batch.ok, keep_BT=keep)
+    alone = rs.token_coefficients(kind, Batch.turn[:1], Batch.traj[:2], Batch.ok[:1])
     torch.testing.assert_close(got[:1], alone)
     assert (got[1] == 0).all()
 
@@ -239,10 +240,10 @@ def test_a_masked_turn_counts_neither_above_nor_below_the_line(kind):
 @pytest.mark.parametrize("kind", REDUCTIONS)
 def test_a_batch_where_nothing_counts_is_refused(kind):
     with pytest.raises(UsageError, match="no token counts"):
-        ls.token_coefficients(kind, Batch.turn, Batch.traj, torch.zeros(3).bool())
+        rs.token_coefficients(kind, Batch.turn, Batch.traj, torch.zeros(3).bool())
     # but a process may hold nothing while the others hold something
     assert (
-        ls.token_coefficients(kind, Batch.turn, Batch.traj, torch.zeros(3).bool(), denominator=5.0) == 0
+        rs.token_coefficients(kind, Batch.turn, Batch.traj, torch.zeros(3).bool(), denominator=5.0) == 0
     ).all()
 
 
@@ -254,6 +255,6 @@ def test_bad_arguments_are_refused():
     with pytest.raises(ConfigError, match=r"cap=0\.5"):
         ls.truncated_importance(x, x, cap=0.5)
     with pytest.raises(ConfigError, match="no reduction 'mean'"):
-        ls.token_coefficients("mean", Batch.turn, Batch.traj, Batch.ok)
+        rs.token_coefficients("mean", Batch.turn, Batch.traj, Batch.ok)
     with pytest.raises(UsageError, match="differ in shape"):
-        ls.token_coefficients("turn_sum", Batch.turn, Batch.traj, Batch.ok, keep_BT=torch.ones(1, 5).bool())
+        rs.token_coefficients("turn_sum", Batch.turn, Batch.traj, Batch.ok, keep_BT=torch.ones(1, 5).bool())

@@ -4,7 +4,7 @@ import math
 import pytest
 
 from agentbench.errors import ConfigError
-from agentbench.trainers import schedules as sc
+from agentbench.trainers.maths import schedules as sc
 
 
 @pytest.mark.parametrize("step", [0, 1, 20, 40, 79, 80, 81, 10_000])

@@ -7,13 +7,13 @@ import yaml
 from trainer_cases import make_run, make_student, random_groups
 
 from agentbench.cli.training import main
-from agentbench.engines import http_client
+from agentbench.engines import http as http_client
 from agentbench.errors import ConfigError, TrainingError, UsageError
 from agentbench.registry import load
-from agentbench.trainers.batch import collate
+from agentbench.trainers.batch.tables import collate
 from agentbench.trainers.opd import SPEC
-from agentbench.trainers.server_teacher import ServerTeacher
-from agentbench.trainers.teachers import open_teacher
+from agentbench.trainers.teachers.open import open_teacher
+from agentbench.trainers.teachers.server import ServerTeacher
 from agentbench.training.config import TeacherConfig
 
 FAKE = f"{Path(__file__).parents[1] / 'fake_endpoint.py'}"

@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, Gran
 from agentbench.engine import Request, sample
 from agentbench.engines.hf.engine import build as hf_engine
 from agentbench.errors import UsageError
-from agentbench.trainers.batch import collate
-from agentbench.trainers.student import learning_rate
+from agentbench.trainers.batch.tables import collate
+from agentbench.trainers.student.student import learning_rate
 from agentbench.training.config import LoraSettings
 from agentbench.types import Group, SamplingParams
 

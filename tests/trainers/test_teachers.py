@@ -5,8 +5,8 @@ from transformers import AutoModelForCausalLM
 
 from agentbench.errors import UsageError
 from agentbench.models.tiny import make_tokenizer
-from agentbench.trainers.batch import collate
-from agentbench.trainers.teachers import LocalTeacher
+from agentbench.trainers.batch.tables import collate
+from agentbench.trainers.teachers.local import LocalTeacher
 from agentbench.training.config import TeacherConfig
 
 

@@ -3,8 +3,9 @@ import torch
 from torch import Tensor
 
 from agentbench.errors import ConfigError, UsageError
-from agentbench.trainers import turn_weights as tw
-from agentbench.trainers.turn_weights import DisagreementUncertainty as Config
+from agentbench.trainers.maths import turn_weights as tw
+from agentbench.trainers.maths import turns as tn
+from agentbench.trainers.maths.turn_weights import DisagreementUncertainty as Config
 
 
 def long(*values: int) -> Tensor:
@@ -33,20 +34,20 @@ def test_turn_sums_and_means_by_hand():
     # turn 0 has 1, 2, 3 (over two rows): sum 6, mean 2; turn 1 has 4; turn 2 is empty; -1 is context
     x = torch.tensor([[1.0, 2.0, 100.0], [3.0, 4.0, 100.0]])
     turn = torch.tensor([[0, 0, -1], [0, 1, -1]])
-    assert tw.turn_sum(x, turn, 3).tolist() == [6.0, 4.0, 0.0]
-    assert tw.turn_mean(x, turn, 3).tolist() == [2.0, 4.0, 0.0]
-    assert tw.per_token(torch.tensor([5.0, 7.0, 9.0]), turn).tolist() == [[5.0, 5.0, 0.0], [5.0, 7.0, 0.0]]
+    assert tn.turn_sum(x, turn, 3).tolist() == [6.0, 4.0, 0.0]
+    assert tn.turn_mean(x, turn, 3).tolist() == [2.0, 4.0, 0.0]
+    assert tn.per_token(torch.tensor([5.0, 7.0, 9.0]), turn).tolist() == [[5.0, 5.0, 0.0], [5.0, 7.0, 0.0]]
 
 
 def test_turn_mean_carries_the_gradient():
     x = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
     turn = torch.tensor([[0, 0, -1], [0, 1, -1]])
-    assert torch.autograd.gradcheck(lambda x: tw.turn_mean(x, turn, 3), x)
+    assert torch.autograd.gradcheck(lambda x: tn.turn_mean(x, turn, 3), x)
 
 
 def test_context_never_leaks_even_if_it_holds_nan():
     x = torch.tensor([[1.0, torch.nan]])
-    assert tw.turn_mean(x, torch.tensor([[0, -1]]), 1).tolist() == [1.0]
+    assert tn.turn_mean(x, torch.tensor([[0, -1]]), 1).tolist() == [1.0]
 
 
 def test_turn_statistics_by_hand():

@@ -24,10 +24,11 @@ from agentbench.errors import UsageError
 from agentbench.models.tiny import make_model, make_tokenizer
 from agentbench.models.weights import weights_digest
 from agentbench.runs.episodes import read_episodes
-from agentbench.trainers.batch import collate
-from agentbench.trainers.processes import Processes
-from agentbench.trainers.student import Student
-from agentbench.trainers.teachers import LocalTeacher, open_teacher
+from agentbench.trainers.batch.tables import collate
+from agentbench.trainers.student.processes import Processes
+from agentbench.trainers.student.student import Student
+from agentbench.trainers.teachers.local import LocalTeacher
+from agentbench.trainers.teachers.open import open_teacher
 from agentbench.training.config import TeacherConfig
 
 FLOAT32 = 1e-3

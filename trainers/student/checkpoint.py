@@ -22,7 +22,7 @@ from torch import Tensor
 from agentbench.errors import CorruptData, UsageError
 from agentbench.models.loading import quiet_transformers
 
-from .models import load as load_model
+from .hidden import load as load_model
 from .processes import whole
 from .student import Student
 

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from agentbench.errors import TrainingError, UsageError
 
-from .batch import Batch
-from .student import Student
-from .teachers import TeacherScores
+from ..batch.tables import Batch
+from ..student.student import Student
+from .contract import TeacherScores
 
 RowScores = tuple[npt.NDArray[np.float32], npt.NDArray[np.integer], npt.NDArray[np.float32]]
 """Of a row of T tokens: log-prob of each but the first [T - 1], its likeliest ids [T - 1, K] and their log-probs."""

@@ -12,11 +12,11 @@ from agentbench.engines.vllm.engine import build
 from agentbench.errors import EngineFailure, TrainingError
 from agentbench.training.config import TeacherConfig
 
-from .batch import Batch
-from .models import check_tokenizers
+from ..batch.tables import Batch
+from ..student.hidden import check_tokenizers
+from ..student.student import Student
+from .contract import TeacherScores, require_top_k
 from .prompt_scores import RowScores, require_temperature_one, row_tokens, table
-from .student import Student
-from .teachers import TeacherScores, require_top_k
 
 _ROWS = 64
 """Rows handed to vLLM at a time; bounds the memory of their scores."""

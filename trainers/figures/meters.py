@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .batch import Batch
-from .processes import Processes
+from ..batch.tables import Batch
+from ..student.processes import Processes
 
 DEPTHS = (0, 4, 8, 16, 32)
 """First turns of the depth ranges in which the teacher's gap is reported; the last range is open."""

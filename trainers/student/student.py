@@ -19,9 +19,10 @@ from torch import Tensor
 from agentbench.errors import UsageError
 from agentbench.training.config import LoraSettings, TrainConfig
 
-from .batch import Batch, Micro, idle_micro, micro_batches
-from .chunked_tokens import logprob
-from .models import HiddenHead, Kernel, Outputs, decoder_layers, load
+from ..batch.micro import Micro, idle_micro, micro_batches
+from ..batch.tables import Batch
+from ..kernels.tokens import logprob
+from .hidden import HiddenHead, Kernel, Outputs, decoder_layers, load
 from .processes import Processes, whole
 
 

@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 
 from agentbench.errors import UsageError
 
-from .chunked import (
+from .fused import (
     ChunkTerms,
     HeadGradient,
     check_head,

@@ -21,10 +21,10 @@ from agentbench.errors import EngineFailure, TrainingError, UsageError
 from agentbench.registry import trainer_spec
 from agentbench.training.config import TeacherConfig, TrainConfig
 
-from .batch import Batch
+from ..batch.tables import Batch
+from ..student.student import Student
+from .contract import TeacherScores, require_top_k
 from .prompt_scores import require_temperature_one, row_tokens, table
-from .student import Student
-from .teachers import TeacherScores, require_top_k
 
 
 class ServerOptions(Section):

@@ -8,54 +8,20 @@ Leaves out divergences and every use of the scores.
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from agentbench.errors import UsageError
 from agentbench.training.config import TeacherConfig
 
-from .batch import Batch, Micro, micro_batches
-from .chunked import LinearHead, chunk_rows, chunks, log_probs
-from .chunked_tokens import logprob
-from .models import HiddenHead, Kernel, check_tokenizers, load
-from .student import Student
-
-
-@dataclass(frozen=True)
-class TeacherScores:
-    """What a teacher says of a batch, float32 nats; 0 off trained tokens.
-
-    Attributes:
-        logp_BT: log-prob of the token on record.
-        entropy_BT: of the teacher's distribution, or None.
-        topk_ids_BTK: its K likeliest ids, best first, or None.
-        topk_logp_BTK: their log-probs under its full distribution.
-    """
-
-    logp_BT: Tensor
-    entropy_BT: Tensor | None = None
-    topk_ids_BTK: Tensor | None = None
-    topk_logp_BTK: Tensor | None = None
-
-
-class Teacher(Protocol):
-    """Scores given tokens."""
-
-    def score(self, batch: Batch, top_k: int = 0) -> TeacherScores:
-        """Score every trained token on the student's own prompt; with `top_k`, also the likeliest ids.
-
-        Raises: TrainingError: it cannot be reached any more; nothing is ever filled in for a missing score.
-        """
-        ...
-
-
-def require_top_k(top_k: int, vocab_size: int) -> None:
-    """Refuse more likeliest ids than there are; 0 asks for none."""
-    if top_k and not 0 < top_k <= vocab_size:
-        raise UsageError(f"top_k = {top_k} must lie in 1..{vocab_size}, the size of the vocabulary")
+from ..batch.micro import Micro, micro_batches
+from ..batch.tables import Batch
+from ..kernels.fused import LinearHead, chunk_rows, chunks, log_probs
+from ..kernels.tokens import logprob
+from ..student.hidden import HiddenHead, Kernel, check_tokenizers, load
+from ..student.student import Student
+from .contract import TeacherScores, require_top_k
 
 
 class LocalTeacher:
@@ -132,19 +98,3 @@ class LocalTeacher:
         if self.net.dtype == stored or self.net.dtype == torch.float32:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self.net.dtype)
-
-
-def open_teacher(config: TeacherConfig, student: Student) -> Teacher:
-    """Open the teacher that a configuration names.
-
-    Raises: UsageError: it cannot be loaded or reached, or does not belong to the student's tokenizer.
-    """
-    if config.backend == "vllm":
-        from .vllm_teacher import VLLMTeacher
-
-        return VLLMTeacher(config, student)
-    if config.backend == "server":
-        from .server_teacher import ServerTeacher
-
-        return ServerTeacher(config, student)
-    return LocalTeacher(config, student)
