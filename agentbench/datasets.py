@@ -3,7 +3,7 @@
 A benchmark offers its files as a `Dataset` through the entry-point group `agentbench.datasets`::
 
     [project.entry-points."agentbench.datasets"]
-    alfworld = "agentbench.envs.alfworld.games:DATASET"
+    alfworld = "agentbench.envs.alfworld.games.catalog:DATASET"
 
     DATASET = Dataset(id="alfworld", version="json_2.1.1", sources=(Source(url, sha256, filename), ...),
                       import_dir=import_dir, verify=verify)

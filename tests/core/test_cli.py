@@ -213,7 +213,7 @@ def test_doctor_prints_json(monkeypatch, capsys):
 
 
 DATASET = """
-from agentbench.data import Dataset, Report
+from agentbench.datasets import Dataset, Report
 
 def import_dir(src, dest, progress):
     names = [path.name for path in src.glob("*.game")]

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from agentbench.envs.alfworld.conformance import Moment, Report, check, compare, compare_all, play
-from agentbench.envs.alfworld.engine import Game, Result, Session
-from agentbench.envs.alfworld.reference import ReferenceSession
+from agentbench.envs.alfworld.play.reference import ReferenceSession
+from agentbench.envs.alfworld.play.session import Game, Result, Session
 from agentbench.errors import MissingData, MissingDependency
 
 REPOSITORY = Path(__file__).parents[3]
@@ -163,7 +163,7 @@ def test_all_real_games_play_alike_in_the_original(original, unpacked, split, co
 
 @pytest.mark.slow
 def test_generated_games_play_alike_in_the_original(original, tmp_path):
-    from agentbench.envs.alfworld.generate import game_for, task_ids, write_game
+    from agentbench.envs.alfworld.generate.generate import game_for, task_ids, write_game
 
     names = [name for preset in ("mini", "small", "real") for name in task_ids(preset, "valid", 72)][:200]
     games = [write_game(game_for(name), tmp_path / name.replace("/", "-")) for name in names]

@@ -5,8 +5,8 @@ import random
 
 import pytest
 
-from agentbench.envs.alfworld.engine import Game, Session
-from agentbench.envs.alfworld.state import bits
+from agentbench.envs.alfworld.play.session import Game, Session
+from agentbench.envs.alfworld.play.state import bits
 
 ALWAYS = ["help", "inventory", "look"]
 FETCH = ("go to countertop 1", "take apple 2 from countertop 1")

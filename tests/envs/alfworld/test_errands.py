@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from agentbench.envs.alfworld.engine import Game
-from agentbench.envs.alfworld.errands import Decoy, Errand, draw_errand, errand_goal
-from agentbench.envs.alfworld.expert import Expert, optimal_length
-from agentbench.envs.alfworld.generate import TASK_TYPES, game_for
+from agentbench.envs.alfworld.generate.generate import TASK_TYPES, game_for
+from agentbench.envs.alfworld.play.session import Game
+from agentbench.envs.alfworld.players.errands import Decoy, Errand, draw_errand, errand_goal
+from agentbench.envs.alfworld.players.expert import Expert, optimal_length
 from agentbench.errors import UnknownName, UsageError
 
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from agentbench.envs.alfworld.engine import Game, Session
-from agentbench.envs.alfworld.expert import DeadEnd, Expert, command_of, optimal_length
-from agentbench.envs.alfworld.generate import TASK_TYPES, Difficulty, game_for, generate_game
-from agentbench.envs.alfworld.goal import Goal, Need, Part
-from agentbench.envs.alfworld.problem import Furniture, Household, Thing, goal_formula, problem_text
-from agentbench.envs.alfworld.state import Action, bits
+from agentbench.envs.alfworld.generate.generate import TASK_TYPES, Difficulty, game_for, generate_game
+from agentbench.envs.alfworld.generate.problem import Furniture, Household, Thing, goal_formula, problem_text
+from agentbench.envs.alfworld.play.goal import Goal, Need, Part
+from agentbench.envs.alfworld.play.session import Game, Session
+from agentbench.envs.alfworld.play.state import Action, bits
+from agentbench.envs.alfworld.players.expert import DeadEnd, Expert, command_of, optimal_length
 from agentbench.errors import UsageError
 
 DATA = Path(__file__).parents[3].parent / "shared" / "data" / "alfworld"

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from agentbench.envs.alfworld.engine import Game, Session
-from agentbench.envs.alfworld.explorer import Explorer
-from agentbench.envs.alfworld.generate import TASK_TYPES, Difficulty, game_for, generate_game
+from agentbench.envs.alfworld.generate.generate import TASK_TYPES, Difficulty, game_for, generate_game
+from agentbench.envs.alfworld.play.session import Game, Session
+from agentbench.envs.alfworld.players.explorer import Explorer
 from agentbench.errors import UsageError
 
 DATA = Path(__file__).parents[3].parent / "shared" / "data" / "alfworld"

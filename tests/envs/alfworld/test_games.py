@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from agentbench import data
-from agentbench.envs.alfworld import games
-from agentbench.envs.alfworld.generate import game_for, write_game
+from agentbench import datasets as data
+from agentbench.envs.alfworld.games import catalog as games
+from agentbench.envs.alfworld.generate.generate import game_for, write_game
 from agentbench.errors import CorruptData, MissingData, UnknownName, UsageError
 from agentbench.evaluation.panels import load_panel
 from agentbench.registry import env_spec

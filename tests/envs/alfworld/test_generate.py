@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from agentbench.envs.alfworld.chores import TASKS
-from agentbench.envs.alfworld.engine import Game, Session
-from agentbench.envs.alfworld.generate import (
+from agentbench.envs.alfworld.generate.generate import (
     PRESETS,
     TASK_TYPES,
     Difficulty,
@@ -23,6 +22,7 @@ from agentbench.envs.alfworld.generate import (
     write_game,
 )
 from agentbench.envs.alfworld.household import FLAGS, HOLDS, OPENABLE, PLACES, ROOMS
+from agentbench.envs.alfworld.play.session import Game, Session
 from agentbench.errors import ConfigError, UnknownName, UsageError
 
 DATA = Path(__file__).parents[3].parent / "shared" / "data" / "alfworld"
@@ -66,7 +66,7 @@ def test_rooms_full_of_oddities_stay_solvable(task_type):
 def test_the_same_id_gives_the_same_bytes_in_another_process():
     ids = [f"{preset}/{task_type}/7" for preset in PRESETS for task_type in TASK_TYPES]
     code = (
-        "import hashlib, json, sys; from agentbench.envs.alfworld.generate import game_for\n"
+        "import hashlib, json, sys; from agentbench.envs.alfworld.generate.generate import game_for\n"
         "for i in sys.argv[1:]: print(hashlib.sha256(json.dumps(game_for(i)).encode()).hexdigest())"
     )
     environment = os.environ | {"PYTHONHASHSEED": "123"}  # another order of sets than here
@@ -243,7 +243,7 @@ def test_tables_hold_in_all_official_games(split):
 
 
 def assert_plays_alike_in_the_original(task, folder):
-    reference = pytest.importorskip("agentbench.envs.alfworld.reference")
+    reference = pytest.importorskip("agentbench.envs.alfworld.play.reference")
     game = game_for(task)
     path = write_game(game, folder)
     original, native = reference.ReferenceSession(path), Session(Game.load(path))

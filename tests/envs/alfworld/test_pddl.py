@@ -5,8 +5,8 @@ from importlib.resources import files
 
 import pytest
 
-from agentbench.envs.alfworld.engine import CorruptGame, Game, UnsupportedGame
-from agentbench.envs.alfworld.pddl import DOMAIN_SHA256, GRAMMAR_SHA256, parse_problem, rules_hashes
+from agentbench.envs.alfworld.play.pddl import DOMAIN_SHA256, GRAMMAR_SHA256, parse_problem, rules_hashes
+from agentbench.envs.alfworld.play.session import CorruptGame, Game, UnsupportedGame
 from agentbench.errors import MissingData
 
 LOGIC = files("agentbench.envs.alfworld") / "logic"

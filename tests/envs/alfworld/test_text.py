@@ -2,8 +2,8 @@
 
 import pytest
 
-from agentbench.envs.alfworld.engine import Game, Session
-from agentbench.envs.alfworld.pddl import numbered_names
+from agentbench.envs.alfworld.play.pddl import numbered_names
+from agentbench.envs.alfworld.play.session import Game, Session
 
 
 def test_numbers_are_handed_out_from_the_highest_in_sorted_order():

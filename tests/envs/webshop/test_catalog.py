@@ -1,8 +1,8 @@
 import pytest
 
-from agentbench.envs.webshop.catalog import build_catalog, fingerprint_of, open_catalog
-from agentbench.envs.webshop.generate import generate
-from agentbench.envs.webshop.products import product_of
+from agentbench.envs.webshop.shop.catalog import build_catalog, fingerprint_of, open_catalog
+from agentbench.envs.webshop.shop.products import product_of
+from agentbench.envs.webshop.stock.generate import generate
 from agentbench.errors import CorruptData
 
 

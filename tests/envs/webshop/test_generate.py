@@ -2,9 +2,9 @@ import json
 from collections import Counter
 from itertools import islice
 
-from agentbench.envs.webshop.dataset import find_files
-from agentbench.envs.webshop.generate import generate, write_files
-from agentbench.envs.webshop.products import product_of, read_products
+from agentbench.envs.webshop.shop.products import product_of, read_products
+from agentbench.envs.webshop.stock.dataset import find_files
+from agentbench.envs.webshop.stock.generate import generate, write_files
 
 
 def test_a_seed_fixes_the_shop_and_a_larger_shop_begins_with_the_smaller():

@@ -3,9 +3,9 @@ import random
 
 import pytest
 
-from agentbench.envs.webshop.catalog import build_catalog
-from agentbench.envs.webshop.goals import NO_LIMIT, ORDERS, GoalOrder, GoalTable
-from agentbench.envs.webshop.products import product_of
+from agentbench.envs.webshop.shop.catalog import build_catalog
+from agentbench.envs.webshop.shop.goals import NO_LIMIT, ORDERS, GoalOrder, GoalTable
+from agentbench.envs.webshop.shop.products import product_of
 from agentbench.errors import CorruptData
 
 PLAIN = GoalOrder("plain", draw_seed=0, shuffle_seed=0)

@@ -1,10 +1,10 @@
 import pytest
 
 from agentbench.datasets import import_data, verify_data
-from agentbench.envs.webshop import market
-from agentbench.envs.webshop.dataset import DATASET
 from agentbench.envs.webshop.env import SPEC
-from agentbench.envs.webshop.generate import write_files
+from agentbench.envs.webshop.stock import market
+from agentbench.envs.webshop.stock.dataset import DATASET
+from agentbench.envs.webshop.stock.generate import write_files
 from agentbench.errors import MissingData, UnknownName
 from agentbench.evaluation.panels import load_panel
 

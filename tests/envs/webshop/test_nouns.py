@@ -1,7 +1,7 @@
 import pytest
 
-from agentbench.envs.webshop.letterwords import letter_words
-from agentbench.envs.webshop.nouns import LetterWords, ModelNouns, model_installed, noun_test
+from agentbench.envs.webshop.shop.letterwords import letter_words
+from agentbench.envs.webshop.shop.nouns import LetterWords, ModelNouns, model_installed, noun_test
 from agentbench.errors import MissingDependency, UnknownName
 
 # Worked out from spaCy's published tokenizer rules for English.

@@ -1,4 +1,4 @@
-from agentbench.envs.webshop.pages import (
+from agentbench.envs.webshop.shop.pages import (
     Node,
     done_page,
     heading,
@@ -9,7 +9,7 @@ from agentbench.envs.webshop.pages import (
     search_page,
     sub_page,
 )
-from agentbench.envs.webshop.products import product_of
+from agentbench.envs.webshop.shop.products import product_of
 
 
 def test_white_space_shrinks_as_in_the_originals_parser():

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from agentbench.envs.webshop.products import (
+from agentbench.envs.webshop.shop.products import (
     CatalogFiles,
     document_text,
     parse_price,
@@ -78,7 +78,7 @@ def test_goals_come_from_the_other_two_files(tmp_path, raw):
 
 @pytest.mark.parametrize("piece", [1 << 22, 7])
 def test_an_array_is_read_piece_by_piece(tmp_path, monkeypatch, piece):
-    monkeypatch.setattr("agentbench.envs.webshop.products._PIECE", piece)
+    monkeypatch.setattr("agentbench.envs.webshop.shop.products._PIECE", piece)
     items = [{"name": 'b]r,a[c{k}et" é', "n": [1, {"x": None}]}, {}, {"number": 123456789}]
     path = tmp_path / "items.json"
     for text in (

@@ -2,10 +2,10 @@ import json
 
 import pytest
 
-from agentbench.envs.webshop.goals import Goal
-from agentbench.envs.webshop.nouns import LetterWords
-from agentbench.envs.webshop.products import product_of
-from agentbench.envs.webshop.reward import COLOURS, option_hit, score, similar, type_factor
+from agentbench.envs.webshop.shop.goals import Goal
+from agentbench.envs.webshop.shop.nouns import LetterWords
+from agentbench.envs.webshop.shop.products import product_of
+from agentbench.envs.webshop.shop.reward import COLOURS, option_hit, score, similar, type_factor
 
 
 def goal(attributes=("easy clean",), options=(), limit=50.0):

@@ -1,6 +1,6 @@
 import pytest
 
-from agentbench.envs.webshop.session import parse_action
+from agentbench.envs.webshop.shop.session import parse_action
 
 
 @pytest.mark.parametrize(

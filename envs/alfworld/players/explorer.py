@@ -17,8 +17,8 @@ from typing import Final
 
 from agentbench.errors import UsageError
 
-from .chores import LAMP_TASK, TASKS, Task
-from .household import PLACES
+from ..chores import LAMP_TASK, TASKS, Task
+from ..household import PLACES
 
 _APPLIANCES: Final = {
     "isClean": ("clean", "sinkbasin"),

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from agentbench.errors import AgentBenchError
 
-from .goal import Goal
+from ..play.goal import Goal
+from ..play.rules import Game
+from ..play.state import Action, State
 from .planner import Planner
-from .rules import Game
-from .state import Action, State
 
 
 class DeadEnd(AgentBenchError):

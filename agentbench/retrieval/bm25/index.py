@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agentbench.errors import CorruptData
+from ...errors import CorruptData
 
 K1 = np.float32(0.9)
 B = np.float32(0.4)

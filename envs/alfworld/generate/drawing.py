@@ -13,8 +13,8 @@ from typing import Final
 
 from agentbench.errors import ConfigError, UsageError, unknown_name
 
-from .chores import LAMP_TASK, LOOKALIKES, TASKS
-from .household import HOLDS, OPENABLE, PLACES, ROOMS, Room
+from ..chores import LAMP_TASK, LOOKALIKES, TASKS
+from ..household import HOLDS, OPENABLE, PLACES, ROOMS, Room
 from .problem import Furniture, Household, Thing, coordinates, standing_point
 
 _BASINS: Final = {"SinkBasin": "Sink", "BathtubBasin": "Bathtub"}  # a basin's id begins with its owner's name

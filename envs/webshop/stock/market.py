@@ -15,17 +15,17 @@ from typing import TypeVar
 
 from agentbench.datasets import Progress, dataset_dir, missing_data, silent
 from agentbench.errors import UnknownName, unknown_name
+from agentbench.retrieval.bm25.analyzer import analyze
+from agentbench.retrieval.bm25.build import build_index
+from agentbench.retrieval.bm25.index import Bm25Index
 
-from .analyzer import analyze
-from .bm25 import Bm25Index
-from .bm25_build import build_index
-from .catalog import Catalog, build_catalog, open_catalog
+from ..shop.catalog import Catalog, build_catalog, open_catalog
+from ..shop.goals import ORDERS, Goal, GoalTable
+from ..shop.nouns import noun_test
+from ..shop.products import Product, document_text, product_of
+from ..shop.search import ProductSearch
+from ..shop.session import Shop
 from .generate import generate
-from .goals import ORDERS, Goal, GoalTable
-from .nouns import noun_test
-from .products import Product, document_text, product_of
-from .search import ProductSearch
-from .session import Shop
 
 NAME = "webshop"
 GENERATED_SIZE = 300

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 from agentbench.errors import MissingData, missing_dependency
 
-from .engine import Result
 from .pddl import CorruptGame, read_game, rules_hashes, text_field
+from .session import Result
 
 
 class Replay(NamedTuple):

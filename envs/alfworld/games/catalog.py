@@ -23,9 +23,9 @@ import orjson
 from agentbench.datasets import Dataset, Progress, Report, Source, dataset_dir, missing_data
 from agentbench.errors import CorruptData, UnknownName, UsageError, unknown_name
 
-from .engine import Game
-from .generate import PRESETS, TASK_TYPES, game_for, task_ids
-from .pddl import UnsupportedGame
+from ..generate.generate import PRESETS, TASK_TYPES, game_for, task_ids
+from ..play.pddl import UnsupportedGame
+from ..play.session import Game
 from .sources import GAME, SPLITS, Found, scan
 from .store import ROOT, Entry, Index, Writer, content_hash, read_index
 

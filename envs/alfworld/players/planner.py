@@ -15,9 +15,9 @@ from typing import Final, NamedTuple
 
 from agentbench.errors import UsageError
 
-from .goal import Goal, Need
-from .rules import Game
-from .state import Action, State, Verb
+from ..play.goal import Goal, Need
+from ..play.rules import Game
+from ..play.state import Action, State, Verb
 
 IN_HAND: Final = -1
 _TREATMENTS: Final[dict[str, Verb]] = {"clean": "clean", "hot": "heat", "cool": "cool"}

@@ -14,11 +14,11 @@ from typing import NamedTuple
 
 from agentbench.errors import UsageError, unknown_name
 
-from .chores import LAMP_TASK, TASKS
+from ..chores import LAMP_TASK, TASKS
+from ..play.goal import Alternative, Condition, Goal, Need, Part
+from ..play.rules import Game
+from ..play.state import State, bits
 from .expert import DeadEnd, Expert
-from .goal import Alternative, Condition, Goal, Need, Part
-from .rules import Game
-from .state import State, bits
 
 _QUALITY: dict[str, Condition] = {"isClean": "clean", "isHot": "hot", "isCool": "cool"}
 

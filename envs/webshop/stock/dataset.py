@@ -13,11 +13,11 @@ import numpy as np
 from agentbench.datasets import Dataset, Progress, Report, Source
 from agentbench.errors import CorruptData
 
-from .catalog import fingerprint_of
+from ..shop.catalog import fingerprint_of
+from ..shop.goals import ORDERS, GoalTable
+from ..shop.products import CatalogFiles, read_products
 from .generate import ATTRIBUTES_FILE, HUMAN_FILE, ITEMS_FILE
-from .goals import ORDERS, GoalTable
 from .market import NAME, OFFICIAL, build_stock, counted, open_stock
-from .products import CatalogFiles, read_products
 
 FINGERPRINTS = {"small": "edd702daa63627a6"}
 """Content of the catalogues that the shipped panels were made from."""

@@ -18,11 +18,11 @@ from typing import Any, Final
 
 from agentbench.errors import ContractError, UsageError, unknown_name
 
-from .chores import LAMP_TASK, TASKS
+from ..chores import LAMP_TASK, TASKS
+from ..household import ROOMS
+from ..play.session import Game, Session
+from ..players.expert import Expert
 from .drawing import Difficulty, Draw
-from .engine import Game, Session
-from .expert import Expert
-from .household import ROOMS
 from .problem import goal_formula, problem_text
 
 __all__ = [
@@ -148,7 +148,7 @@ def _difficulty(preset: str) -> Difficulty:
 
 @cache
 def _rules() -> tuple[str, str]:
-    logic = files(__package__) / "logic"
+    logic = files("agentbench.envs.alfworld.logic")
     return (
         (logic / "domain.pddl").read_text(encoding="utf-8"),
         (logic / "grammar.twl2").read_text(encoding="utf-8"),

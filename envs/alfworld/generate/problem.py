@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Final
 
-from .chores import LAMP_TASK, TASKS
-from .household import FLAGS, HOLDS, PLACES, ROOMS
+from ..chores import LAMP_TASK, TASKS
+from ..household import FLAGS, HOLDS, PLACES, ROOMS
 
 
 @dataclass(frozen=True)
