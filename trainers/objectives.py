@@ -3,7 +3,7 @@
 An objective makes, for each micro-batch and its token coefficients, the kernel that sums the loss and finishes its
 gradient chunk by chunk. All coefficients are known before the forward, so the result does not depend on how rows are
 cut. Owns the sampled-token objective, the full-vocabulary divergence and the divergence on the teacher's top K.
-Leaves out coefficients (`losses`), accumulation (`base`) and the formulas (`divergences`, `chunked`).
+Leaves out coefficients (`losses`), accumulation (`base`) and the formulas (`divergences`, `fused`).
 """
 
 from __future__ import annotations

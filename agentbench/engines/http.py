@@ -1,7 +1,7 @@
 """One HTTP client for all endpoints: retries, limits, time limits, counters, and a key that never leaves the header.
 
 Requests run side by side on an event loop in a thread of their own, so whatever is answered can be taken at once.
-Leaves out what is said over the wire (`openai`, `vllm_wire`).
+Leaves out what is said over the wire (`openai`, `vllm.wire`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Any endpoint that speaks OpenAI's protocol, for evaluation: messages in, text out.
 
 There are no token ids and no log-probs, so nothing can be trained on what it says. Leaves out what the messages say
-(`agentbench.policies.chat`) and retries (`http_client`).
+(`agentbench.policies.chat`) and retries (`engines.http`).
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from ..engines.hf.sampler import IntArray
 from ..errors import CorruptData, UsageError, missing_dependency
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -205,7 +205,7 @@ def quiet_transformers() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def end_ids(model: Any, tokenizer: Any) -> IntArray:
+def end_ids(model: Any, tokenizer: Any) -> npt.NDArray[np.int64]:
     """Every token that ends a reply: the model's end tokens, the tokenizer's, and ChatML's where the template has it.
 
     Raises: UsageError: there is none, so no reply would ever end.

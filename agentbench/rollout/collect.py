@@ -1,6 +1,6 @@
 """Carries out a RolloutPlan: names the episodes, runs them, and hands them back in groups.
 
-Leaves out which tasks a step plays (`train`) and what is learnt from them (`trainers`).
+Leaves out which tasks a step plays (`training.tasks`) and what is learnt from them (`trainers`).
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@
 - `metrics.jsonl`: numbers by training step.
 
 Lines are only ever appended and each is flushed. Opening for resume cuts off a torn last line; otherwise reading is
-strict. Leaves out numbers computed from records (`report`) and checkpoints (`train`).
+strict. Leaves out numbers computed from records (`report`) and checkpoints (`training`).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The checks of the conformance kit, in the order in which a failure is easiest to understand.
 
-Each takes an `EnvPlayer` and raises `Broken` or `Skip`. Leaves out how a failure is reported (`testing`).
+Each takes an `EnvPlayer` and raises `Broken` or `Skip`. Leaves out how a failure is reported (`conformance`).
 """
 
 from __future__ import annotations

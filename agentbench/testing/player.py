@@ -1,6 +1,6 @@
 """Plays an env for the conformance kit, and checks type and value of whatever it returns on the way.
 
-Leaves out the checks that take more than one call to see (`env_checks`).
+Leaves out the checks that take more than one call to see (`checks`).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Who may act in a training run, and where: the policies by author, from the configuration.
 
-Leaves out carrying plans out (`collect`) and the loop (`train`).
+Leaves out carrying plans out (`collect`) and the loop (`loop`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Starts a training run on several processes of this machine, and ends them together.
 
 What torchrun does, with one clear line and the run's own exit code at the end. For several machines start torchrun or
-`accelerate launch` on each (docs/scaling.md). Leaves out what the processes do (`train`).
+`accelerate launch` on each (docs/scaling.md). Leaves out what the processes do (`loop`).
 """
 
 from __future__ import annotations

@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from places import TOY
 
 from agentbench.cli import run
 from agentbench.registry import load
 
-TOY = Path(__file__).with_name("toy_plugin.py")
 SPEC_PATH = f"{TOY}:SPEC"
 write_panel = load("envs", f"{TOY}:write_panel")
 

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # the tests here share vllm_cases.py
-sys.path.insert(0, str(Path(__file__).parents[1] / "trainers"))  # and trainer_cases.py
 
 ABSENT = importlib.util.find_spec("vllm") is None
 

@@ -1,6 +1,6 @@
 """Full-vocabulary divergence straight from hidden states and two language-model heads, in chunks of tokens.
 
-Owns: the divergence, and the machinery under it and `chunked_tokens`: the gradients of hidden states and head
+Owns: the divergence, and the machinery under it and `tokens`: the gradients of hidden states and head
 are computed analytically in the forward pass, one chunk of tokens at a time. No chunk is visited twice, so the
 cost is that of the naive form; and because the gradient is finished in the forward, the weight of every token
 must be known there and enters as an argument.

@@ -4,7 +4,7 @@ Owns: `logprob` (differentiable log-probs and metric entropies) and `token_loss`
 one large product cheaper). Neither holds the logits of more than one chunk. The logit gradient of log q(y) is
 1[v = y] - q, divided by the temperature. Leaves out: masks and the shift from positions to tokens (the caller
 passes hidden states of the positions that predict the tokens); gradient of the entropy.
-Letters as in `chunked`.
+Letters as in `fused`.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def logprob(
         token_N: int64 sampled ids, all below vocab_size.
         vocab_size: real vocabulary; rows beyond it are padding: no probability, no gradient.
         temperature: logits are divided by it, as the sampler did.
-        chunk: tokens per block; see `chunked.divergence`.
+        chunk: tokens per block; see `divergence`.
     Returns: nats, float32 (float64 for float64 input).
     Raises: UsageError: shapes disagree or an id is outside the vocabulary. ConfigError: bad temperature, chunk.
     """

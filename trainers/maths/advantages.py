@@ -111,7 +111,7 @@ def group_centred(
             all turns of the group, so longer episodes weigh more (verl-agent, and so the published runs).
         divide_by_std: False for the mean-only variant.
         penalty_N: subtracted from a turn's own score before the statistics (invalid actions); "turn" only.
-    Returns: per turn; broadcast to tokens with `turn_weights.per_token`.
+    Returns: per turn; broadcast to tokens with `turns.per_token`.
     Raises: ConfigError: unknown `stats`, or a penalty that the trajectory convention has no place for.
     """
     if stats not in get_args(GroupStats):

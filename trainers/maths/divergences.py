@@ -10,7 +10,7 @@ top-K support, and the sampled-token estimator of reverse KL. With q the student
 Published code disagrees on these names; here the first word always says whose samples the teacher's KL would
 need (forward: the teacher's, reverse: the student's). Raw values of different kinds are not comparable.
 
-Leaves out: reductions and masks (`losses`), and the form that never holds full logits (`chunked`).
+Leaves out: reductions and masks (`reductions`), and the form that never holds full logits (`kernels.divergence`).
 In names, `X` stands for any leading axes, `V` for the vocabulary and `K` for a support of K ids.
 """
 

@@ -1,7 +1,7 @@
 """Keys and values of many conversations in one tensor per layer.
 
 Row r, position p of a buffer belongs to token p of conversation r: rows start at position 0 and need no padding, so
-a conversation's cache outlives its requests. Leaves out whose row is whose (`slot_table`) and the model (`forward`).
+a conversation's cache outlives its requests. Leaves out whose row is whose (`table`) and the model (`forward`).
 """
 
 from __future__ import annotations

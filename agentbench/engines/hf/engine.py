@@ -2,7 +2,7 @@
 
 Every conversation owns a row of one cache for as long as there is room. Requests join and leave the
 running batch at any step, and a new turn computes only the tokens that its row does not hold yet. A reply depends on
-its request alone, not on the requests it runs with. Leaves out the running batch and its memory (`slot_batch`), the
+its request alone, not on the requests it runs with. Leaves out the running batch and its memory (`batch`), the
 model's forward pass (`forward`), drawing tokens (`sampler`) and opening models (`loading`).
 """
 

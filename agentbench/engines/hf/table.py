@@ -1,6 +1,6 @@
 """Keeps the books of the cache: which row belongs to which conversation, and which tokens it holds.
 
-Plain numpy. Leaves out keys and values themselves (`slot_cache`) and the order in which requests run (`hf`).
+Plain numpy. Leaves out keys and values themselves (`cache`) and the order in which requests run (`hf`).
 """
 
 from __future__ import annotations

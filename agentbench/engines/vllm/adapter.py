@@ -247,7 +247,7 @@ class Backend:
         self._engine.abort_request(list(ids))
 
     def call(self, method: str, *arguments: Any) -> Any:
-        """Call a method of `vllm_worker.WeightLoader` in the worker."""
+        """Call a method of `worker.WeightLoader` in the worker."""
         with self._own_random_state():
             return self._engine.collective_rpc(method, args=arguments)[0]
 

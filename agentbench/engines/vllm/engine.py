@@ -2,8 +2,8 @@
 
 Requests join and leave the running batch at any step; `poll` steps until something is finished. Conversations share
 vLLM's prefix cache, which finds the longest common beginning by itself. A reply depends on its request and seed alone,
-but for the rounding of logits, which batch mates can move. Leaves out vLLM's own interface (`vllm_adapter`) and what
-happens to weights inside the worker (`vllm_worker`).
+but for the rounding of logits, which batch mates can move. Leaves out vLLM's own interface (`adapter`) and what
+happens to weights inside the worker (`worker`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """vLLM's own server as an engine: token ids and log-probs over HTTP, for evaluation and for training.
 
 Several servers of one model share the work: a conversation stays with the server that holds its prefix. New weights
-travel as safetensors through a folder that both sides see. Leaves out the wire (`vllm_wire`) and starting servers
+travel as safetensors through a folder that both sides see. Leaves out the wire (`wire`) and starting servers
 (`agentbench.engines.vllm.serve`).
 """
 

@@ -1,7 +1,7 @@
 """The wire of vLLM's own OpenAI server, as much of it as is used: what is sent, what comes back, what is checked first.
 
 Written for vLLM 0.32 (`/v1/models`, `/version`, `/tokenize`, `/v1/completions` with integer prompts, and the routes of
-development mode). Leaves out retries (`http_client`), sampling for episodes (`vllm_server`) and teachers.
+development mode). Leaves out retries (`engines.http`), sampling for episodes (`server`) and teachers.
 """
 
 from __future__ import annotations

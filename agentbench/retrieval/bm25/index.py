@@ -1,7 +1,7 @@
 """BM25 over index terms, equal to Lucene's float32 scores bit for bit, in NumPy; in memory or mapped from disk.
 
 Knows nothing of products or text: terms come from an analyzer, ties are broken by ranks the caller gives. Building an
-index is `bm25_build`.
+index is `build`.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Bm25Index:
 
     @classmethod
     def open(cls, directory: Path) -> Bm25Index:
-        """Map an index that `bm25_build` wrote; pages are shared between processes.
+        """Map an index that `build` wrote; pages are shared between processes.
 
         Raises: CorruptData: a file is missing or broken.
         """

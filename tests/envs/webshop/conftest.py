@@ -1,8 +1,7 @@
 """A tiny shop written by hand, and the official files where they are on disk."""
 
-from pathlib import Path
-
 import pytest
+from places import SHARED_DATA
 
 from agentbench.envs.webshop.conformance import Checker
 from agentbench.envs.webshop.shop.goals import GoalOrder, GoalTable
@@ -13,7 +12,7 @@ from agentbench.envs.webshop.shop.session import Session, Shop
 from agentbench.envs.webshop.stock.dataset import find_files
 from agentbench.envs.webshop.stock.market import build_stock
 
-OFFICIAL = Path(__file__).parents[4] / "shared" / "data" / "webshop"
+OFFICIAL = SHARED_DATA / "webshop"
 
 
 def entry(asin, name, **changes):

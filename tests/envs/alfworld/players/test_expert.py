@@ -6,9 +6,9 @@ import re
 import tarfile
 from dataclasses import replace
 from importlib.resources import files
-from pathlib import Path
 
 import pytest
+from places import SHARED_DATA
 
 from agentbench.envs.alfworld.generate.generate import TASK_TYPES, Difficulty, game_for, generate_game
 from agentbench.envs.alfworld.generate.problem import Furniture, Household, Thing, goal_formula, problem_text
@@ -18,7 +18,7 @@ from agentbench.envs.alfworld.play.state import Action, bits
 from agentbench.envs.alfworld.players.expert import DeadEnd, Expert, command_of, optimal_length
 from agentbench.errors import UsageError
 
-DATA = Path(__file__).parents[3].parent / "shared" / "data" / "alfworld"
+DATA = SHARED_DATA / "alfworld"
 LOGIC = files("agentbench.envs.alfworld") / "logic"
 TINY = Difficulty(
     receptacles=(4, 6),

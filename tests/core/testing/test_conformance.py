@@ -2,9 +2,9 @@
 
 import random
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
+from places import ROOT
 
 from agentbench.envs import corridor
 from agentbench.envs.corridor import CorridorEnv
@@ -13,7 +13,7 @@ from agentbench.registry import env_spec
 from agentbench.testing import check_env
 
 SPEC = corridor.SPEC
-EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLES = ROOT / "examples"
 
 
 def test_the_example_env_passes():

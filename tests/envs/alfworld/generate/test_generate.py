@@ -7,9 +7,9 @@ import re
 import subprocess
 import sys
 import tarfile
-from pathlib import Path
 
 import pytest
+from places import SHARED_DATA
 
 from agentbench.envs.alfworld.chores import TASKS
 from agentbench.envs.alfworld.generate.generate import (
@@ -25,7 +25,7 @@ from agentbench.envs.alfworld.household import FLAGS, HOLDS, OPENABLE, PLACES, R
 from agentbench.envs.alfworld.play.session import Game, Session
 from agentbench.errors import ConfigError, UnknownName, UsageError
 
-DATA = Path(__file__).parents[3].parent / "shared" / "data" / "alfworld"
+DATA = SHARED_DATA / "alfworld"
 TEXTWORLD_LEAVES_FILES_OPEN = pytest.mark.filterwarnings(
     "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning", "ignore::DeprecationWarning"
 )

@@ -1,6 +1,5 @@
-from pathlib import Path
-
 import pytest
+from places import TOY
 
 from agentbench.config import validate
 from agentbench.errors import UsageError
@@ -9,7 +8,6 @@ from agentbench.policies.ready import ScriptedPolicy
 from agentbench.registry import load
 from agentbench.runs.compare import compare_runs
 
-TOY = Path(__file__).with_name("toy_plugin.py")
 write_panel = load("envs", f"{TOY}:write_panel")
 
 

@@ -1,14 +1,13 @@
 import hashlib
-from pathlib import Path
 
 import pytest
 import yaml
+from places import TOY
 
 from agentbench.errors import ConfigError, MissingData, UnknownName, UsageError
 from agentbench.evaluation.panels import all_panels, digest, load_panel, parse_panel
 from agentbench.registry import load
 
-TOY = Path(__file__).with_name("toy_plugin.py")
 SPEC, TASKS = load("envs", f"{TOY}:SPEC"), load("envs", f"{TOY}:TASKS")
 
 

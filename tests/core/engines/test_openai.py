@@ -1,8 +1,8 @@
 import threading
 import time
-from pathlib import Path
 
 import pytest
+from places import FAKE_ENDPOINT
 
 from agentbench.config import validate
 from agentbench.engine import TextEngine, TextRequest
@@ -16,7 +16,7 @@ from agentbench.runs.episodes import encode_episode, read_episodes
 from agentbench.runs.folder import read_timings
 from agentbench.types import SamplingParams
 
-FakeServer = load("envs", f"{Path(__file__).parents[1] / 'fake_endpoint.py'}:FakeServer")
+FakeServer = load("envs", f"{FAKE_ENDPOINT}:FakeServer")
 CHAT = "/v1/chat/completions"
 COMMANDS = ("go left", "go right", "open door")
 

@@ -1,6 +1,5 @@
-from pathlib import Path
-
 import pytest
+from places import FAKE_ENDPOINT
 
 from agentbench.engine import Engine, Request, Scorer
 from agentbench.engines import http as http_client
@@ -13,7 +12,7 @@ pytest.importorskip("transformers")
 from agentbench.engines.vllm.server import build, write_weights
 from agentbench.models.tiny import make_tokenizer
 
-FAKE = f"{Path(__file__).parents[1] / 'fake_endpoint.py'}"
+FAKE = f"{FAKE_ENDPOINT}"
 FakeServer, distribution = (load("envs", f"{FAKE}:{name}") for name in ("FakeServer", "distribution"))
 COMPLETIONS = "/v1/completions"
 

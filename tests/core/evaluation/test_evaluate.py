@@ -3,9 +3,9 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
+from places import TOY
 
 from agentbench.config import validate
 from agentbench.errors import ConfigError, CorruptData, MissingData, UnknownName, UsageError
@@ -17,7 +17,6 @@ from agentbench.runs.episodes import read_episodes
 from agentbench.runs.folder import read_config
 from agentbench.types import derive_seed
 
-TOY = Path(__file__).with_name("toy_plugin.py")
 SPEC, TASKS, write_panel = (load("envs", f"{TOY}:{name}") for name in ("SPEC", "TASKS", "write_panel"))
 
 

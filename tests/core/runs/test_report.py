@@ -1,6 +1,5 @@
-from pathlib import Path
-
 import pytest
+from places import TOY
 
 from agentbench.config import validate
 from agentbench.errors import MissingData
@@ -10,7 +9,6 @@ from agentbench.runs.report import pages, render, stale_pages
 from agentbench.runs.stats import Estimate
 from agentbench.runs.summary import Plan, Rates, Summary, load_summary, summarise_run
 
-TOY = Path(__file__).with_name("toy_plugin.py")
 write_panel = load("envs", f"{TOY}:write_panel")
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from together import learn
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 
 
 def launch(models, output, algorithm, *, processes=2, asked=2, fsdp=False):

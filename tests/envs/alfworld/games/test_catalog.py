@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from places import SHARED_DATA
 
 from agentbench import datasets as data
 from agentbench.envs.alfworld.games import catalog as games
@@ -16,7 +17,7 @@ from agentbench.errors import CorruptData, MissingData, UnknownName, UsageError
 from agentbench.evaluation.panels import load_panel
 from agentbench.registry import env_spec
 
-REAL = Path(__file__).parents[4] / "shared" / "data" / "alfworld"
+REAL = SHARED_DATA / "alfworld"
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason=f"no real ALFWorld games at {REAL}")
 
 FOLDERS = {

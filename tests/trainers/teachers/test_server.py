@@ -1,9 +1,9 @@
 import json
-from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from places import FAKE_ENDPOINT
 from trainer_cases import make_run, make_student, random_groups
 
 from agentbench.cli.training import main
@@ -16,7 +16,7 @@ from agentbench.trainers.teachers.open import open_teacher
 from agentbench.trainers.teachers.server import ServerTeacher
 from agentbench.training.config import TeacherConfig
 
-FAKE = f"{Path(__file__).parents[1] / 'fake_endpoint.py'}"
+FAKE = f"{FAKE_ENDPOINT}"
 FakeServer, distribution = (load("envs", f"{FAKE}:{name}") for name in ("FakeServer", "distribution"))
 COMPLETIONS = "/v1/completions"
 

@@ -3,16 +3,16 @@
 import json
 import random
 import tarfile
-from pathlib import Path
 
 import pytest
+from places import SHARED_DATA
 
 from agentbench.envs.alfworld.generate.generate import TASK_TYPES, Difficulty, game_for, generate_game
 from agentbench.envs.alfworld.play.session import Game, Session
 from agentbench.envs.alfworld.players.explorer import Explorer
 from agentbench.errors import UsageError
 
-DATA = Path(__file__).parents[3].parent / "shared" / "data" / "alfworld"
+DATA = SHARED_DATA / "alfworld"
 INTRODUCTION = (
     "-= Welcome to TextWorld, ALFRED! =-\n\nYou are in the middle of a room. Looking quickly around you, you see "
     "a cabinet 2, a cabinet 1, a countertop 1, a fridge 1, a microwave 1, and a sidetable 1.\n\n"
