@@ -11,6 +11,7 @@ from agentbench.envs.webshop.shop.products import (
     read_products,
 )
 from agentbench.errors import CorruptData, MissingData
+from agentbench.retrieval.bm25.analyzer import analyze
 
 
 @pytest.mark.parametrize(
@@ -108,3 +109,11 @@ def test_a_broken_product_is_named(tmp_path, raw):
 def test_absent_files_are_named(tmp_path):
     with pytest.raises(MissingData, match=r"items\.json"):
         list(read_products(CatalogFiles(tmp_path / "items.json", tmp_path / "attributes.json")))
+
+
+def test_official_documents_have_as_many_terms_as_in_lucene(official):
+    # Lucene counts 107,608 terms in the index of the 1,000 products
+    catalog = official.catalog
+    assert (
+        sum(len(analyze(document_text(catalog.product(place)))) for place in range(len(catalog))) == 107_608
+    )
