@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import httpx
 import orjson
 
-from ..engines.http_client import checked_url
+from ..engines.http import checked_url
 from ..errors import EnvFailure, UsageError
 from .contract import Hit, Refused, check_k, clean_query
 from .dialects import DIALECTS, Dialect

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..data import Progress, silent
-from ..engines.loading import DTYPES, check_name, quiet_transformers
+from ..datasets import Progress, silent
 from ..errors import CorruptData, UsageError, missing_dependency
+from ..models.loading import DTYPES, check_name, quiet_transformers
 from .contract import Hit, check_k, clean_query
 from .flat import FaissIndex, FlatIndex, open_vectors
 from .passages import Passages

@@ -22,7 +22,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from ..data import Progress, silent
+from ..datasets import Progress, silent
 from ..errors import CorruptData, MissingData, UsageError
 from .contract import Passage, readable
 from .store import cache_folder

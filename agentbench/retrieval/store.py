@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..data import data_root
+from ..datasets import data_root
 from ..errors import UsageError
 
 
