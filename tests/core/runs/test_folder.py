@@ -19,7 +19,7 @@ def episode(task="t00", repeat=0, **keys):
         env_action="look",
         reward=1.5,
         context_ids=(1, 2, 3),
-        info={"invalid": "no_think"},
+        invalid="no_think",
         annotations={"weight": 0.5},
     )
     values = {
@@ -51,7 +51,7 @@ def test_an_episode_survives_the_round_trip():
 
 def test_a_line_holds_the_plain_record_its_schema_and_no_time():
     line = orjson.loads(encode_episode(episode()))
-    assert line == {"schema": 1, **orjson.loads(orjson.dumps(to_dict(episode())))}
+    assert line == {"schema": 2, **orjson.loads(orjson.dumps(to_dict(episode())))}
     assert "seconds" not in line
     assert encode_episode(episode()) == encode_episode(dataclasses.replace(episode(), seconds=99.0))
 
