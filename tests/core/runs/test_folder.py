@@ -194,3 +194,21 @@ def test_first_difference_walks_nested_values():
     assert first_difference({"a": {"b": 1}}, {"a": {"b": 1}}) is None
     assert first_difference({"a": {"b": 1}}, {"a": {"b": 2}}) == ("a.b", 1, 2)
     assert first_difference({"a": 1}, {"a": 1, "c": None}) == ("c", "(not set)", None)
+
+
+def test_records_of_schema_1_are_read_with_their_facts_in_fields():
+    line = orjson.loads(encode_episode(episode()))
+    line["schema"] = 1
+    for turn in line["turns"]:
+        for name in ("invalid", "penalty", "label", "shown", "notes"):
+            del turn[name]
+    line["turns"][0]["info"] = {
+        "valid": False,
+        "invalid": "no_action",
+        "penalty": 0.1,
+        "label": "go left",
+        "label_ids": [3, 4],
+    }
+    first = decode_episode(line).turns[0]
+    assert (first.invalid, first.penalty, first.info) == ("no_action", 0.1, {"valid": False})
+    assert (first.label.text, first.label.token_ids) == ("go left", (3, 4))
