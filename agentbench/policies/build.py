@@ -11,7 +11,7 @@ import orjson
 import yaml
 from pydantic import Field
 
-from ..config import Section
+from ..config import Section, StopStrings
 from ..dialogue.parse import get_parser
 from ..dialogue.prompt import load_prompt
 from ..dialogue.render import Renderer
@@ -52,6 +52,7 @@ class PolicyConfig(Section):
         engine: engine plug-in, with its own keyword options in `engine_options`.
         prompt: prompt reference; None takes the env's own. `history`: pairs shown; None takes the env's own.
         guided: sample only among admissible commands.
+        stop: texts that end a reply, see `SamplingParams`; None takes the prompt's.
     """
 
     policy: str
@@ -65,6 +66,7 @@ class PolicyConfig(Section):
     top_p: float = Field(default=1.0, gt=0, le=1)
     top_k: int = Field(default=0, ge=0)
     max_new_tokens: int = Field(default=512, ge=1)
+    stop: StopStrings | None = None
 
 
 def build_policy(config: PolicyConfig, spec: EnvSpec, max_turns: int | None = None) -> Policy:
@@ -115,7 +117,10 @@ def _model_policy(config: PolicyConfig, spec: EnvSpec, max_turns: int) -> Policy
     prompt = load_prompt(config.prompt or spec.prompt)
     engine = open_engine(config.engine, name, config.engine_options)
     history = spec.history if config.history is None else config.history
-    sampling = SamplingParams(config.temperature, config.top_p, config.top_k, config.max_new_tokens)
+    stop = prompt.stop if config.stop is None else tuple(config.stop)
+    sampling = SamplingParams(
+        config.temperature, config.top_p, config.top_k, config.max_new_tokens, stop=stop
+    )
     parser = get_parser(prompt.parser or spec.parser)
     if isinstance(engine, TextEngine):
         if config.guided:

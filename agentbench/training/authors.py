@@ -36,11 +36,23 @@ def student_parser(config: TrainConfig, spec: EnvSpec) -> Parser:
     return get_parser(load_prompt(config.env.prompt or spec.prompt).parser or spec.parser)
 
 
+def student_sampling(config: TrainConfig, spec: EnvSpec, temperature: float | None = None) -> SamplingParams:
+    """How the student samples; at another temperature (evaluations) without top-k and top-p."""
+    rollout = config.rollout
+    prompt = load_prompt(config.env.prompt or spec.prompt)
+    stop = prompt.stop if rollout.stop is None else tuple(rollout.stop)
+    if temperature is not None:
+        return SamplingParams(temperature, max_new_tokens=rollout.max_new_tokens, stop=stop)
+    return SamplingParams(
+        rollout.temperature, rollout.top_p, rollout.top_k, rollout.max_new_tokens, stop=stop
+    )
+
+
 def build_stage(config: TrainConfig, spec: EnvSpec, trainer: Trainer, engine: Engine) -> Stage:
     """Put together every author that a plan may ask for: student, expert, random, mixture."""
     renderer, parser = student_renderer(config, spec, trainer), student_parser(config, spec)
     rollout = config.rollout
-    sampling = SamplingParams(rollout.temperature, rollout.top_p, rollout.top_k, rollout.max_new_tokens)
+    sampling = student_sampling(config, spec)
 
     demonstrator = ExplorerPolicy if rollout.demonstrator == "explorer" else ExpertPolicy
 

@@ -25,8 +25,8 @@ from ..rollout.collect import Stage, collect
 from ..runs.files import encode_json, write_whole
 from ..runs.folder import CONFIG, VERSIONS, check_output
 from ..trainer import Trainer, Update
-from ..types import Group, SamplingParams, Trajectory
-from .authors import build_stage, student_parser, student_renderer
+from ..types import Group, Trajectory
+from .authors import build_stage, student_parser, student_renderer, student_sampling
 from .check import check
 from .checkpoints import checkpoints
 from .config import TrainConfig
@@ -96,6 +96,7 @@ class Run:
             guided=rollout.guided,
             temperature=settings.temperature,
             max_new_tokens=rollout.max_new_tokens,
+            stop=rollout.stop,
             panel=settings.panel,
             output_dir=str(output),
             limit=settings.limit,
@@ -130,7 +131,7 @@ class Run:
             self.engine,
             student_renderer(self.config, self.spec, self.trainer),
             student_parser(self.config, self.spec),
-            SamplingParams(temperature=temperature, max_new_tokens=self.config.rollout.max_new_tokens),
+            student_sampling(self.config, self.spec, temperature),
             guided=self.config.rollout.guided,
         )
 
