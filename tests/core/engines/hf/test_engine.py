@@ -212,7 +212,7 @@ def test_greedy_follows_the_likeliest_token(make, parts):
 
 
 def test_the_end_token_is_kept_in_the_ids_and_left_out_of_the_text(make, parts):
-    tokenizer = parts[1]
+    model, tokenizer = parts
     requests = [ask(str(i), (i, 2), seed=i, max_new_tokens=100) for i in range(16)]
     stopped = [action for action in sample(make(), requests) if action.finish == "stop"]
     assert stopped, "none of 16 long replies met the end token"
@@ -223,7 +223,7 @@ def test_the_end_token_is_kept_in_the_ids_and_left_out_of_the_text(make, parts):
 
 
 def test_guided_choice_samples_members_by_the_restricted_distribution(make, parts):
-    tokenizer = parts[1]
+    model, tokenizer = parts
     end = tokenizer.eos_token_id
     choices = ((10, 11, end), (10, 12, 13, end), (20, end), (20, 21, end))
     prompt = (5, 6, 7)
@@ -337,7 +337,7 @@ def test_aborted_requests_answer_with_what_they_said(make):
 
 
 def test_model_objects_must_fit_their_tokenizer_and_context(parts):
-    tokenizer = parts[1]
+    model, tokenizer = parts
     with pytest.raises(UsageError, match="max_context must be from 2 to 400, got 500"):
         HFEngine(model, tokenizer, max_context=500)
     with pytest.raises(UsageError, match="slots and prefill_tokens must be at least 1, got 0"):
