@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from pydantic import Field
 
@@ -27,22 +27,12 @@ from ..runs.episodes import Key, read_episodes
 from ..runs.folder import RunFolder, check_output, read_timings
 from ..runs.report import write_pages
 from ..runs.summary import Plan, Summary, summarise
+from ..trainer import Team
 from ..types import Trajectory, derive_seed
 from .panels import ResolvedPanel, digest, load_panel
 
 Progress = Callable[[Trajectory | None, int, int], None]
 """`progress(episode, done, total)`, called once with None before the first episode and after each one."""
-
-
-class Team(Protocol):
-    """Several processes that play one panel together; a `agentbench.trainer.Trainer` is one."""
-
-    process_index: int
-    num_processes: int
-
-    def gather(self, items: list[Any]) -> list[Any]:
-        """Concatenate plain values over all processes, on process 0 only."""
-        ...
 
 
 _FREE = frozenset(
@@ -126,7 +116,7 @@ def evaluate(
     with ExitStack() as stack:
         run = None
         if policy is None:  # this function built it
-            stack.callback(getattr(getattr(actor, "engine", None), "close", lambda: None))
+            stack.callback(actor.close)
         if config.output_dir is not None:
             run = stack.enter_context(_open(config, plan, actor, resume=resume))
             found = {(item.task, item.repeat): item for item in read_episodes(run.path)}
@@ -136,7 +126,7 @@ def evaluate(
         if progress:
             progress(None, len(found), len(found) + len(items))
         total = len(found) + len(items)
-        mine = items[:: team.num_processes] if team else items
+        mine = items[:: team.count] if team else items
         played = _play(config, spec, panel.env_options, actor, mine)
         for item in chain(played, _from_others(team)):
             found[item.task, item.repeat] = item
@@ -161,20 +151,19 @@ def assist(config: EvalConfig, policy: Policy, team: Team) -> None:
     panel = load_panel(config.panel)
     spec = env_spec(panel.env)
     tasks = panel.resolve(spec, allow_missing=config.allow_missing).tasks[: config.limit]
-    mine = list(_keys(tasks, config.repeats))[team.process_index :: team.num_processes]
-    team.gather(list(_play(config, spec, panel.env_options, policy, mine)))
+    mine = list(_keys(tasks, config.repeats))[team.index :: team.count]
+    team.collect(list(_play(config, spec, panel.env_options, policy, mine)))
 
 
 def _from_others(team: Team | None) -> Iterator[Trajectory]:
     """Episodes of the team's other processes, once all have finished."""
     if team is not None:
-        yield from team.gather([])
+        yield from team.collect([])
 
 
 def _since(before: Mapping[str, float], actor: Policy) -> dict[str, float]:
     """What the actor's engine has used beyond `before`; {} where nothing is counted."""
-    now: Mapping[str, float] = getattr(actor, "usage", {})
-    return {name: value - before.get(name, 0) for name, value in now.items()}
+    return {name: value - before.get(name, 0) for name, value in actor.usage.items()}
 
 
 def _keys(tasks: Sequence[str], repeats: int) -> Iterator[Key]:

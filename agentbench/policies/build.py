@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 import yaml
@@ -13,7 +13,7 @@ from pydantic import Field
 
 from ..config import Section, StopStrings
 from ..dialogue.parse import get_parser
-from ..dialogue.prompt import load_prompt
+from ..dialogue.prompt import Prompt, load_prompt
 from ..dialogue.render import Renderer
 from ..engine import TextEngine
 from ..env import EnvSpec
@@ -117,10 +117,7 @@ def _model_policy(config: PolicyConfig, spec: EnvSpec, max_turns: int) -> Policy
     prompt = load_prompt(config.prompt or spec.prompt)
     engine = open_engine(config.engine, name, config.engine_options)
     history = spec.history if config.history is None else config.history
-    stop = prompt.stop if config.stop is None else tuple(config.stop)
-    sampling = SamplingParams(
-        config.temperature, config.top_p, config.top_k, config.max_new_tokens, stop=stop
-    )
+    sampling = sampling_of(config, prompt)
     parser = get_parser(prompt.parser or spec.parser)
     if isinstance(engine, TextEngine):
         if config.guided:
@@ -128,6 +125,27 @@ def _model_policy(config: PolicyConfig, spec: EnvSpec, max_turns: int) -> Policy
         return ChatPolicy(engine, prompt, parser, sampling, history=history, max_turns=max_turns)
     renderer = Renderer(engine.tokenizer, prompt, history=history, max_turns=max_turns)
     return ModelPolicy(engine, renderer, parser, sampling, guided=config.guided)
+
+
+class Sampled(Protocol):
+    """The part of a configuration that says how a model samples."""
+
+    temperature: float
+    top_p: float
+    top_k: int
+    max_new_tokens: int
+    stop: list[str] | None
+
+
+def sampling_of(config: Sampled, prompt: Prompt) -> SamplingParams:
+    """How a model samples: as configured; a reply ends at the prompt's stop strings where no others are given."""
+    return SamplingParams(
+        config.temperature,
+        config.top_p,
+        config.top_k,
+        config.max_new_tokens,
+        stop=prompt.stop if config.stop is None else tuple(config.stop),
+    )
 
 
 def _check_model_folder(name: str) -> None:

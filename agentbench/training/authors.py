@@ -10,6 +10,7 @@ from ..dialogue.prompt import load_prompt
 from ..dialogue.render import Renderer
 from ..engine import Engine
 from ..env import EnvSpec
+from ..policies.build import sampling_of
 from ..policies.demonstrations import MixturePolicy, TokenisedPolicy
 from ..policies.model import ModelPolicy
 from ..policies.ready import ExpertPolicy, ExplorerPolicy, RandomPolicy
@@ -17,7 +18,6 @@ from ..policy import InstantPolicy, Policy
 from ..rollout.collect import Stage
 from ..rollout.episode import Limits
 from ..trainer import Trainer
-from ..types import SamplingParams
 from .config import TrainConfig
 
 
@@ -36,23 +36,11 @@ def student_parser(config: TrainConfig, spec: EnvSpec) -> Parser:
     return get_parser(load_prompt(config.env.prompt or spec.prompt).parser or spec.parser)
 
 
-def student_sampling(config: TrainConfig, spec: EnvSpec, temperature: float | None = None) -> SamplingParams:
-    """How the student samples; at another temperature (evaluations) without top-k and top-p."""
-    rollout = config.rollout
-    prompt = load_prompt(config.env.prompt or spec.prompt)
-    stop = prompt.stop if rollout.stop is None else tuple(rollout.stop)
-    if temperature is not None:
-        return SamplingParams(temperature, max_new_tokens=rollout.max_new_tokens, stop=stop)
-    return SamplingParams(
-        rollout.temperature, rollout.top_p, rollout.top_k, rollout.max_new_tokens, stop=stop
-    )
-
-
 def build_stage(config: TrainConfig, spec: EnvSpec, trainer: Trainer, engine: Engine) -> Stage:
     """Put together every author that a plan may ask for: student, expert, random, mixture."""
     renderer, parser = student_renderer(config, spec, trainer), student_parser(config, spec)
     rollout = config.rollout
-    sampling = student_sampling(config, spec)
+    sampling = sampling_of(rollout, load_prompt(config.env.prompt or spec.prompt))
 
     demonstrator = ExplorerPolicy if rollout.demonstrator == "explorer" else ExpertPolicy
 
@@ -71,7 +59,13 @@ def build_stage(config: TrainConfig, spec: EnvSpec, trainer: Trainer, engine: En
         policies=policies,
         seed=config.seed,
         concurrency=rollout.concurrency,
-        limits=Limits(max_turns=config.env.max_turns, max_tokens=rollout.max_episode_tokens),
+        limits=Limits(
+            max_turns=config.env.max_turns,
+            max_tokens=rollout.max_episode_tokens,
+            step_seconds=rollout.step_seconds,
+            episode_seconds=rollout.episode_seconds,
+            retries=rollout.retries,
+        ),
         env_options=config.env.options,
         labeller=spoken(demonstrator(), "expert"),
     )

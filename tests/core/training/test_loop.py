@@ -189,3 +189,21 @@ def test_figures_go_to_tensorboard_and_an_absent_tracker_is_named(model, tmp_pat
     assert [event.step for event in found.Scalars("eval/success")] == [0, 2]
     with pytest.raises(ConfigError, match=r"tracker 'aim' is not installed; available: .*tensorboard"):
         run(model, tmp_path / "other", max_steps=1, report_to=["aim"])
+
+
+def test_success_of_the_collected_episodes_is_written_and_told(whole):
+    lines = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    for step, line in enumerate(lines[1:]):
+        episodes = read_episodes(whole / "rollouts" / f"step-{step:06d}.jsonl")
+        assert line["success"] == pytest.approx(sum(item.success for item in episodes) / len(episodes))
+
+
+def test_reports_name_the_weights_that_played(whole, model):
+    def played(step):
+        return json.loads((whole / "eval" / f"step-{step}" / "summary.json").read_text())["policy"]["engine"][
+            "model"
+        ]
+
+    assert played(0) == model
+    assert played(4) == str(whole / "checkpoint-4")
+    assert "checkpoint-4" in (whole / "eval" / "step-4" / "report.md").read_text()
