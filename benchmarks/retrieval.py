@@ -36,6 +36,7 @@ from agentbench.retrieval.open import open_retriever
 
 K1, B, K = 0.9, 0.4, 10
 BATCH = 256
+SNOWBALL = "bm25s, Snowball stems"
 BLOCK = 512
 """Queries that an engine answers before the other one is timed."""
 
@@ -59,13 +60,15 @@ def questions(folder: Path, passages: Passages) -> list[tuple[str, str, set[str]
     return found
 
 
-def recall(rank: Rank, asked: list[tuple[str, str, set[str]]]) -> Figures:
-    """Shares of gold passages among the first 3 and 10, by set and over all questions."""
+def recall(rank: Rank, asked: list[tuple[str, str, set[str]]]) -> tuple[Figures, Any]:
+    """Shares of gold passages among the first 3 and 10, by set and over all questions; and those of each question."""
+    each = np.zeros((len(asked), 2))
     sums: dict[str, list[float]] = defaultdict(lambda: [0.0] * 5)
     texts = [question for _, question, _ in asked]
     lists = [ids for start in range(0, len(texts), BATCH) for ids in rank(texts[start : start + BATCH])]
-    for (name, _, gold), ids in zip(asked, lists, strict=True):
+    for number, ((name, _, gold), ids) in enumerate(zip(asked, lists, strict=True)):
         found = [len(gold & set(ids[:k])) / len(gold) for k in (3, 10)]
+        each[number] = found
         for key in (name, "all"):
             for place, value in enumerate((1.0, *found, found[0] == 1, found[1] == 1)):
                 sums[key][place] += value
@@ -73,6 +76,17 @@ def recall(rank: Rank, asked: list[tuple[str, str, set[str]]]) -> Figures:
     return {
         key: {"n": int(total[0]), **{n: 100 * v / total[0] for n, v in zip(names, total[1:], strict=True)}}
         for key, total in sums.items()
+    }, each
+
+
+def difference(ours: Any, theirs: Any) -> Figures:
+    """Points by which the first is ahead over all questions, with a 95 % interval by drawing questions 2,000 times."""
+    rng, gaps = np.random.default_rng(0), 100 * (ours - theirs)
+    means = np.stack([gaps[rng.integers(0, len(gaps), len(gaps))].mean(0) for _ in range(2000)])
+    low, high = np.percentile(means, [2.5, 97.5], axis=0)
+    return {
+        name: {"points": float(gaps[:, at].mean()), "low": float(low[at]), "high": float(high[at])}
+        for at, name in enumerate(("R@3", "R@10"))
     }
 
 
@@ -252,13 +266,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--corpus", type=Path, required=True, help="JSONL of passages, packed or not")
-    parser.add_argument("--questions", type=Path, required=True, help="folder of nq.jsonl ...")
+    parser.add_argument("--corpus", type=Path, help="JSONL of passages, packed or not")
+    parser.add_argument("--questions", type=Path, help="folder of nq.jsonl ...")
     parser.add_argument("--large", type=int, help="make so many passages and measure on them")
     parser.add_argument("--limit", type=int, help="ask so many questions for the speed")
     parser.add_argument("--folder", type=Path, help="keep corpora and indexes here")
     parser.add_argument("--output", type=Path)
+    parser.add_argument("--show", type=Path, help="print a file of --output as tables, and measure nothing")
     options = parser.parse_args()
+    if options.show:
+        print(tables(json.loads(options.show.read_text())))
+        return
+    if not options.corpus or not options.questions:
+        parser.error("name --corpus and --questions")
     folder = options.folder or Path(tempfile.mkdtemp(prefix="retrieval-"))
     corpus = folder / "corpus.jsonl"
     if not corpus.exists():
@@ -270,7 +290,7 @@ def main() -> None:
             write_passages(corpus, generated(like, options.large))
         folder = folder / str(options.large)
     figures: Figures = {
-        "command": " ".join(["python", "benchmarks/retrieval.py", *sys.argv[1:]]),
+        "command": " ".join(["python", "benchmarks/retrieval.py", *(Path(word).name for word in sys.argv[1:])]),
         "versions": {**versions(), **_peer_versions()},
         "passages": len(Passages.open(corpus, cache=folder)),
         "k1": K1,
@@ -287,15 +307,56 @@ def main() -> None:
     engines = {name: engine(corpus, folder / name) for name, engine in ENGINES.items()}
     for name, found in speed(engines, shuffled).items():
         figures[name]["queries"] = found
-        if not options.large:
-            figures[name]["recall"] = recall(engines[name].rank, asked)
     if not options.large:
-        other = Peer(corpus, folder / "bm25s", "english")
-        figures["bm25s with Snowball's English stemmer"] = {"recall": recall(other.rank, asked)}
+        engines[SNOWBALL] = Peer(corpus, folder / "bm25s", "english")
+        each = {}
+        for name, engine in engines.items():
+            found, each[name] = recall(engine.rank, asked)
+            figures.setdefault(name, {})["recall"] = found
+        figures["ahead"] = {name: difference(each["agentbench"], each[name]) for name in ("bm25s", SNOWBALL)}
     text = json.dumps(figures, indent=1)
     print(text)
     if options.output:
         options.output.write_text(text + "\n")
+
+
+def tables(figures: Figures) -> str:
+    """Figures as Markdown."""
+    columns = {
+        "build CPU s": lambda f: f"{f['build']['cpu_s']:.1f}",
+        "build peak MB": lambda f: f"{f['build']['peak_mb']:,.0f}",
+        "disk MB": lambda f: f"{f['build']['disk_mb']:,.1f}",
+        "open CPU ms": lambda f: f"{f['open']['open_cpu_ms']:,.1f}",
+        "open and first answer": lambda f: f"{f['open']['open_and_first_cpu_ms']:,.1f}",
+        "q/s one by one": lambda f: f"{f['queries']['per_s_single']:,.0f}",
+        "q/s in 256s": lambda f: f"{f['queries']['per_s_in_256']:,.0f}",
+        "p50 / p99 ms": lambda f: f"{f['queries']['p50_ms']:.2f} / {f['queries']['p99_ms']:.2f}",
+        "MB resident / own after 300": lambda f: (
+            f"{f['open']['resident_mb']:,.0f} / {f['open']['private_mb']:,.0f}"
+        ),
+    }
+    lines = [f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    lines += [
+        f"| {name} | {' | '.join(show(figures[name]) for show in columns.values())} |" for name in ENGINES
+    ]
+    if "recall" in figures["agentbench"]:
+        names = ["agentbench", "bm25s", SNOWBALL]
+        lines += [
+            "",
+            f"| set (n) | {' | '.join(f'{name} R@3 / R@10' for name in names)} |",
+            "|---|---|---|---|",
+        ]
+        for key in (*SETS, "all"):
+            found = [figures[name]["recall"][key] for name in names]
+            shown = " | ".join(f"{one['R@3']:.1f} / {one['R@10']:.1f}" for one in found)
+            lines.append(f"| {key} ({found[0]['n']:,}) | {shown} |")
+        for name, gaps in figures["ahead"].items():
+            said = ", ".join(
+                f"{key} {gap['points']:+.2f} [{gap['low']:+.2f}, {gap['high']:+.2f}]"
+                for key, gap in gaps.items()
+            )
+            lines += ["", f"Ahead of {name} by {said} points (95 %, paired over questions)."]
+    return "\n".join(lines)
 
 
 def _peer_versions() -> dict[str, str]:
