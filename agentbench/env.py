@@ -52,7 +52,6 @@ class AnyText(gymnasium.Space[str]):
         return hash(AnyText)
 
     def __repr__(self) -> str:
-        """Name the space."""
         return "AnyText()"
 
     @property

@@ -26,7 +26,7 @@ from ..rollout.schedule import run_episodes
 from ..runs.episodes import Key, read_episodes
 from ..runs.folder import RunFolder, check_output, read_timings
 from ..runs.report import write_pages
-from ..runs.summary import Plan, Summary, summarise
+from ..runs.summary import Assignment, Summary, summarise
 from ..trainer import Team
 from ..types import Trajectory, derive_seed
 from .panels import Panel, ResolvedPanel, digest, load_panel, split_as_panel
@@ -192,13 +192,13 @@ def _keys(tasks: Sequence[str], repeats: int) -> Iterator[Key]:
     return ((task, repeat) for repeat in range(repeats) for task in tasks)
 
 
-def _plan(config: EvalConfig, resolved: ResolvedPanel, spec: EnvSpec, tasks: Sequence[str]) -> Plan:
+def _plan(config: EvalConfig, resolved: ResolvedPanel, spec: EnvSpec, tasks: Sequence[str]) -> Assignment:
     banners = resolved.banners()
     if config.panel is None:
         banners.insert(0, f"no panel: split {config.split!r} as it is on this machine, frozen by nothing")
     if len(tasks) < len(resolved.tasks):
         banners.append(f"only the first {len(tasks)} of {len(resolved.tasks)} tasks (--limit)")
-    return Plan(
+    return Assignment(
         id=resolved.panel.id,
         sha256=resolved.panel.sha256,
         digest=digest(tasks),
@@ -211,7 +211,7 @@ def _plan(config: EvalConfig, resolved: ResolvedPanel, spec: EnvSpec, tasks: Seq
     )
 
 
-def _open(config: EvalConfig, plan: Plan, actor: Policy, *, resume: bool) -> RunFolder:
+def _open(config: EvalConfig, plan: Assignment, actor: Policy, *, resume: bool) -> RunFolder:
     path = Path(config.output_dir or "")
     run = RunFolder.open(path, config.model_dump(mode="json"), resume=resume, free=_FREE)
     facts = {"panel": plan.model_dump(mode="json"), "policy": actor.info, **versions()}
