@@ -24,7 +24,8 @@ class Request:
         key: echoed with the answer; requests of one conversation share their `slot`.
         token_ids: the whole prompt [P].
         sampling: temperature and limits.
-        seed: all randomness of this request; the answer does not depend on batch mates.
+        seed: all randomness of this request. Its ids do not depend on batch mates or their number; its log-probs agree
+            up to the rounding of batched products, 1e-5 nats, and are never promised to the bit.
         slot: conversation id; engines may keep its KV cache and reuse the longest common prefix of ids.
         choices: guided choice: the reply must be one of these id sequences (each ends with an end token); log-probs
             are then of the distribution restricted to them. None = free.

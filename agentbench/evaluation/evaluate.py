@@ -12,7 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ..env import EnvSpec
 from ..errors import ConfigError, CorruptData, UsageError
@@ -26,10 +26,10 @@ from ..rollout.schedule import run_episodes
 from ..runs.episodes import Key, read_episodes
 from ..runs.folder import RunFolder, check_output, read_timings
 from ..runs.report import write_pages
-from ..runs.summary import Plan, Summary, summarise
+from ..runs.summary import Assignment, Summary, summarise
 from ..trainer import Team
 from ..types import Trajectory, derive_seed
-from .panels import ResolvedPanel, digest, load_panel
+from .panels import Panel, ResolvedPanel, digest, load_panel, split_as_panel
 
 Progress = Callable[[Trajectory | None, int, int], None]
 """`progress(episode, done, total)`, called once with None before the first episode and after each one."""
@@ -53,6 +53,7 @@ class EvalConfig(PolicyConfig):
 
     Attributes:
         panel: panel id or file.
+        env: plays a split of this env that no panel freezes, instead of a panel; `split` says which.
         output_dir: run folder; None keeps nothing.
         limit: play only the first tasks of the panel.
         repeats: episodes per task, each with its own seed.
@@ -65,7 +66,9 @@ class EvalConfig(PolicyConfig):
         max_error_rate: share of errors above which no headline is given.
     """
 
-    panel: str
+    panel: str | None = None
+    env: str | None = None
+    split: str | None = None
     output_dir: str | None = None
     limit: int | None = Field(default=None, ge=1)
     seed: int = 0
@@ -79,6 +82,25 @@ class EvalConfig(PolicyConfig):
     env_options: dict[str, Any] = Field(default_factory=dict)
     allow_missing: bool = False
     max_error_rate: float = Field(default=0.01, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _one_thing_is_played(self) -> EvalConfig:
+        if (self.panel is None) == (self.env is None):
+            raise ValueError("name what is played: either panel, or env with split")
+        if (self.env is None) != (self.split is None):
+            raise ValueError("env and split belong together: --env NAME --split SPLIT")
+        return self
+
+    def load_panel(self) -> Panel:
+        """The tasks to play.
+
+        Raises: UsageError: there is no such panel, env or split.
+        """
+        if self.panel is not None:
+            return load_panel(self.panel)
+        assert self.env is not None
+        assert self.split is not None
+        return split_as_panel(self.env, self.split)
 
 
 def evaluate(
@@ -103,7 +125,7 @@ def evaluate(
     """
     if config.output_dir is not None:  # before a model is loaded for nothing
         check_output(Path(config.output_dir), config.model_dump(mode="json"), resume=resume, free=_FREE)
-    panel = load_panel(config.panel)
+    panel = config.load_panel()
     spec = env_spec(panel.env)
     resolved = panel.resolve(spec, allow_missing=config.allow_missing)
     tasks = resolved.tasks[: config.limit]
@@ -148,7 +170,7 @@ def evaluate(
 
 def assist(config: EvalConfig, policy: Policy, team: Team) -> None:
     """Play this process's share of an evaluation that process 0 of the team makes at the same time."""
-    panel = load_panel(config.panel)
+    panel = config.load_panel()
     spec = env_spec(panel.env)
     tasks = panel.resolve(spec, allow_missing=config.allow_missing).tasks[: config.limit]
     mine = list(_keys(tasks, config.repeats))[team.index :: team.count]
@@ -170,11 +192,13 @@ def _keys(tasks: Sequence[str], repeats: int) -> Iterator[Key]:
     return ((task, repeat) for repeat in range(repeats) for task in tasks)
 
 
-def _plan(config: EvalConfig, resolved: ResolvedPanel, spec: EnvSpec, tasks: Sequence[str]) -> Plan:
+def _plan(config: EvalConfig, resolved: ResolvedPanel, spec: EnvSpec, tasks: Sequence[str]) -> Assignment:
     banners = resolved.banners()
+    if config.panel is None:
+        banners.insert(0, f"no panel: split {config.split!r} as it is on this machine, frozen by nothing")
     if len(tasks) < len(resolved.tasks):
         banners.append(f"only the first {len(tasks)} of {len(resolved.tasks)} tasks (--limit)")
-    return Plan(
+    return Assignment(
         id=resolved.panel.id,
         sha256=resolved.panel.sha256,
         digest=digest(tasks),
@@ -187,7 +211,7 @@ def _plan(config: EvalConfig, resolved: ResolvedPanel, spec: EnvSpec, tasks: Seq
     )
 
 
-def _open(config: EvalConfig, plan: Plan, actor: Policy, *, resume: bool) -> RunFolder:
+def _open(config: EvalConfig, plan: Assignment, actor: Policy, *, resume: bool) -> RunFolder:
     path = Path(config.output_dir or "")
     run = RunFolder.open(path, config.model_dump(mode="json"), resume=resume, free=_FREE)
     facts = {"panel": plan.model_dump(mode="json"), "policy": actor.info, **versions()}

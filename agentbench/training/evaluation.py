@@ -12,7 +12,10 @@ from ..evaluation.panels import load_panel
 from .config import TrainConfig
 
 _OWN = frozenset(
-    {"policy", "model_name_or_path", "output_dir", "env_options", "allow_missing", "max_error_rate"}
+    {
+        *("policy", "model_name_or_path", "output_dir", "env", "split"),
+        *("env_options", "allow_missing", "max_error_rate"),
+    }
 )
 """Keys of an evaluation that no section of a training run holds under the same name."""
 
