@@ -114,6 +114,16 @@ def test_a_refusal_is_what_the_model_said_and_a_content_filter_is_a_failure(serv
     assert "content_filter" in str(answer(engine, ask())["a"].failure)
 
 
+@pytest.mark.parametrize("variable", ["http_proxy", "ALL_PROXY"])
+def test_a_proxy_of_the_environment_is_not_asked_for_this_machine(server, monkeypatch, variable):
+    with FakeServer() as proxy:
+        monkeypatch.setenv(variable, proxy.url)
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        assert answer(build("m", base_url=server.url), ask())["a"].action.finish == "stop"
+        assert proxy.seen == []
+
+
 TAGS = ("</search>", "</answer>", "<information>")
 
 
