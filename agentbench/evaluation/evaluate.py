@@ -214,6 +214,7 @@ def _plan(
         tasks=len(tasks),
         repeats=config.repeats,
         banners=tuple(banners),
+        counted=dict(spec.counted),
     )
 
 
