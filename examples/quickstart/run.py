@@ -25,7 +25,7 @@ sys.path.insert(0, str(HERE))
 from make_base import make_base  # noqa: E402
 
 PANEL = "alfworld/mini@1"
-STEPS = 10
+OPD_STEPS, ATOD_STEPS = 15, 20
 STAGES = (("1-base", 100), ("2-teacher", 60), ("3-teacher", 120), ("4-teacher", 120), ("5-student", 30))
 """Configurations of prepare/, in order, and the steps of each; every one starts from the checkpoint before."""
 
@@ -114,24 +114,23 @@ def main(output: Path, *, from_scratch: bool) -> None:
 
     taught = f"teachers.0.model_name_or_path={teacher}"
     train(HERE / "opd.yaml", output / "opd", f"model_name_or_path={student}", taught)
-    opd = output / "opd" / f"checkpoint-{STEPS}"
+    opd = output / "opd" / f"checkpoint-{OPD_STEPS}"
     train(HERE / "atod.yaml", output / "atod", f"model_name_or_path={opd}", taught)
     agentbench(
         *("eval", "--panel", PANEL, "--policy", "model", "--model", str(teacher)),
-        *("--prompt", "alfworld/transcript", "--max-turns", "20", "--max-new-tokens", "12"),
-        *("--temperature", "1", "--concurrency", "64", "--output", str(output / "teacher")),
+        *("--concurrency", "64", "--output", str(output / "teacher")),
         quiet=True,
     )
     rows = {
         "student": success(output / "opd" / "eval" / "step-0"),
-        "after OPD": success(output / "opd" / "eval" / f"step-{STEPS}"),
-        "after ATOD": success(output / "atod" / "eval" / f"step-{STEPS}"),
+        "after OPD": success(output / "opd" / "eval" / f"step-{OPD_STEPS}"),
+        "after ATOD": success(output / "atod" / "eval" / f"step-{ATOD_STEPS}"),
         "teacher": success(output / "teacher"),
     }
     print(f"\nSuccess on {PANEL} (generated games never trained on, sampled at temperature 1)")
     for name, row in rows.items():
         print(f"{name:12} {said(row)}")
-    last = output / "atod" / "eval" / f"step-{STEPS}"
+    last = output / "atod" / "eval" / f"step-{ATOD_STEPS}"
     agentbench("compare", str(output / "opd" / "eval" / "step-0"), str(last))
     draw(rows, output / "success.png")
     print(f"\nDone in {time.monotonic() - began:.0f} s. Look at:")
@@ -141,7 +140,7 @@ def main(output: Path, *, from_scratch: bool) -> None:
     print(f"  {output}/atod/rollouts/              the collected episodes, turn by turn")
     print("A checkpoint is a plain Hugging Face folder that knows how it was trained; play it again:")
     print(
-        f"  agentbench eval --panel {PANEL} --policy model --model {output}/atod/checkpoint-{STEPS} --output runs/again"
+        f"  agentbench eval --panel {PANEL} --policy model --model {output}/atod/checkpoint-{ATOD_STEPS} --output runs/again"
     )
 
 
