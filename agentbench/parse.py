@@ -1,6 +1,6 @@
 """Reads the env command out of a model's reply, and counts every way that fails. Never raises on model text.
 
-Parsers are named in an EnvSpec: "tags:30", "plain". Whether a command makes sense is for the env to say.
+Parsers are named in an EnvSpec: "tags:30", "search", "plain". Whether a command makes sense is for the env to say.
 """
 
 from __future__ import annotations
@@ -97,10 +97,18 @@ class PlainParser:
 
 
 def get_parser(name: str) -> Parser:
-    """Build the parser of that name: "plain", or "tags:N" with N trailing characters as fallback."""
+    """Build the parser of that name.
+
+    Args:
+        name: "plain"; "tags:N" with N trailing characters as fallback; "search" or "search:RULE", see `blocks`.
+    """
+    from .blocks import BlockParser
+
     kind, _, option = name.partition(":")
+    if kind == "search":
+        return BlockParser(option or "verl-agent")
     if kind == "plain" and not option:
         return PlainParser()
     if kind == "tags" and option.isdigit():
         return TagParser(int(option))
-    raise unknown_name("parser", name, ["plain", "tags:20", "tags:30"], "N in tags:N is any whole number.")
+    raise unknown_name("parser", name, ["plain", "search", "tags:20", "tags:30"], "N in tags:N is any whole number.")
