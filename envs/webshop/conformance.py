@@ -19,7 +19,8 @@ from typing import Any
 
 import orjson
 
-from .analyzer import analyze
+from agentbench.retrieval.bm25.analyzer import analyze
+
 from .dataset import find_files
 from .goals import GoalOrder, GoalTable, shuffled
 from .market import Stock, build_stock

@@ -15,10 +15,10 @@ from typing import TypeVar
 
 from agentbench.data import Progress, dataset_dir, missing_data, silent
 from agentbench.errors import UnknownName, unknown_name
+from agentbench.retrieval.bm25.analyzer import analyze
+from agentbench.retrieval.bm25.build import build_index
+from agentbench.retrieval.bm25.index import Bm25Index
 
-from .analyzer import analyze
-from .bm25 import Bm25Index
-from .bm25_build import build_index
 from .catalog import Catalog, build_catalog, open_catalog
 from .generate import generate
 from .goals import ORDERS, Goal, GoalTable

@@ -6,8 +6,9 @@ import random
 from collections.abc import Sequence
 from functools import lru_cache
 
-from .analyzer import analyze
-from .bm25 import Bm25Index
+from agentbench.retrieval.bm25.analyzer import analyze
+from agentbench.retrieval.bm25.index import Bm25Index
+
 from .catalog import Catalog
 
 RESULTS = 50

@@ -1,8 +1,8 @@
 import pytest
 
-from agentbench.envs.webshop.analyzer import analyze, words
-from agentbench.envs.webshop.porter import porter_stem
 from agentbench.envs.webshop.products import document_text
+from agentbench.retrieval.bm25.analyzer import analyze, words
+from agentbench.retrieval.bm25.porter import porter_stem
 
 # Word boundaries of UAX #29, read off its rules WB3 to WB13.
 SPLITS = {

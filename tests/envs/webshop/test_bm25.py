@@ -4,10 +4,11 @@ import pickle
 import numpy as np
 import pytest
 
-from agentbench.envs.webshop import bm25, bm25_build
-from agentbench.envs.webshop.bm25 import Bm25Index, stored_length
-from agentbench.envs.webshop.bm25_build import build_index
 from agentbench.errors import CorruptData
+from agentbench.retrieval.bm25 import build as bm25_build
+from agentbench.retrieval.bm25 import index as bm25
+from agentbench.retrieval.bm25.build import build_index
+from agentbench.retrieval.bm25.index import Bm25Index, stored_length
 
 
 def ranks(count):

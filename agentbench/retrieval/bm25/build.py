@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .bm25 import Bm25Index, inverse_norm
+from .index import Bm25Index, inverse_norm
 
 BLOCK_TERMS = 1 << 22
 """Postings are put aside after this many terms: 4 million, about 100 MB while they are counted."""
