@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from ..errors import UsageError, unknown_name
@@ -26,6 +27,8 @@ def open_retriever(kind: str = "bm25", **settings: Any) -> Retriever:
     else:
         raise NotImplementedError(kind)
     try:
-        return opener(**settings)
+        inspect.signature(opener).bind(**settings)
     except TypeError as error:
-        raise UsageError(f"retriever {kind!r}: {error}") from error
+        known = ", ".join(inspect.signature(opener).parameters)
+        raise UsageError(f"retriever {kind!r}: {error}; its settings are {known}") from error
+    return opener(**settings)

@@ -196,7 +196,7 @@ def _parse(line: bytes, where: str) -> Passage:
         except orjson.JSONDecodeError:
             value = json.loads(line)  # takes escapes of lone surrogates, which some dumps hold
         passage = passage_of(value)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CorruptData(f"{where} is broken: {error}; {_FORM}") from error
     if not passage.id:
         raise CorruptData(f'{where} has no "id"; {_FORM}')
