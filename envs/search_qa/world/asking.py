@@ -37,14 +37,14 @@ def wording(plan: Plan) -> str:
         return f"Was {plan.starts[0]} born before {plan.starts[1]}?"
     meant = plan.starts[0]
     if len(plan.starts) == 2:
-        meant = f"the one of {plan.starts[0]} and {plan.starts[1]} who was born first"
+        meant = f"the elder of {plan.starts[0]} and {plan.starts[1]}"
     for relation in plan.relations[:-1]:
         meant = RELATIONS[relation].phrase.format(meant)
     return RELATIONS[plan.relations[-1]].question.format(meant)
 
 
 _BEFORE = re.compile(r"Was (.+) born before (.+)\?")
-_OLDER = re.compile(r"the one of (.+) and (.+) who was born first")
+_ELDER = re.compile(r"the elder of (.+) and (.+)")
 
 
 def _pattern(template: str) -> re.Pattern[str]:
@@ -67,8 +67,8 @@ def take_apart(question: str) -> Plan | None:
             while inner := _first_match(meant):
                 relations.append(inner[0])
                 meant = inner[1]
-            older = _OLDER.fullmatch(meant)
-            starts = (older[1], older[2]) if older else (meant,)
+            elder = _ELDER.fullmatch(meant)
+            starts = (elder[1], elder[2]) if elder else (meant,)
             return Plan(starts, tuple(reversed(relations)))
     return None
 

@@ -90,8 +90,6 @@ def _chain(
         if not choices:
             return None
         relation = rng.choice(choices)
-        if relations and relation.name == relations[-1] == "born":
-            return None
         relations.append(relation.name)
         link = entities.all[place].links.get(relation.name)
         if link is None:
