@@ -1,0 +1,187 @@
+import gymnasium
+import pytest
+
+from agentbench.env_checks import CHECKS
+from agentbench.envs.search_qa.env import SPEC, SearchQAEnv
+from agentbench.episode import Episode, Limits
+from agentbench.errors import EnvFailure, UsageError
+from agentbench.policy import ExpertPolicy, ScriptedPolicy
+from agentbench.rollout import run_episodes
+from agentbench.testing import check_env
+from agentbench.types import to_dict
+
+TASK = SPEC.tasks("plain-test")[0]
+
+
+def start(**options):
+    env = SearchQAEnv(**options)
+    env.reset(seed=0, options={"task": TASK})
+    return env
+
+
+@pytest.mark.parametrize("name", ["verl-agent", "search-r1"])
+def test_conformance(name):
+    report = check_env(SPEC, options={"split": "plain-test", "protocol": name})
+    assert set(report.passed) == set(CHECKS)
+
+
+def test_an_answer_ends_the_episode_and_pays_exact_match():
+    env = start()
+    _, reward, terminated, truncated, info = env.step(f"<answer>The {env.question.answers[0]}!</answer>")
+    assert (reward, terminated, truncated) == (1.0, True, False)
+    assert (info["success"], info["score"], info["f1"], info["cover"]) == (True, 1.0, 1.0, 1.0)
+    assert info["golds"] == list(env.question.answers)
+    with pytest.raises(gymnasium.error.ResetNeeded):
+        env.step("<search>x</search>")
+
+
+def test_a_wrong_answer_pays_nothing_and_keeps_its_partial_scores():
+    env = start()
+    gold = env.question.answers[0]
+    _, reward, terminated, _, info = env.step(f"<answer>{gold} or so</answer>")
+    assert (reward, terminated, info["success"]) == (0.0, True, False)
+    assert info["cover"] == 1.0
+    words = len(gold.split())
+    assert info["f1"] == pytest.approx(2 * words / (2 * words + 2))
+
+
+def test_the_last_reply_of_verl_agent_is_not_searched_for(retriever):
+    env = start()
+    seen = [env.step("<search>ada</search>") for _ in range(4)]
+    assert [len(observation) > 0 for observation, *_ in seen] == [True, True, True, False]
+    assert [truncated for _, _, _, truncated, _ in seen] == [False, False, False, True]
+    assert len(retriever.asked) == seen[-1][4]["searches"] == 3
+    assert seen[-1][4]["answer"] is None
+
+
+def test_search_r1_searches_four_times_and_then_gives_one_more_reply(retriever):
+    env = start(protocol="search-r1")
+    seen = [env.step("<search>ada</search>") for _ in range(4)]
+    assert not any(truncated for _, _, _, truncated, _ in seen)
+    _, reward, terminated, truncated, info = env.step(f"<answer>{env.question.answers[0]}</answer>")
+    assert (reward, terminated, truncated, info["searches"]) == (1.0, True, False, 4)
+    late = start(protocol="search-r1")
+    for _ in range(4):
+        late.step("<search>ada</search>")
+    observation, _, _, truncated, info = late.step("<search>ada</search>")
+    assert (observation, truncated, info["searches"]) == ("", True, 4)
+
+
+def test_an_invalid_reply_is_answered_as_the_protocol_says_and_takes_a_turn(retriever):
+    env = start()
+    assert env.step("look")[0] == ""
+    assert env.step("")[4]["replies"] == 2
+    other = start(protocol="search-r1")
+    assert other.step("look")[0] == other.rules.invalid_text != ""
+    assert start(invalid_text="Again.").step("look")[0] == "Again."
+    assert retriever.asked == []
+
+
+def test_tags_in_passages_are_never_parsed(retriever):
+    """The passage says <answer>Byron</answer>; references that join the whole episode would score it."""
+    env = start()
+    env._question = env.question.__class__("nq-0000000000", "nq", "who", ("Byron",))
+    observation = env.step("<search>ada</search>")[0]
+    assert "<answer>Byron</answer>" in observation
+    for _ in range(3):
+        info = env.step("hm")[4]
+    assert (info["success"], info["f1"], info["answer"]) == (False, 0.0, None)
+
+
+def test_an_episode_without_an_answer_scores_nothing_even_if_the_prompts_example_is_the_gold(retriever):
+    env = start()
+    env._question = env.question.__class__("nq-0000000000", "nq", "which city", ("Lima", "*"))
+    for _ in range(4):
+        info = env.step("I think of it")[4]
+    assert (info["score"], info["f1"], info["cover"]) == (0.0, 0.0, 0.0)
+
+
+def test_what_is_asked_of_the_retriever(retriever):
+    start(k=2).step("<search>  who\nis it </search>")
+    start().step("<search></search>")
+    assert retriever.asked == [(["who\nis it"], 2), ([""], 3)]
+
+
+def test_a_fault_is_raised_before_anything_changes(retriever):
+    env = start()
+    before = env.snapshot()
+    retriever.failures = 1
+    with pytest.raises(EnvFailure, match="retriever is down"):
+        env.step("<search>ada</search>")
+    assert env.snapshot() == before
+    assert "Lovelace" in env.step("<search>ada</search>")[0]
+
+
+def play(failures, retriever, **limits):
+    retriever.failures = failures
+    lines = ["<search>ada</search>", "<answer>x</answer>"]
+    episodes = [Episode(SPEC, task, 1) for task in SPEC.tasks("plain-test")[:4]]
+    return list(run_episodes(episodes, ScriptedPolicy(lines), concurrency=2, limits=Limits(**limits)))
+
+
+def test_a_fault_is_recorded_and_never_scored_or_shown(retriever):
+    found = play(10_000, retriever)
+    assert {item.end for item in found} == {"error"}
+    assert {item.success for item in found} == {None}
+    assert {(item.error.type, item.error.where) for item in found} == {("EnvFailure", "env")}
+    assert not any("refused" in turn.observation for item in found for turn in item.turns)
+
+
+def test_an_episode_that_met_a_fault_is_played_again_and_then_equals_one_that_did_not(retriever):
+    clean = play(0, retriever)
+    repaired = play(2, retriever, retries=3)
+    assert all(item.ok for item in repaired)
+    by_task = {item.task: to_dict(item) for item in repaired}
+    assert all(by_task[item.task] == to_dict(item) for item in clean)
+
+
+def test_a_server_that_is_not_there_gives_errors_and_no_numbers():
+    """Nothing listens on port 9 of the loopback address."""
+    options = {"retriever": {"kind": "client", "base_url": "http://127.0.0.1:9"}}
+    episodes = [Episode(SPEC, TASK, 1)]
+    found = list(run_episodes(episodes, ExpertPolicy(), env_options=options, limits=Limits(retries=0)))
+    assert [item.end for item in found] == ["error"]
+
+
+def test_a_public_question_needs_a_corpus_and_takes_the_users(files, corpus):
+    from agentbench.data import dataset, import_data
+    from agentbench.errors import MissingData
+
+    import_data(dataset("search-qa"), files)
+    task = SPEC.tasks("nq")[0]
+    with pytest.raises(MissingData, match="corpus=FILE"):
+        SearchQAEnv().reset(options={"task": task})
+    env = SearchQAEnv(corpus=str(corpus))
+    observation, info = env.reset(options={"task": task})
+    assert (observation, info["task_type"]) == ("who wrote the first program", "nq")
+    seen, _, _, _, info = env.step("<search>first program</search>")
+    assert info["passages"][0] == "p1"
+    assert "Ada Lovelace" in seen
+    assert env.step("<answer>lovelace.</answer>")[4]["success"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"split": "mini"}, "split of search-qa"),
+        ({"protocol": "verl"}, "protocol of search-qa"),
+        ({"turnz": 3}, "rule of search-qa"),
+        ({"retriever": 3}, "must be a kind"),
+        ({"retriever": "http://127.0.0.1:9", "corpus": "x.jsonl"}, "would be ignored"),
+    ],
+)
+def test_wrong_options_are_refused(options, message):
+    with pytest.raises(UsageError, match=message):
+        SearchQAEnv(**options)
+
+
+def test_an_unknown_kind_of_retriever_is_refused_before_the_first_search():
+    with pytest.raises(UsageError, match="retriever 'bm26'"):
+        start(retriever="bm26")
+
+
+def test_it_is_a_gymnasium_env():
+    env = gymnasium.make(SPEC.gym_id, split="plain-test")
+    observation, info = env.reset(seed=3)
+    assert observation == info["question"]
+    assert env.reset(seed=3)[1]["task"] == info["task"]
