@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +23,7 @@ class Relation:
         phrase: the object as a noun phrase of the subject: "the author of {}".
         question: asks for the object: "Who wrote {}?".
         query: words searched for beside the subject's name.
-        readings: regular expressions with the subject in {} that find the object, the shortest text up to a mark.
+        readings: plain text, the subject in {}, then a regular expression that finds the object up to a mark.
         pool: answers are many and even, so that the fact may be the last of a chain.
     """
 
@@ -75,12 +76,22 @@ RELATIONS: dict[str, Relation] = {
 def read_fact(subject: str, relation: Relation, texts: Iterable[str]) -> str | None:
     """Find what the texts say of a subject; None if they do not say it."""
     known = [text for text in texts if subject in text]
-    for reading in relation.readings:
-        pattern = re.compile(reading.replace("{}", r"\b" + re.escape(subject)))
+    for head, tail in map(_split, relation.readings):
+        said = head + subject
         for text in known:
-            if found := pattern.search(text):
-                return found[1]
+            start = text.find(said)
+            while start >= 0:
+                inside = start > 0 and text[start - 1].isalnum()  # the end of a longer word
+                if not inside and (found := tail.match(text, start + len(said))):
+                    return found[1]
+                start = text.find(said, start + 1)
     return None
+
+
+@lru_cache(maxsize=64)
+def _split(reading: str) -> tuple[str, re.Pattern[str]]:
+    head, _, tail = reading.partition("{}")
+    return head, re.compile(tail)
 
 
 SENTENCES: Mapping[str, tuple[str, ...]] = {
