@@ -1,7 +1,7 @@
 """The records every part exchanges: Action, Turn, Trajectory, Group, RolloutPlan.
 
 Frozen dataclasses of plain Python values with a JSON round trip; compared with `==`. Leaves out tensors (see
-`agentbench.trainers.batch`) and anything that acts. Frozen is shallow: never mutate a list held by a record.
+`agentbench.trainers.batch.tables`) and anything that acts. Frozen is shallow: never mutate a list held by a record.
 """
 
 from __future__ import annotations
@@ -177,7 +177,7 @@ class RolloutPlan:
         groups: number of tasks (episode mode) or anchors (step mode).
         members: trajectories per group.
         mode: "episode" runs whole episodes; "step" forks every member at an anchor (trajectory, turn).
-        anchors: name of the anchor sampler, see `agentbench.sampling` (step mode only).
+        anchors: name of the anchor sampler, see `agentbench.rollout.anchors` (step mode only).
         authors: hand-over schedules, dealt to the episodes in turn; one schedule is ((first turn, author), ...), and an
             author acts from that turn on until the next hand-over.
         labels: author who is also asked, on every turn, what it would do; the command is kept in `Turn.info["label"]`.

@@ -21,13 +21,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from agentbench.doctor import versions
+from agentbench.machine import versions
 from agentbench.env import EnvSpec, StepReturn
 from agentbench.envs.search_qa.env import SPEC, SearchQAEnv
 from agentbench.envs.search_qa.world.encyclopaedia import World
-from agentbench.episode import Episode
-from agentbench.policy import ExpertPolicy
-from agentbench.rollout import run_episodes
+from agentbench.rollout.episode import Episode
+from agentbench.policies.ready import ExpertPolicy
+from agentbench.rollout.schedule import run_episodes
 
 Figures = dict[str, Any]
 

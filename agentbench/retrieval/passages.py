@@ -22,7 +22,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from ..data import Progress, data_root, silent
+from ..datasets import Progress, data_root, silent
 from ..errors import CorruptData, MissingData, UsageError
 from .contract import Passage, readable
 

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import gymnasium
 
-from agentbench.blocks import read_command
+from agentbench.dialogue.blocks import read_command
 from agentbench.env import AnyText, EnvSpec, Info, StepReturn, TextEnv, register_gymnasium
 from agentbench.errors import UsageError, unknown_name
 from agentbench.retrieval.contract import Retriever, readable

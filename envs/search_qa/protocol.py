@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from agentbench.blocks import RULES
+from agentbench.dialogue.blocks import RULES
 from agentbench.errors import ConfigError, unknown_name
 from agentbench.retrieval.contract import Passage
 
@@ -29,7 +29,7 @@ class Protocol:
         turns: replies of the model in which a search may stand.
         last_turn_searches: the search of the last of those turns is carried out, and one more reply follows; otherwise
             that search is not carried out and the episode ends.
-        tag_order: how a command is read, one of `agentbench.blocks.RULES`.
+        tag_order: how a command is read, one of `agentbench.dialogue.blocks.RULES`.
         invalid_text: observation after a reply without a command.
         nothing_text: what stands in place of passages when nothing was found.
         passage_format: one of `FORMATS`.

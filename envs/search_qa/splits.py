@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
-from agentbench.data import dataset_dir
+from agentbench.datasets import dataset_dir
 from agentbench.errors import MissingData, UnknownName, unknown_name
 
 from .dataset import NAME, stored

@@ -13,12 +13,12 @@ import re
 from pathlib import Path
 
 from agentbench.envs.search_qa.world.names import HEADS, TAILS
-from agentbench.episode import Episode
-from agentbench.policy import ExpertPolicy
-from agentbench.prompt import load_prompt
+from agentbench.rollout.episode import Episode
+from agentbench.policies.ready import ExpertPolicy
+from agentbench.dialogue.prompt import load_prompt
 from agentbench.registry import env_spec
-from agentbench.rollout import run_episodes
-from agentbench.tiny import make_model, make_tokenizer, mine_phrases
+from agentbench.rollout.schedule import run_episodes
+from agentbench.models.tiny import make_model, make_tokenizer, mine_phrases
 
 PROMPT = "agentbench.prompts:search_qa/transcript"
 _NAME = re.compile(rf"\b(?:{'|'.join(HEADS)})(?:{'|'.join(TAILS)})\b")

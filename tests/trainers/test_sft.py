@@ -14,7 +14,7 @@ from trainer_cases import (
 
 from agentbench.config import validate
 from agentbench.errors import ConfigError, CorruptData, UsageError
-from agentbench.records import encode_episode
+from agentbench.runs.episodes import encode_episode
 from agentbench.trainers.sft import SPEC, SftConfig
 from agentbench.types import Group
 

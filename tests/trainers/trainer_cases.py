@@ -6,9 +6,9 @@ from dataclasses import replace
 import torch
 from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from agentbench.config import EnvConfig, RolloutConfig, TeacherConfig, TrainConfig
-from agentbench.trainers.processes import Processes
-from agentbench.trainers.student import Student
+from agentbench.trainers.student.processes import Processes
+from agentbench.trainers.student.student import Student
+from agentbench.training.config import EnvConfig, RolloutConfig, TeacherConfig, TrainConfig
 from agentbench.types import Action, Failure, Group, Trajectory, Turn
 
 torch.set_num_threads(1)

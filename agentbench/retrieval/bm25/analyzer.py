@@ -1,6 +1,6 @@
 """English text to index terms as Lucene 8's English analysis has it: UAX #29 words, possessives, stop words, stems.
 
-Leaves out scoring (`bm25`). Hebrew quotation rules and keycap emoji are not modelled; both need characters that
+Leaves out scoring (`index`). Hebrew quotation rules and keycap emoji are not modelled; both need characters that
 neither shop nor questions contain.
 """
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agentbench.errors import CorruptData
+from ...errors import CorruptData
 
 K1 = 0.9
 B = 0.4

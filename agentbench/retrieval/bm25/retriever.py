@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ...data import Progress, silent
+from ...datasets import Progress, silent
 from ...errors import CorruptData, EnvFailure, UsageError
 from ..contract import Hit, Passage, check_k, clean_query
 from ..passages import Passages, cache_folder

@@ -1,12 +1,12 @@
 import gymnasium
 import pytest
 
-from agentbench.env_checks import CHECKS
+from agentbench.testing.checks import CHECKS
 from agentbench.envs.search_qa.env import SPEC, SearchQAEnv
-from agentbench.episode import Episode, Limits
+from agentbench.rollout.episode import Episode, Limits
 from agentbench.errors import EnvFailure, UsageError
-from agentbench.policy import ExpertPolicy, ScriptedPolicy
-from agentbench.rollout import run_episodes
+from agentbench.policies.ready import ExpertPolicy, ScriptedPolicy
+from agentbench.rollout.schedule import run_episodes
 from agentbench.testing import check_env
 from agentbench.types import to_dict
 
@@ -144,7 +144,7 @@ def test_a_server_that_is_not_there_gives_errors_and_no_numbers():
 
 
 def test_a_public_question_needs_a_corpus_and_takes_the_users(files, corpus):
-    from agentbench.data import dataset, import_data
+    from agentbench.datasets import dataset, import_data
     from agentbench.errors import MissingData
 
     import_data(dataset("search-qa"), files)

@@ -3,10 +3,10 @@ import pytest
 from agentbench.envs.search_qa.env import SPEC, SearchQADecoy
 from agentbench.envs.search_qa.players import LookUp, TextPlayer, answer, passages_in, search
 from agentbench.envs.search_qa.world.asking import Plan
-from agentbench.episode import Episode
-from agentbench.policy import ExpertPolicy, ExplorerPolicy, NullPolicy, RandomPolicy, ScriptedPolicy
+from agentbench.rollout.episode import Episode
+from agentbench.policies.ready import ExpertPolicy, ExplorerPolicy, NullPolicy, RandomPolicy, ScriptedPolicy
 from agentbench.retrieval.contract import Passage
-from agentbench.rollout import run_episodes
+from agentbench.rollout.schedule import run_episodes
 
 
 def share(policy, split, count, **options):
@@ -85,7 +85,7 @@ def test_the_explorer_reads_both_wrappings_and_answers_foreign_questions_with_a_
 
 
 def test_the_expert_searches_for_a_public_question_once_and_gives_a_gold(files, corpus):
-    from agentbench.data import dataset, import_data
+    from agentbench.datasets import dataset, import_data
 
     import_data(dataset("search-qa"), files)
     found = run_episodes(

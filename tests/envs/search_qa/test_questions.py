@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agentbench.data import dataset, import_data, verify_data
+from agentbench.datasets import dataset, import_data, verify_data
 from agentbench.envs.search_qa.dataset import find_files, stored
 from agentbench.envs.search_qa.metrics import normal_form
 from agentbench.envs.search_qa.questions import SETS, answers_of, content_hash, question_of
 from agentbench.envs.search_qa.splits import by_hash, find_task, stratified, tasks
 from agentbench.errors import CorruptData, MissingData, UnknownName
-from agentbench.panels import load_panel
+from agentbench.evaluation.panels import load_panel
 from agentbench.registry import env_spec
 
 OFFICIAL = Path(__file__).parents[4] / "shared" / "data" / "qa"
