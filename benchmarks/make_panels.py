@@ -21,8 +21,20 @@ FOLDER = Path(__file__).parents[1] / "envs" / "panels"
 GENERATED = (
     ("corridor/test@1", "corridor", "test", 128, "The toy: leave by the named door"),
     ("alfworld/mini@1", "alfworld", "mini-test", 128, "Small generated households, all six task types"),
-    ("search-qa/mini@1", "search-qa", "mini-test", 128, "Generated encyclopaedia of 5,000 passages, 1 to 4 hops"),
-    ("search-qa/plain@1", "search-qa", "plain-test", 512, "Small generated world of bare facts, 1 and 2 hops"),
+    (
+        "search-qa/mini@1",
+        "search-qa",
+        "mini-test",
+        128,
+        "Generated encyclopaedia of 5,000 passages, 1 to 4 hops",
+    ),
+    (
+        "search-qa/plain@1",
+        "search-qa",
+        "plain-test",
+        512,
+        "Small generated world of bare facts, 1 and 2 hops",
+    ),
     (
         "alfworld/small@1",
         "alfworld",
@@ -33,7 +45,13 @@ GENERATED = (
 )
 OFFICIAL: tuple[tuple[str, str, str, int | None, str], ...] = (
     ("alfworld/valid-seen@1", "alfworld", "valid_seen", 140, "Official games in rooms seen in training"),
-    ("alfworld/valid-unseen@1", "alfworld", "valid_unseen", 134, "Official games in rooms not seen in training"),
+    (
+        "alfworld/valid-unseen@1",
+        "alfworld",
+        "valid_unseen",
+        134,
+        "Official games in rooms not seen in training",
+    ),
     ("search-qa/nq@1", "search-qa", "nq", 3610, "Natural Questions, open, test"),
     ("search-qa/triviaqa@1", "search-qa", "triviaqa", 11313, "TriviaQA, test"),
     ("search-qa/popqa@1", "search-qa", "popqa", 14267, "PopQA, test"),
@@ -41,8 +59,20 @@ OFFICIAL: tuple[tuple[str, str, str, int | None, str], ...] = (
     ("search-qa/2wikimultihopqa@1", "search-qa", "2wikimultihopqa", 12576, "2WikiMultiHopQA, dev"),
     ("search-qa/musique@1", "search-qa", "musique", 2417, "MuSiQue, dev"),
     ("search-qa/bamboogle@1", "search-qa", "bamboogle", 125, "Bamboogle, test"),
-    ("search-qa/supported@1", "search-qa", "supported", None, "Questions of all seven sets that a small corpus answers"),
-    ("search-qa/all@1", "search-qa", "all", None, "2,048 questions: all of Bamboogle, the other six sets equally"),
+    (
+        "search-qa/supported@1",
+        "search-qa",
+        "supported",
+        None,
+        "Questions of all seven sets that the small corpus answers",
+    ),
+    (
+        "search-qa/all@1",
+        "search-qa",
+        "all",
+        None,
+        "2,048 questions: all of Bamboogle, the other six sets equally",
+    ),
 )
 NOTES = {
     "search-qa/nq@1": "The golds of nq-b712eb6c77, nq-c4ce96590b, nq-cff23a3aa1 and nq-e4572a5385 have an empty normal "

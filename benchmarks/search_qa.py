@@ -1,4 +1,4 @@
-"""Measures the Search-QA environment: turns a second by concurrency, a world's making, and its share of a training step.
+"""Measures the Search-QA environment: turns a second by concurrency, making a world, its share of a training step.
 
     python benchmarks/search_qa.py                                    # the generated encyclopaedia
     python benchmarks/search_qa.py --split supported                  # public questions over the imported corpus
@@ -21,12 +21,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from agentbench.machine import versions
 from agentbench.env import EnvSpec, StepReturn
 from agentbench.envs.search_qa.env import SPEC, SearchQAEnv
 from agentbench.envs.search_qa.world.encyclopaedia import World
-from agentbench.rollout.episode import Episode
+from agentbench.machine import versions
 from agentbench.policies.ready import ExpertPolicy
+from agentbench.rollout.episode import Episode
 from agentbench.rollout.schedule import run_episodes
 
 Figures = dict[str, Any]
@@ -55,7 +55,9 @@ def measure_turns(split: str, episodes: int, concurrency: int, repeats: int) -> 
     for round_ in range(repeats + 1):
         Timed.steps = []
         wall, used = time.perf_counter(), time.process_time()
-        played = list(run_episodes((Episode(spec, task, 0) for task in tasks), ExpertPolicy(), concurrency=concurrency))
+        played = list(
+            run_episodes((Episode(spec, task, 0) for task in tasks), ExpertPolicy(), concurrency=concurrency)
+        )
         wall, used = time.perf_counter() - wall, time.process_time() - used
         turns = sum(len(item.turns) for item in played)
         if not all(item.success for item in played):
@@ -102,16 +104,24 @@ def measure_training(config: Path, overrides: list[str]) -> Figures:
 
 def main() -> None:
     """Run what the options ask for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--split", default="mini-test")
     parser.add_argument("--episodes", type=int, default=512)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--concurrency", type=int, nargs="*", default=[1, 16, 64])
-    parser.add_argument("--train", type=Path, help="training configuration whose time in the environment is measured")
+    parser.add_argument(
+        "--train", type=Path, help="training configuration whose time in the environment is measured"
+    )
     parser.add_argument("--override", nargs="*", default=[], help="key=value for --train")
     parser.add_argument("--output", type=Path, help="JSON file for the figures")
     options = parser.parse_args()
-    figures: Figures = {"command": " ".join(["python", *sys.argv]), "versions": versions(), "world": measure_world("mini")}
+    figures: Figures = {
+        "command": " ".join(["python", *sys.argv]),
+        "versions": versions(),
+        "world": measure_world("mini"),
+    }
     print(json.dumps(figures["world"]))
     figures["turns"] = []
     for concurrency in options.concurrency:
@@ -119,7 +129,7 @@ def main() -> None:
         figures["turns"].append(row)
         print(
             f"{concurrency:3} at once: {row['turns_per_second']:7,.0f} turns/s ({row['lowest']:,.0f} to "
-            f"{row['highest']:,.0f}), {row['cpu_ms_per_turn']:.3f} ms CPU a turn, step p50 {row['step_ms_p50']:.2f} ms, "
+            f"{row['highest']:,.0f}), {row['cpu_ms_per_turn']:.3f} ms CPU a turn, step p50 {row['step_ms_p50']:.2f}, "
             f"p99 {row['step_ms_p99']:.2f} ms"
         )
     if options.train:

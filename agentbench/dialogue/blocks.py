@@ -1,6 +1,6 @@
 """Reads `<search>…</search>` and `<answer>…</answer>` blocks out of replies, by either of the field's two rules.
 
-`read_reply` is a pure function of the reply; `BlockParser` is the parser "search" made of it. The command it hands on is
+`read_reply` is a pure function of the reply; the parser "search" is made of it (`parse.BlockParser`). The command is
 the block itself, so that a history shows what was said. Leaves out what a search finds and what an answer is worth.
 """
 
@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..errors import unknown_name
-from .parse import Parsed
 
 Rule = Literal["verl-agent", "search-r1"]
 RULES = ("verl-agent", "search-r1")
@@ -105,7 +104,7 @@ def _crowd(reply: str) -> str:
 def _flaw_of(kind: str, text: str, reply: str) -> str:
     if kind:
         return "" if text else ("empty_query" if kind == "search" else "empty_answer")
-    tags = [tag for tag in (*_SEARCH_TAG.finditer(reply), *_ANSWER_TAG.finditer(reply))]
+    tags = _SEARCH_TAG.search(reply) or _ANSWER_TAG.search(reply)
     closed = _SEARCH_BLOCK.search(reply) or _ANSWER_BLOCK.search(reply)
     return "unclosed" if tags and not closed else "no_action"
 
@@ -124,23 +123,3 @@ def read_command(command: str, rule: str = "verl-agent") -> Reading:
         return Reading("answer", answers[-1].strip() if answers else "")
     found = re.search(r"<search>(.*?)</search>", command, re.DOTALL)
     return Reading("search", found[1].strip()) if found else Reading("", "", "no_action")
-
-
-class BlockParser:
-    """The parser "search:RULE"; "search" alone is "search:verl-agent"."""
-
-    def __init__(self, rule: str = "verl-agent") -> None:
-        """Read by `rule`, one of `RULES`."""
-        if rule not in RULES:
-            raise unknown_name("rule of search blocks", rule, RULES)
-        self.rule = rule
-        self.name = f"search:{rule}"
-
-    def parse(self, reply: str) -> Parsed:
-        """Read the block; a flaw that costs nothing is not reported as a failure."""
-        reading = read_reply(reply, self.rule)
-        return Parsed(reading.command, "" if reading.valid else reading.flaw)
-
-    def format(self, command: str) -> str:
-        """Write the command itself: a thought is asked for in prompts, but never checked."""
-        return command

@@ -41,7 +41,9 @@ def settings_of(retriever: str | Mapping[str, Any], corpus: str | None) -> dict[
         )
     if corpus is not None:
         if found["kind"] == "client":
-            raise ConfigError(f"corpus={corpus!r} would be ignored: the server {found.get('base_url')} has its own")
+            raise ConfigError(
+                f"corpus={corpus!r} would be ignored: the server {found.get('base_url')} has its own"
+            )
         found["corpus"] = corpus
     return found
 

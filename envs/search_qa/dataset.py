@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from agentbench.datasets import Dataset, Progress, ImportReport, Source, dataset_dir, missing_data
+from agentbench.datasets import Dataset, Progress, Report, Source, dataset_dir, missing_data
 from agentbench.errors import CorruptData
 from agentbench.retrieval.passages import Passages, read_passages, write_passages
 
@@ -27,7 +27,7 @@ _SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 
 
 def find_files(src: Path) -> dict[str, list[Path]]:
-    """Return the question files of a folder by set or training file, in order; of test and dev, test where there is one.
+    """Return the question files of a folder by set or training file; of test and dev, test where there is one.
 
     A file belongs to the set that its name, or a folder around it, begins with: `nq.jsonl`, `nq/test.jsonl`,
     `nq-test.jsonl`, `hotpotqa_nosupport.jsonl.gz`.
@@ -59,7 +59,7 @@ def _owner(path: Path, src: Path) -> str:
     return ""
 
 
-def import_dir(src: Path, dest: Path, progress: Progress) -> ImportReport:
+def import_dir(src: Path, dest: Path, progress: Progress) -> Report:
     """Store every question file and the corpus in `src`, in one form.
 
     Args:
@@ -72,7 +72,8 @@ def import_dir(src: Path, dest: Path, progress: Progress) -> ImportReport:
         questions: dict[str, Question] = {}
         read = 0
         for path in paths:
-            for read, question in enumerate(_questions(path, owner), read + 1):
+            for question in _questions(path, owner):
+                read += 1
                 questions.setdefault(question.id, question)
                 if read % 1000 == 0:
                     progress(read, 0, f"{owner} questions")
@@ -96,7 +97,7 @@ def _questions(path: Path, owner: str) -> Iterator[Question]:
             yield question_of(record, owner, where)
 
 
-def verify(folder: Path, progress: Progress) -> ImportReport:
+def verify(folder: Path, progress: Progress) -> Report:
     """Read everything again."""
     problems = []
     for name in _present(folder):
@@ -111,14 +112,14 @@ def verify(folder: Path, progress: Progress) -> ImportReport:
                     progress(number, 0, "passages")
         except CorruptData as error:
             problems.append(str(error))
-    return ImportReport({}, problems=problems) if problems else _report(folder, [])
+    return Report({}, problems=problems) if problems else _report(folder, [])
 
 
 def _present(folder: Path) -> list[str]:
     return [name for name in (*SETS, *TRAINING) if (folder / f"{name}.jsonl").is_file()]
 
 
-def _report(folder: Path, notes: list[str]) -> ImportReport:
+def _report(folder: Path, notes: list[str]) -> Report:
     counts: dict[str, int] = {}
     for name in _present(folder):
         questions = list(_questions(folder / f"{name}.jsonl", name))
@@ -129,7 +130,7 @@ def _report(folder: Path, notes: list[str]) -> ImportReport:
             notes.append(f"{name}: any answer covers the gold of {', '.join(empty)}")
     if (folder / CORPUS).is_file():
         counts["passages"] = len(Passages.open(folder / CORPUS))
-    return ImportReport(counts, notes)
+    return Report(counts, notes)
 
 
 def stored(name: str) -> MappingProxyType[str, Question]:
@@ -155,7 +156,9 @@ def corpus_file() -> Path:
     """
     path = dataset_dir(NAME) / CORPUS
     if not path.is_file():
-        raise missing_data(NAME, "a corpus for the public questions (corpus=FILE and retriever=URL name others)")
+        raise missing_data(
+            NAME, "a corpus for the public questions (corpus=FILE and retriever=URL name others)"
+        )
     return path
 
 

@@ -59,8 +59,8 @@ class SearchQAEnv(TextEnv):
     the protocol, see `protocol.Protocol`. Commands cannot be listed, so `info["admissible"]` is empty.
 
     Beyond `INFO_KEYS`, info holds "question" (as it is shown), "turns" (replies that the episode has), "replies" and
-    "searches" so far, "passages" (ids found by the last search), "f1" and "cover" (0 until there is an answer; "score" is
-    exact match), and once it is over "answer" (null if none was given), "golds" and "retriever" (kind and digest).
+    "searches" so far, "passages" (ids found by the last search), "f1" and "cover" (0 until there is an answer; "score"
+    is exact match), and once it is over "answer" (null if none was given), "golds" and "retriever" (kind and digest).
     """
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"], "render_fps": 1}  # type: ignore[misc]

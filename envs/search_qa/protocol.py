@@ -75,9 +75,10 @@ class Protocol:
 
     def observation(self, passages: Sequence[Passage]) -> str:
         """What the model reads after a search that found these passages, best first."""
-        body = "".join(
-            self._passage(number, passage) for number, passage in enumerate(passages, 1)
-        ) or self.nothing_text
+        body = (
+            "".join(self._passage(number, passage) for number, passage in enumerate(passages, 1))
+            or self.nothing_text
+        )
         if self.json_observation:
             body = json.dumps({"result": body})
         else:

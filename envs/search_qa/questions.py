@@ -179,7 +179,11 @@ def role_of(path: Path) -> str:
 
 def to_record(question: Question) -> dict[str, Any]:
     """A question as it is stored; `question_of` reads it back."""
-    record: dict[str, Any] = {"question": question.text, "answers": question.answers, "support": question.support}
+    record: dict[str, Any] = {
+        "question": question.text,
+        "answers": question.answers,
+        "support": question.support,
+    }
     if question.gold_titles:
         record["gold_titles"] = question.gold_titles
     if question.passages:

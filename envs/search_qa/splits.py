@@ -23,10 +23,10 @@ GENERATED: dict[str, tuple[tuple[str, ...], int]] = {
     "plain-dev": (("plain1",), 512),
     "plain-test": (("plain2",), 512),
 }
-"""Split -> worlds and questions of each. Worlds whose seeds differ modulo 4 share no name: what is tested is held out."""
+"""Split -> worlds and questions of each. Worlds whose seeds differ modulo 4 share no name: all tests are held out."""
 
 SPLITS = (*GENERATED, *SETS, "supported", "all", "train")
-"""`supported` are the questions that the imported corpus can answer, `all` the stratified draw, `train` the field's mix."""
+"""`supported`: questions that the imported corpus answers; `all`: the stratified draw; `train`: the field's mix."""
 
 ALL_SIZE = 2048
 _TASK = re.compile(r"([a-z]+\d+)-(\d+)-([0-9a-f]{10})")
@@ -86,7 +86,7 @@ def by_hash(ids: Iterable[str]) -> list[str]:
 
 
 def stratified(sets: dict[str, tuple[str, ...]], size: int = ALL_SIZE) -> tuple[str, ...]:
-    """Draw `size` questions: all of Bamboogle, the rest equally from the other sets; the first ones get what is left over.
+    """Draw `size` questions: all of Bamboogle, the rest equally from the other sets, in whose order odd ones go.
 
     Raises: MissingData: a set has too few.
     """
@@ -96,7 +96,9 @@ def stratified(sets: dict[str, tuple[str, ...]], size: int = ALL_SIZE) -> tuple[
     for place, (name, ids) in enumerate(rest.items()):
         wanted = share + (place < over)
         if len(ids) < wanted:
-            raise MissingData(f"the draw over all sets takes {wanted} questions of {name}, {len(ids)} were imported")
+            raise MissingData(
+                f"the draw over all sets takes {wanted} questions of {name}, {len(ids)} were imported"
+            )
         chosen += by_hash(ids)[:wanted]
     return tuple(by_hash(chosen))
 
@@ -112,14 +114,26 @@ def find_task(name: str) -> Question:
             raise UnknownName(f"no search-qa task {name!r}: a world is asked 100,000 questions at most")
         asked = world(found[1]).questions(number + 1)[number]
         if (right := task_id(found[1], number)) != name:
-            raise UnknownName(f"search-qa task {name!r} is {right!r} in this release; use the release that made it")
+            raise UnknownName(
+                f"search-qa task {name!r} is {right!r} in this release; use the release that made it"
+            )
         return Question(
-            name, f"{asked.plan.facts}-hop", asked.text, asked.answers, support="gold", plan=asked.plan, world=found[1]
+            name,
+            f"{asked.plan.facts}-hop",
+            asked.text,
+            asked.answers,
+            support="gold",
+            plan=asked.plan,
+            world=found[1],
         )
     owner = _PUBLIC.fullmatch(name)
     if owner and owner[1] in (*SETS, *TRAINING):
         question = stored(owner[1]).get(name)
         if question is not None:
             return question
-        raise UnknownName(f"search-qa task {name!r} is not in the imported questions: another file was imported")
-    raise UnknownName(f"no search-qa task {name!r}; ids look like {tasks('mini-test')[0]!r}, see tasks('mini-test')")
+        raise UnknownName(
+            f"search-qa task {name!r} is not in the imported questions: another file was imported"
+        )
+    raise UnknownName(
+        f"no search-qa task {name!r}; ids look like {tasks('mini-test')[0]!r}, see tasks('mini-test')"
+    )

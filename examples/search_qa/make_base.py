@@ -12,13 +12,13 @@ import argparse
 import re
 from pathlib import Path
 
-from agentbench.envs.search_qa.world.names import HEADS, TAILS
-from agentbench.rollout.episode import Episode
-from agentbench.policies.ready import ExpertPolicy
 from agentbench.dialogue.prompt import load_prompt
-from agentbench.registry import env_spec
-from agentbench.rollout.schedule import run_episodes
+from agentbench.envs.search_qa.world.names import HEADS, TAILS
 from agentbench.models.tiny import make_model, make_tokenizer, mine_phrases
+from agentbench.policies.ready import ExpertPolicy
+from agentbench.registry import env_spec
+from agentbench.rollout.episode import Episode
+from agentbench.rollout.schedule import run_episodes
 
 PROMPT = "agentbench.prompts:search_qa/transcript"
 _NAME = re.compile(rf"\b(?:{'|'.join(HEADS)})(?:{'|'.join(TAILS)})\b")
@@ -33,11 +33,16 @@ def transcripts(episodes: int) -> list[str]:
     texts = []
     for item in run_episodes((Episode(spec, task, 0) for task in tasks), ExpertPolicy(), env_options=OPTIONS):
         for turn in item.turns:
-            texts += [prompt.message({"observation": turn.observation}, first=turn.index == 0), turn.env_action or ""]
+            texts += [
+                prompt.message({"observation": turn.observation}, first=turn.index == 0),
+                turn.env_action or "",
+            ]
     return texts
 
 
-def make_base(output: Path, *, hidden: int = 128, layers: int = 4, seed: int = 0, episodes: int = 1024) -> Path:
+def make_base(
+    output: Path, *, hidden: int = 128, layers: int = 4, seed: int = 0, episodes: int = 1024
+) -> Path:
     """Write tokenizer and model to one Hugging Face folder."""
     texts = transcripts(episodes)
     halves = [*HEADS, *TAILS]

@@ -1,7 +1,7 @@
 """Questions about a world: a plan of what to look up, its wording, and how a wording is taken apart again.
 
-A plan is a chain of relations from one entity, or begins with two people of whom the one born first is meant; or it asks
-whether one was born before the other. Leaves out drawing plans (`questions`).
+A plan is a chain of relations from one entity, or begins with two people of whom the one born first is meant; or it
+asks whether one was born before the other. Leaves out drawing plans (`questions`).
 """
 
 from __future__ import annotations

@@ -108,21 +108,21 @@ def _relate(rng: random.Random, everything: list[Entity], by_kind: dict[str, lis
         everything[town].facts["population"] = f"{people:,}"
         everything[town].links |= {"region": some("region"), "mayor": some("person")}
     for number, region in enumerate(by_kind["region"]):
-        own = [town for town in by_kind["town"] if everything[town].links["region"] == region]
-        capital = rng.choice(own) if own else by_kind["town"][number % len(by_kind["town"])]
+        inside = [town for town in by_kind["town"] if everything[town].links["region"] == region]
+        capital = rng.choice(inside) if inside else by_kind["town"][number % len(by_kind["town"])]
         everything[region].links |= {"country": some("country"), "capital": capital}
     for country in by_kind["country"]:
         everything[country].links["president"] = some("person")
     for company in by_kind["company"]:
         everything[company].facts["founded"] = str(rng.randint(1500, 1990))
         everything[company].links |= {"founder": some("person"), "seat": some("town")}
-    people = by_kind["person"]
-    single = rng.sample(people, len(people))
+    persons = by_kind["person"]
+    single = rng.sample(persons, len(persons))
     for one, other in zip(single[::2], single[1::2], strict=False):
         everything[one].links["spouse"], everything[other].links["spouse"] = other, one
     if len(single) % 2:  # the odd one out is married too, to somebody who is married to another
         everything[single[-1]].links["spouse"] = single[0]
-    for person in people:
+    for person in persons:
         everything[person].facts["born"] = str(rng.randint(1500, 1990))
         everything[person].links |= {
             "birthplace": some("town"), "teacher": some("person", but=person), "employer": some("company")

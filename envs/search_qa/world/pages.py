@@ -54,7 +54,7 @@ FILLER = (
 )  # fmt: skip
 MISLEADING = (
     ("Legacy of {}", "Much has been said about the legacy of {}. The debate goes on in journals and at dinner tables."),
-    ("List of things called {}", "This page lists things called {}. None of them has been described in any detail so far."),
+    ("List of things called {}", "This page lists things called {}. None of them has been described in detail so far."),
 )  # fmt: skip
 
 

@@ -1,8 +1,8 @@
 import pytest
 
 from agentbench.dialogue.blocks import FLAWS, Reading, read_command, read_reply
-from agentbench.errors import UsageError
 from agentbench.dialogue.parse import get_parser
+from agentbench.errors import UsageError
 
 # reply, what verl-agent reads, what Search-R1 reads; (kind, text, flaw). "Invalid" in the notes is a flaw that costs.
 CASES = {
@@ -67,7 +67,11 @@ def test_which_of_the_cases_are_invalid():
         # no closing search tag: cut at the closing answer tag; the open search is skipped
         ("<search>a <answer>x</answer> y", ("answer", "x", "both"), ("answer", "x", "")),
         # the first rule is counted on the whole reply, but a made-up result and what follows are not looked at
-        ("<search>a</search><information>z</information><answer>x</answer>", ("search", "a", ""), ("search", "a", "")),
+        (
+            "<search>a</search><information>z</information><answer>x</answer>",
+            ("search", "a", ""),
+            ("search", "a", ""),
+        ),
         ("<information>z</information><answer>x</answer>", ("", "", "no_action"), ("", "", "no_action")),
         ("<Answer> Ada\tLovelace </aNSWER>", ("answer", "Ada\tLovelace", ""), ("", "", "no_action")),
         ("", ("", "", "no_action"), ("", "", "no_action")),
@@ -91,7 +95,10 @@ def test_the_environment_reads_an_answer_inside_a_search():
 def test_the_parser_hands_on_the_block_and_reports_only_what_costs():
     parser = get_parser("search")
     assert parser.name == get_parser("search:verl-agent").name == "search:verl-agent"
-    assert (parser.parse("so <search> a </search> b").command, parser.parse("<search>a</search>").failure) == (
+    assert (
+        parser.parse("so <search> a </search> b").command,
+        parser.parse("<search>a</search>").failure,
+    ) == (
         "<search>a</search>",
         "",
     )
@@ -110,7 +117,7 @@ def test_the_parser_hands_on_the_block_and_reports_only_what_costs():
 def test_every_flaw_is_explained_and_an_unknown_rule_is_refused():
     seen = {read_reply(case[0], rule).flaw for case in CASES.values() for rule in ("verl-agent", "search-r1")}
     assert seen - {""} == set(FLAWS)
-    with pytest.raises(UsageError, match="did you mean|Did you mean"):
+    with pytest.raises(UsageError, match="Did you mean"):
         get_parser("search:searchr1")
     with pytest.raises(UsageError, match="rule of search blocks"):
         read_reply("x", "other")

@@ -16,7 +16,13 @@ PASSAGES = [
     Passage("p3", "Lima", "Lima is the capital of Peru."),
 ]
 QUESTIONS = {
-    "nq": [{"question": "who wrote the first program", "answers": ["Ada Lovelace", "Lovelace"], "support": "gold"}],
+    "nq": [
+        {
+            "question": "who wrote the first program",
+            "answers": ["Ada Lovelace", "Lovelace"],
+            "support": "gold",
+        }
+    ],
     "bamboogle": [{"question": "Which city is the capital of Peru?", "golden_answers": "Lima"}],
 }
 

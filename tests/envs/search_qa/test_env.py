@@ -1,13 +1,13 @@
 import gymnasium
 import pytest
 
-from agentbench.testing.checks import CHECKS
 from agentbench.envs.search_qa.env import SPEC, SearchQAEnv
-from agentbench.rollout.episode import Episode, Limits
 from agentbench.errors import EnvFailure, UsageError
 from agentbench.policies.ready import ExpertPolicy, ScriptedPolicy
+from agentbench.rollout.episode import Episode, Limits
 from agentbench.rollout.schedule import run_episodes
 from agentbench.testing import check_env
+from agentbench.testing.checks import CHECKS
 from agentbench.types import to_dict
 
 TASK = SPEC.tasks("plain-test")[0]

@@ -3,9 +3,9 @@ import pytest
 from agentbench.envs.search_qa.env import SPEC, SearchQADecoy
 from agentbench.envs.search_qa.players import LookUp, TextPlayer, answer, passages_in, search
 from agentbench.envs.search_qa.world.asking import Plan
-from agentbench.rollout.episode import Episode
 from agentbench.policies.ready import ExpertPolicy, ExplorerPolicy, NullPolicy, RandomPolicy, ScriptedPolicy
 from agentbench.retrieval.contract import Passage
+from agentbench.rollout.episode import Episode
 from agentbench.rollout.schedule import run_episodes
 
 
@@ -38,7 +38,9 @@ def test_those_who_do_not_look_anything_up_answer_nothing():
     assert share(RandomPolicy(), "mini-test", 256) < 0.02
     assert share(NullPolicy(), "mini-test", 256) < 0.02
     assert share(ScriptedPolicy(lambda view: answer(view.observation)), "mini-test", 256) < 0.02
-    assert share(ScriptedPolicy(lambda view: answer("yes")), "mini-test", 256) < 0.05  # one question in ten compares
+    assert (
+        share(ScriptedPolicy(lambda view: answer("yes")), "mini-test", 256) < 0.05
+    )  # one question in ten compares
 
 
 def test_a_decoy_looks_up_another_question():
@@ -61,7 +63,9 @@ def test_a_query_that_did_not_help_is_put_differently_and_the_last_reply_is_an_a
     assert look_up.command([], last=False) == "<search>Bo Lark born</search>"
     assert look_up.command(["nothing"], last=False) == "<search>Bo Lark</search>"
     assert look_up.command(["nothing"], last=True) == "<answer>Bo Lark</answer>"
-    assert look_up.command(["Bo Lark was born in 1900 in the town of X."], last=False) == "<answer>1900</answer>"
+    assert (
+        look_up.command(["Bo Lark was born in 1900 in the town of X."], last=False) == "<answer>1900</answer>"
+    )
 
 
 def test_the_explorer_reads_both_wrappings_and_answers_foreign_questions_with_a_title():

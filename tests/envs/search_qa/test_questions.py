@@ -66,7 +66,10 @@ def test_files_are_found_by_name_or_folder_and_the_test_split_wins(tmp_path):
                  "corpus.jsonl", "other.jsonl", "nq/readme.md"):  # fmt: skip
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    found = {name: [str(path.relative_to(tmp_path)) for path in paths] for name, paths in find_files(tmp_path).items()}
+    found = {
+        name: [str(path.relative_to(tmp_path)) for path in paths]
+        for name, paths in find_files(tmp_path).items()
+    }
     assert found == {
         "nq": ["nq/test.jsonl"],
         "nq-train": ["nq/train.jsonl"],
@@ -88,7 +91,9 @@ def test_import_takes_questions_and_corpus(files, corpus):
     assert verify_data(dataset("search-qa")).counts == report.counts
     assert [find_task(task).text for task in tasks("train")] == ["a b", "d"]  # NQ, then HotpotQA
     assert find_task(tasks("train")[0]).stratum == "nq"
-    assert tasks("bamboogle") == (f"bamboogle-{content_hash('Which city is the capital of Peru?', ['Lima'])}",)
+    assert tasks("bamboogle") == (
+        f"bamboogle-{content_hash('Which city is the capital of Peru?', ['Lima'])}",
+    )
 
 
 def test_a_gold_without_normal_form_is_told(files):
@@ -120,7 +125,13 @@ def test_tasks_that_are_not_there(files):
     import_data(dataset("search-qa"), files)
     with pytest.raises(UnknownName, match="not in the imported questions"):
         find_task("nq-0123456789")
-    for name in ("no such task", "mini2-1", "mini2-0-0123456789", "other-0123456789", "mini2-999999999-0123456789"):
+    for name in (
+        "no such task",
+        "mini2-1",
+        "mini2-0-0123456789",
+        "other-0123456789",
+        "mini2-999999999-0123456789",
+    ):
         with pytest.raises(UnknownName):
             find_task(name)
 

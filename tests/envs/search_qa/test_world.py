@@ -38,14 +38,21 @@ def test_words_are_index_terms_of_their_own_and_belong_to_one_group():
 def test_worlds_of_different_groups_share_no_name():
     def named(seed):
         entities = draw_entities(seed, 570, terse=False, reserved=reserved_terms())
-        return {word for entity in entities.all for name in (entity.name, *entity.aliases) for word in invented(name)}
+        return {
+            word
+            for entity in entities.all
+            for name in (entity.name, *entity.aliases)
+            for word in invented(name)
+        }
 
     groups = [named(seed) for seed in range(4)]
     for one in range(4):
         for other in range(one):
             assert not groups[one] & groups[other]
     assert named(0) & named(4)  # of one group, but the facts are others
-    assert {int(name[-3:].lstrip("abcdefghijklmnopqrstuvwxyz")) % 4 for name in GENERATED["plain-train"][0]} == {0}
+    assert {
+        int(name[-3:].lstrip("abcdefghijklmnopqrstuvwxyz")) % 4 for name in GENERATED["plain-train"][0]
+    } == {0}
 
 
 def test_a_world_follows_from_its_seed():
@@ -70,7 +77,9 @@ def test_pages_are_about_ninety_words_and_say_nothing_that_a_name_sounds_like():
 def test_no_name_is_in_more_titles_than_leave_room_for_its_own_page():
     titles = [page.title for page in world("mini2").pages]
     own = [title for title in titles if not title.startswith(("Legacy of ", "List of things called "))]
-    misled = Counter(title.removeprefix("Legacy of ").removeprefix("List of things called ") for title in titles)
+    misled = Counter(
+        title.removeprefix("Legacy of ").removeprefix("List of things called ") for title in titles
+    )
     assert max(misled.values()) == 1 + MOST_MISLEADING
     assert set(misled) <= set(own)
 
@@ -89,7 +98,9 @@ def test_every_kind_of_fact_can_be_read_from_its_page():
     for place, entity in enumerate(entities.all):
         for relation in RELATIONS.values():
             if relation.of == entity.kind:
-                assert read_fact(entity.name, relation, [pages[entity.name]]) == entities.object_of(place, relation.name)
+                assert read_fact(entity.name, relation, [pages[entity.name]]) == entities.object_of(
+                    place, relation.name
+                )
                 seen[relation.name] += 1
     assert set(seen) == set(RELATIONS)
     assert len(RELATIONS) >= 15
