@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from ..errors import UsageError
+from ..errors import EnvFailure, UsageError
 
 MAX_QUERY = 10_000
 """Characters of a query that are looked at; more than any reply of an agent has, so nothing is lost in practice."""
@@ -41,6 +41,10 @@ class Hit:
 
     passage: Passage
     score: float
+
+
+class Refused(EnvFailure):
+    """The retriever works but will not answer these queries; others asked along with them may be answered."""
 
 
 @runtime_checkable

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 from ..errors import UsageError, unknown_name
@@ -22,13 +23,24 @@ def open_retriever(kind: str = "bm25", **settings: Any) -> Retriever:
     """
     if kind not in KINDS:
         raise unknown_name("retriever", kind, KINDS)
-    if kind == "bm25":
-        from .bm25.retriever import open_bm25 as opener
-    else:
-        raise NotImplementedError(kind)
+    opener = _opener(kind)
     try:
         inspect.signature(opener).bind(**settings)
     except TypeError as error:
         known = ", ".join(inspect.signature(opener).parameters)
         raise UsageError(f"retriever {kind!r}: {error}; its settings are {known}") from error
     return opener(**settings)
+
+
+def _opener(kind: str) -> Callable[..., Retriever]:
+    if kind == "bm25":
+        from .bm25.retriever import open_bm25
+
+        return open_bm25
+    if kind == "client":
+        from .client import ClientRetriever
+
+        return ClientRetriever
+    from .dense import open_dense
+
+    return open_dense

@@ -22,9 +22,10 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from ..datasets import Progress, data_root, silent
+from ..datasets import Progress, silent
 from ..errors import CorruptData, MissingData, UsageError
 from .contract import Passage, readable
+from .store import cache_folder
 
 _PIECE = 1 << 24
 _BOM = b"\xef\xbb\xbf"
@@ -117,11 +118,6 @@ def _reopen(source: str, digest: str) -> Passages:
     return passages
 
 
-def cache_folder() -> Path:
-    """Where offsets and indexes are kept: `indexes` under the folder of all benchmark files."""
-    return data_root() / "indexes"
-
-
 def passage_of(value: Any) -> Passage:
     """Read a passage in any of the forms that corpora and servers have.
 
@@ -142,10 +138,10 @@ def passage_of(value: Any) -> Passage:
             raise ValueError(f'"contents" must be text, got {type(contents).__name__}')
         title, _, text = readable(contents).partition("\n")
         return Passage(name, _unquoted(title.strip()), text)
-    title, text = value.get("title", ""), value.get("text")
-    if not isinstance(title, str) or not isinstance(text, str):
+    heading, body = value.get("title", ""), value.get("text")
+    if not isinstance(heading, str) or not isinstance(body, str):
         raise ValueError(_FORM)
-    return Passage(name, readable(title), readable(text))
+    return Passage(name, readable(heading), readable(body))
 
 
 def read_passages(path: str | Path) -> Iterator[Passage]:

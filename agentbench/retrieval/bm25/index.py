@@ -148,7 +148,7 @@ class Bm25Index:
     @cached_property
     def _spelling(self) -> tuple[memoryview, memoryview]:
         """Vocabulary and its offsets as buffers, whose items are found several times faster than those of arrays."""
-        return memoryview(self.vocabulary), memoryview(self.term_start)
+        return self.vocabulary.data, self.term_start.data
 
     @property
     def _is_small(self) -> bool:

@@ -6,7 +6,6 @@ string (bytes of its UTF-8), as Anserini does. Leaves out scoring (`index`) and 
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import math
@@ -23,7 +22,8 @@ from numpy.typing import NDArray
 from ...datasets import Progress, silent
 from ...errors import CorruptData, EnvFailure, UsageError
 from ..contract import Hit, Passage, check_k, clean_query
-from ..passages import Passages, cache_folder
+from ..passages import Passages
+from ..store import alone, cache_folder
 from . import analyzer
 from .build import build_index
 from .index import K1, B, Bm25Index
@@ -108,7 +108,7 @@ def open_bm25(
     place = home / f"bm25-{digest[:32]}"
     index = _opened(place)
     if index is None:
-        with _alone(home, place):
+        with alone(place):
             index = _opened(place)  # another process may have built it meanwhile
             if index is None:
                 staging = Path(tempfile.mkdtemp(prefix=".bm25-", dir=home))
@@ -142,26 +142,6 @@ def _opened(place: Path) -> Bm25Index | None:
         return Bm25Index.open(place)
     except CorruptData:
         return None
-
-
-@contextlib.contextmanager
-def _alone(home: Path, place: Path) -> Iterator[None]:
-    """Let one process build at a time; the system takes the lock off a dead one."""
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-        lock = (home / f".{place.name}.lock").open("w")
-    except OSError as error:
-        raise UsageError(
-            f"the index cannot be kept in {home}: {error.strerror}; name another folder, or set AGENTBENCH_DATA"
-        ) from error
-    with lock:
-        with contextlib.suppress(
-            ImportError, OSError
-        ):  # some systems and network disks have no locks: build twice
-            import fcntl
-
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 # --- reading a corpus for its index ---
