@@ -1,4 +1,4 @@
-"""Retrievers by configuration, opened once for all envs of a process.
+"""Retrievers by configuration, opened once for all envs of a process, with the queries of all episodes gathered.
 
 Generated questions are searched for in their own world, public ones in the imported corpus or in the user's. Leaves out
 how passages are found (`agentbench.retrieval`).
@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from agentbench.errors import ConfigError
+from agentbench.retrieval.batching import Batching
 from agentbench.retrieval.contract import Retriever
 from agentbench.retrieval.open import open_retriever
 
@@ -54,15 +55,15 @@ def retriever_for(world_name: str, settings: Mapping[str, Any]) -> Retriever:
     Raises: MissingData: no corpus was imported or named. UsageError: a setting is wrong.
     """
     own = world_name if settings["kind"] != "client" and "corpus" not in settings else ""
-    if own and dict(settings) == {"kind": "bm25"}:
-        return world(own).retriever
     values = dict(settings)
     if settings["kind"] != "client" and "corpus" not in settings:
         values["corpus"] = own or str(corpus_file())
     key = json.dumps(values, sort_keys=True, default=str)
     with _lock:
         if key not in _open:
-            if own:
-                values["corpus"] = world(own).passages
-            _open[key] = open_retriever(**values)
+            if own and dict(settings) == {"kind": "bm25"}:
+                found = world(own).retriever
+            else:
+                found = open_retriever(**({**values, "corpus": world(own).passages} if own else values))
+            _open[key] = Batching(found)
         return _open[key]

@@ -1,11 +1,19 @@
+import http.server
+import json
+import threading
+
 import gymnasium
 import pytest
 
+from agentbench.config import validate
 from agentbench.envs.search_qa.env import SPEC, SearchQAEnv
+from agentbench.envs.search_qa.world.encyclopaedia import world
 from agentbench.errors import EnvFailure, UsageError
+from agentbench.evaluation.evaluate import EvalConfig, evaluate
 from agentbench.policies.ready import ExpertPolicy, ScriptedPolicy
 from agentbench.rollout.episode import Episode, Limits
 from agentbench.rollout.schedule import run_episodes
+from agentbench.runs.episodes import read_episodes
 from agentbench.testing import check_env
 from agentbench.testing.checks import CHECKS
 from agentbench.types import to_dict
@@ -135,12 +143,94 @@ def test_an_episode_that_met_a_fault_is_played_again_and_then_equals_one_that_di
     assert all(by_task[item.task] == to_dict(item) for item in clean)
 
 
-def test_a_server_that_is_not_there_gives_errors_and_no_numbers():
+def test_a_server_that_is_not_there_is_told_before_anything_is_played():
     """Nothing listens on port 9 of the loopback address."""
-    options = {"retriever": {"kind": "client", "base_url": "http://127.0.0.1:9"}}
-    episodes = [Episode(SPEC, TASK, 1)]
-    found = list(run_episodes(episodes, ExpertPolicy(), env_options=options, limits=Limits(retries=0)))
-    assert [item.end for item in found] == ["error"]
+    options = {"retriever": {"kind": "client", "base_url": "http://127.0.0.1:9", "tries": 1}}
+    with pytest.raises(UsageError, match="no retriever answers at http"):
+        list(run_episodes([Episode(SPEC, TASK, 1)], ExpertPolicy(), env_options=options))
+
+
+class Server(http.server.BaseHTTPRequestHandler):
+    """A Search-R1 server over the world of the test that can fall ill."""
+
+    ill = False
+
+    def do_POST(self):
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.path != "/retrieve" or "queries" not in asked:
+            return self.say(404, {"detail": "Not Found"})
+        if Server.ill:
+            return self.say(503, {"detail": "index broken, ask again later"})
+        found = world("plain2").retriever.search(asked["queries"], asked["topk"])
+        hits = [
+            [
+                {"document": {"id": hit.passage.id, "contents": hit.passage.contents}, "score": hit.score}
+                for hit in row
+            ]
+            for row in found
+        ]
+        return self.say(200, {"result": hits})
+
+    def do_GET(self):
+        self.say(404, {"detail": "Not Found"})
+
+    def say(self, status, value):
+        data = json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *words):
+        pass
+
+
+@pytest.fixture
+def server():
+    Server.ill = False
+    found = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    thread = threading.Thread(target=found.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{found.server_port}"
+    found.shutdown()
+    found.server_close()
+    thread.join()
+
+
+def test_a_run_goes_through_a_server_that_falls_ill_and_resumes_to_the_same_numbers(server, tmp_path):
+    own = play_panel(tmp_path / "own", {"retriever": "bm25"})
+    assert own.overall.success.value == 1.0
+    options = {
+        "retriever": {
+            "kind": "client",
+            "base_url": server,
+            "tries": 1,
+            "probe_seconds": 0.01,
+            "patience": 0.5,
+        }
+    }
+    Server.ill = False
+    play_panel(tmp_path / "warm", options, limit=1)  # the dialect is known from here on
+    Server.ill = True
+    ill = play_panel(tmp_path / "run", options)
+    assert (ill.withheld, ill.overall) == (True, None)
+    assert sum(ill.errors.values()) == 7  # what the first task asks was kept from the warm run
+    assert set(ill.errors) <= {"EnvFailure", "Refused"}
+    assert not any(
+        "broken" in turn.observation for item in read_episodes(tmp_path / "run") for turn in item.turns
+    )
+    Server.ill = False
+    well = play_panel(tmp_path / "run", options, resume=True)
+    assert (well.errors, well.overall) == ({}, own.overall)
+
+
+def play_panel(folder, options, *, resume=False, limit=8):
+    config = {
+        "panel": "search-qa/plain@1", "policy": "expert", "output_dir": str(folder), "limit": limit,
+        "env_options": options, "retries": 0, "concurrency": 4,
+    }  # fmt: skip
+    return evaluate(validate(EvalConfig, config), resume=resume, retry_errors=resume)
 
 
 def test_a_public_question_needs_a_corpus_and_takes_the_users(files, corpus):
