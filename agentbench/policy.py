@@ -6,7 +6,7 @@ answer never holds up the others. Policies that know at once derive from `Instan
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -43,6 +43,7 @@ class Decision:
 
     Attributes:
         invalid: name of the parse failure, "" when the reply was clean.
+        shown: what the prompt was written from, see `Turn.shown`.
         end: set when the policy cannot go on: "context_full" or "error" (with `failure`).
     """
 
@@ -51,6 +52,7 @@ class Decision:
     context_ids: Sequence[int] = ()
     fresh: bool = True
     invalid: str = ""
+    shown: Mapping[str, Any] = field(default_factory=dict)
     end: str = ""
     failure: Failure | None = None
 

@@ -9,10 +9,11 @@ Leaves out what the text says (`prompt`) and who samples (`engines`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from ..env import INFO_KEYS, Info
 from ..errors import UsageError
 from ..types import Turn
 from .prompt import Prompt
@@ -26,11 +27,22 @@ _MESSAGE = "{message goes here}"
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """A prompt: all its ids, those that are new since the last reply, and whether it restarts the record."""
+    """A prompt: all its ids, those that are new since the last reply, and whether it restarts the record.
+
+    Attributes:
+        shown: what it was written from, for `Turn.shown`.
+    """
 
     prompt_ids: list[int]
     context_ids: list[int]
     fresh: bool
+    shown: dict[str, Any] = field(default_factory=dict)
+
+
+def shown_of(info: Info) -> dict[str, Any]:
+    """What a prompt may read of an env's info: the commands on offer and the env's own values; for `Turn.shown`."""
+    own = {name: value for name, value in info.items() if name not in INFO_KEYS}
+    return {"admissible": list(info.get("admissible", [])), **own}
 
 
 def prompt_slots(view: View, *, history: int, max_turns: int) -> dict[str, Any]:
@@ -91,14 +103,14 @@ class Renderer:
         text = self.prompt.message(
             prompt_slots(view, history=self.history, max_turns=self.max_turns), first=not view.turns
         )
-        record = _ids_on_record(view.turns)
+        record, shown = _ids_on_record(view.turns), shown_of(view.info)
         if self.prompt.layout == "growing" and view.turns:
             context = self._closing_ids(view.turns[-1]) + self._next_message_ids(text)
-            return Rendered(record + context, context, fresh=False)
+            return Rendered(record + context, context, fresh=False, shown=shown)
         prompt_ids = self._encode(self._template(opening_messages(self.prompt, text)))
         if record and prompt_ids[: len(record)] == record:
-            return Rendered(prompt_ids, prompt_ids[len(record) :], fresh=False)
-        return Rendered(prompt_ids, prompt_ids, fresh=True)
+            return Rendered(prompt_ids, prompt_ids[len(record) :], fresh=False, shown=shown)
+        return Rendered(prompt_ids, prompt_ids, fresh=True, shown=shown)
 
     def reply_ids(self, text: str) -> tuple[int, ...]:
         """Encode a whole reply with its end-of-turn token, as a model would have to sample it."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..dialogue.parse import Parser
 from ..dialogue.prompt import Prompt
-from ..dialogue.render import opening_messages, prompt_slots
+from ..dialogue.render import Rendered, opening_messages, prompt_slots, shown_of
 from ..engine import Message, TextEngine, TextRequest
 from ..policy import Decision, View
 from ..types import SamplingParams, derive_seed
@@ -48,6 +48,7 @@ class ChatPolicy:
         self.sampling = sampling
         self.history, self.max_turns, self.author = history, max_turns, author
         self._conversations: dict[str, tuple[Message, ...]] = {}
+        self._pending: dict[str, Rendered] = {}
 
     @property
     def info(self) -> dict[str, Any]:
@@ -69,6 +70,8 @@ class ChatPolicy:
 
     def submit(self, views: Sequence[View]) -> None:
         """Write each episode's messages and send them."""
+        for view in views:
+            self._pending[view.key] = Rendered([], [], fresh=True, shown=shown_of(view.info))
         self.engine.ask(
             [
                 TextRequest(
@@ -96,8 +99,12 @@ class ChatPolicy:
 
     def poll(self) -> list[tuple[str, Decision]]:
         """Parse whatever replies are ready."""
-        return [(item.key, decide_on(item, self.parser, self.author)) for item in self.engine.poll()]
+        return [
+            (item.key, decide_on(item, self.parser, self.author, self._pending.pop(item.key)))
+            for item in self.engine.poll()
+        ]
 
     def forget(self, key: str) -> None:
         """Drop the conversation of an ended episode."""
+        self._pending.pop(key, None)
         self._conversations.pop(key, None)

@@ -50,7 +50,7 @@ class TokenisedPolicy(InstantPolicy):
         reply = self.parser.format(inner.action.text)
         ids = self.renderer.reply_ids(reply)
         action = Action(reply, ids, (0.0,) * len(ids), author=self.author or inner.action.author)
-        return Decision(action, inner.env_action, rendered.context_ids, rendered.fresh)
+        return Decision(action, inner.env_action, rendered.context_ids, rendered.fresh, shown=rendered.shown)
 
     def forget(self, key: str) -> None:
         """Pass on."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..dialogue.parse import Parser
-from ..dialogue.render import Renderer
+from ..dialogue.render import Rendered, Renderer
 from ..engine import Completion, Engine, Request
 from ..errors import ContextFull, UsageError
 from ..policy import Decision, View
@@ -43,7 +43,7 @@ class ModelPolicy:
         self.sampling = sampling
         self.author = author
         self.guided = guided
-        self._pending: dict[str, tuple[list[int], bool]] = {}
+        self._pending: dict[str, Rendered] = {}
         self._ready: list[tuple[str, Decision]] = []
 
     @property
@@ -74,7 +74,7 @@ class ModelPolicy:
             if total > self.engine.max_context:
                 self._ready.append((view.key, Decision(Action(""), None, end="context_full")))
                 continue
-            self._pending[view.key] = (rendered.context_ids, rendered.fresh)
+            self._pending[view.key] = rendered
             requests.append(
                 Request(
                     key=view.key,
@@ -103,10 +103,8 @@ class ModelPolicy:
         if ready:
             return ready
         for completion in self.engine.poll():
-            context_ids, fresh = self._pending.pop(completion.key)
-            ready.append(
-                (completion.key, decide_on(completion, self.parser, self.author, context_ids, fresh))
-            )
+            rendered = self._pending.pop(completion.key)
+            ready.append((completion.key, decide_on(completion, self.parser, self.author, rendered)))
         return ready
 
     def forget(self, key: str) -> None:
@@ -118,10 +116,9 @@ def decide_on(
     completion: Completion,
     parser: Parser,
     author: str,
-    context_ids: Sequence[int] = (),
-    fresh: bool = True,
+    rendered: Rendered,
 ) -> Decision:
-    """Turn an engine's answer into a decision: read the command, or say why the episode ends here."""
+    """Turn an engine's answer to a prompt into a decision: read the command, or say why the episode ends here."""
     error = completion.failure
     if isinstance(error, ContextFull):
         return Decision(Action(""), None, end="context_full")
@@ -131,4 +128,11 @@ def decide_on(
     assert completion.action is not None
     parsed = parser.parse(completion.action.text)
     action = replace(completion.action, author=author)
-    return Decision(action, parsed.command, context_ids, fresh, invalid=parsed.failure)
+    return Decision(
+        action,
+        parsed.command,
+        rendered.context_ids,
+        rendered.fresh,
+        invalid=parsed.failure,
+        shown=rendered.shown,
+    )

@@ -196,22 +196,20 @@ class _Rollout:
             for name, value in info.items()
             if name not in INFO_KEYS and run.opening.get(name) != value  # what never changes is not repeated
         }
-        if decision.invalid:
-            kept["invalid"] = decision.invalid
-            kept["penalty"] = run.episode.spec.invalid_penalty
-            reward -= run.episode.spec.invalid_penalty
-        if run.label is not None:
-            kept["label"] = run.label.env_action
-            kept["label_ids"] = list(run.label.action.token_ids)
+        penalty = run.episode.spec.invalid_penalty if decision.invalid else 0.0
         view.turns.append(
             Turn(
                 index=len(view.turns),
                 observation=view.observation,
                 action=decision.action,
                 env_action=decision.env_action,
-                reward=float(reward),
+                reward=float(reward) - penalty,
                 context_ids=decision.context_ids,
                 fresh=decision.fresh,
+                invalid=decision.invalid,
+                penalty=penalty,
+                label=run.label.action if run.label is not None else None,
+                shown=decision.shown,
                 info=kept,
             )
         )
@@ -299,7 +297,7 @@ def run_episodes(
         limits: what an episode may use.
         env_options: keyword arguments of the env factory.
         tolerate_corrupt: record a task whose data is corrupt as a failed episode instead of stopping.
-        labeller: asked on every turn what it would do; kept in `Turn.info` as "label" and "label_ids".
+        labeller: asked on every turn what it would do; kept in `Turn.label`.
     Raises:
         UsageError: the caller can fix it (missing data, corrupt data, a policy that cannot play this env).
         ContractError: a plug-in broke its protocol, for instance an env that is not deterministic on replay.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -10,11 +11,11 @@ from typing import Any
 import orjson
 
 from ..errors import CorruptData, MissingData
-from ..types import Trajectory, trajectory_from_dict
+from ..types import Action, Trajectory, trajectory_from_dict
 from .files import read_lines
 
-SCHEMA = 1
-"""Number of the record layout, on every line of episodes.jsonl."""
+SCHEMA = 2
+"""Number of the record layout, on every line of episodes.jsonl; 1 is read too."""
 
 EPISODES = "episodes.jsonl"
 
@@ -38,12 +39,24 @@ def decode_episode(record: Mapping[str, Any]) -> Trajectory:
     """
     values = dict(record)
     schema = values.pop("schema", None)
-    if schema != SCHEMA:
-        raise ValueError(f"schema {schema!r}, this release reads {SCHEMA}")
+    if schema not in (1, SCHEMA):
+        raise ValueError(f"schema {schema!r}, this release reads 1 and {SCHEMA}")
     try:
+        if schema == 1:
+            values["turns"] = [_from_schema_1(turn) for turn in values["turns"]]
         return trajectory_from_dict(values)
     except (KeyError, TypeError) as error:
         raise ValueError(f"not an episode: {type(error).__name__}: {error}") from error
+
+
+def _from_schema_1(turn: Mapping[str, Any]) -> dict[str, Any]:
+    """Take the rollout's own facts out of the env's info, where schema 1 kept them."""
+    info = dict(turn["info"])
+    ids = info.pop("label_ids", None)
+    said = info.pop("label", None)
+    label = Action(said or "", tuple(ids), (0.0,) * len(ids), author="expert") if ids else None
+    facts = {"invalid": info.pop("invalid", ""), "penalty": info.pop("penalty", 0.0)}
+    return {**turn, **facts, "label": dataclasses.asdict(label) if label else None, "info": info}
 
 
 def read_episodes(path: Path) -> list[Trajectory]:

@@ -160,9 +160,7 @@ def summarise(
         pass_at_k=_pass_at_k(shown) if plan.repeats > 1 else {},
         sampled_tokens=_mean_tokens(scored, "sampled"),
         prompt_tokens=_mean_tokens(scored, "prompt"),
-        invalid=_counts(
-            turn.info["invalid"] for item in scored for turn in item.turns if "invalid" in turn.info
-        ),
+        invalid=_counts(turn.invalid for item in scored for turn in item.turns if turn.invalid),
         turns_total=sum(len(item.turns) for item in scored),
         ends=_counts(item.end for item in items),
         seconds=timings.wall if timings else None,

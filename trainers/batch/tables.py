@@ -96,7 +96,7 @@ def collate(
         groups: of one step; trajectory ids must not repeat.
         pad_id: fills rows up to the longest.
         authors: whose turns are trained.
-        labels: train on the labels recorded with the turns (`Turn.info["label_ids"]`) instead of on what was done;
+        labels: train on the labels recorded with the turns (`Turn.label`) instead of on what was done;
             each label that differs from the deed makes a row of its own: the prompt up to there, then the label.
     Raises: UsageError: a trajectory id repeats, or labels are wanted and a turn has none.
     """
@@ -140,9 +140,8 @@ class _Table:
         played = trajectory.turns[group.anchor :]
         for turn in played:
             place = self.anchors.setdefault((group.key, turn.observation), len(self.anchors))
-            penalty = float(turn.info.get("penalty", 0.0))
             cut = turn.action.finish == "length"
-            self.turns.append((m, turn.index, turn.reward, penalty, place, cut))
+            self.turns.append((m, turn.index, turn.reward, turn.penalty, place, cut))
         if not trajectory.ok:
             return
         if labels:
@@ -193,23 +192,21 @@ def _label_rows(trajectory: Trajectory, anchor: int) -> list[Segment]:
     agreed: set[int] = set()
     rows: list[Segment] = []
     for turn in trajectory.turns[anchor:]:
-        label = _label(trajectory, turn)
-        if label == list(turn.action.token_ids):
+        said = _label(trajectory, turn)
+        if tuple(said.token_ids) == tuple(turn.action.token_ids):
             agreed.add(turn.index)
             continue
-        said = Action("", tuple(label), (0.0,) * len(label))
         until = (*trajectory.turns[: turn.index], _with_action(turn, said))
         rows.extend(segment(_with_turns(trajectory, until), {turn.index}))
     return [*segment(trajectory, agreed), *rows]
 
 
-def _label(trajectory: Trajectory, turn: Turn) -> list[int]:
-    label = turn.info.get("label_ids")
-    if not label:
+def _label(trajectory: Trajectory, turn: Turn) -> Action:
+    if turn.label is None or not turn.label.token_ids:
         raise ContractError(
-            f"turn {turn.index} of trajectory {trajectory.id!r} has no label_ids; the plan asked for labels"
+            f"turn {turn.index} of trajectory {trajectory.id!r} has no label; the plan asked for labels"
         )
-    return [int(token) for token in label]
+    return turn.label
 
 
 def _with_action(turn: Turn, action: Action) -> Turn:

@@ -43,8 +43,8 @@ def test_labels_say_what_the_expert_would_do_on_states_others_visit(renderer):
     (item,) = run(NullPolicy(), labeller=labeller)
     expert = run(ExpertPolicy())[0].turns[0].env_action
     # the null agent never moves, so the right command stays that of the first turn
-    assert {turn.info["label"] for turn in item.turns} == {expert}
-    assert {tuple(turn.info["label_ids"]) for turn in item.turns} == {renderer.reply_ids(expert)}
+    assert {turn.label.text for turn in item.turns} == {expert}
+    assert {tuple(turn.label.token_ids) for turn in item.turns} == {renderer.reply_ids(expert)}
 
 
 def test_mixture_follows_its_shares_by_episode_and_by_turn():

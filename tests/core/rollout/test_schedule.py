@@ -202,7 +202,7 @@ def test_invalid_reply_costs_the_penalty_and_reaches_the_env_as_empty_text():
     (item,) = run_episodes(items, Mumbling())
     assert seen == ["", "", ""]
     assert [turn.reward for turn in item.turns] == [0.9, 0.9, 0.9]
-    assert [turn.info["invalid"] for turn in item.turns] == ["no_action"] * 3
+    assert [turn.invalid for turn in item.turns] == ["no_action"] * 3
 
 
 def test_bad_requests():

@@ -19,7 +19,7 @@ def episode(task="t00", repeat=0, **keys):
         env_action="look",
         reward=1.5,
         context_ids=(1, 2, 3),
-        info={"invalid": "no_think"},
+        invalid="no_think",
         annotations={"weight": 0.5},
     )
     values = {
@@ -51,7 +51,7 @@ def test_an_episode_survives_the_round_trip():
 
 def test_a_line_holds_the_plain_record_its_schema_and_no_time():
     line = orjson.loads(encode_episode(episode()))
-    assert line == {"schema": 1, **orjson.loads(orjson.dumps(to_dict(episode())))}
+    assert line == {"schema": 2, **orjson.loads(orjson.dumps(to_dict(episode())))}
     assert "seconds" not in line
     assert encode_episode(episode()) == encode_episode(dataclasses.replace(episode(), seconds=99.0))
 
@@ -194,3 +194,21 @@ def test_first_difference_walks_nested_values():
     assert first_difference({"a": {"b": 1}}, {"a": {"b": 1}}) is None
     assert first_difference({"a": {"b": 1}}, {"a": {"b": 2}}) == ("a.b", 1, 2)
     assert first_difference({"a": 1}, {"a": 1, "c": None}) == ("c", "(not set)", None)
+
+
+def test_records_of_schema_1_are_read_with_their_facts_in_fields():
+    line = orjson.loads(encode_episode(episode()))
+    line["schema"] = 1
+    for turn in line["turns"]:
+        for name in ("invalid", "penalty", "label", "shown", "notes"):
+            del turn[name]
+    line["turns"][0]["info"] = {
+        "valid": False,
+        "invalid": "no_action",
+        "penalty": 0.1,
+        "label": "go left",
+        "label_ids": [3, 4],
+    }
+    first = decode_episode(line).turns[0]
+    assert (first.invalid, first.penalty, first.info) == ("no_action", 0.1, {"valid": False})
+    assert (first.label.text, first.label.token_ids) == ("go left", (3, 4))

@@ -12,13 +12,12 @@ PLAN = Plan(
 
 def episode(task, success, *, turns=1, kind="", repeat=0, tokens=0, context=0, invalid="", end="terminated"):
     said = Action("x", (7,) * tokens, (-0.1,) * tokens)
-    info = {"invalid": invalid} if invalid else {}
     return Trajectory(
         id=f"{task}#{repeat}",
         env="toy",
         task=task,
         seed=0,
-        turns=tuple(Turn(i, "", said, "x", 0.0, (1,) * context, info=info) for i in range(turns)),
+        turns=tuple(Turn(i, "", said, "x", 0.0, (1,) * context, invalid=invalid) for i in range(turns)),
         success=success,
         score=float(success),
         end=end,

@@ -83,9 +83,9 @@ def test_first_token_of_a_row_is_never_trained():
 
 def test_labels_share_the_row_where_they_agree_and_make_their_own_where_not():
     turns = [
-        make_turn(0, [1], [2, 3], label_ids=[2, 3]),
-        make_turn(1, [4], [5], label_ids=[6, 7]),
-        make_turn(2, [8], [9], label_ids=[9]),
+        make_turn(0, [1], [2, 3], label=[2, 3]),
+        make_turn(1, [4], [5], label=[6, 7]),
+        make_turn(2, [8], [9], label=[9]),
     ]
     batch = collate([Group("g", 0, (make_trajectory("a", turns),))], PAD, labels=True)
     assert batch.tokens_BT.tolist() == [[1, 2, 3, 4, 5, 8, 9], [1, 2, 3, 4, 6, 7, 99]]
@@ -94,7 +94,7 @@ def test_labels_share_the_row_where_they_agree_and_make_their_own_where_not():
 
 def test_turn_without_label_is_named():
     group = Group("g", 0, (make_trajectory("a", [make_turn(0, [1], [2])]),))
-    with pytest.raises(ContractError, match="turn 0 of trajectory 'a' has no label_ids"):
+    with pytest.raises(ContractError, match="turn 0 of trajectory 'a' has no label;"):
         collate([group], PAD, labels=True)
 
 
