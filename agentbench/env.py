@@ -5,8 +5,8 @@ Leaves out: limits, parsing and prompts (rollout and policy apply those to every
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
 import gymnasium
@@ -148,6 +148,10 @@ class EnvSpec:
         extra: pip extra to name when an optional package is missing.
         rules: version of everything that moves a score; part of every record.
         blocking: steps may wait (network, subprocess), so rollout runs them in threads.
+        variant: the spec as it is under options of `make`, where those change prompt, parser, turns or penalty; called
+            with the spec and the options. None where they never do.
+        figures: names of the env's own info values (numbers that start at 0) that reports average beside the metric.
+        sizes: official size of each task type, for a mean that weights them so.
     """
 
     id: str
@@ -168,6 +172,16 @@ class EnvSpec:
     extra: str = ""
     rules: str = "1"
     blocking: bool = False
+    variant: Callable[[EnvSpec, Mapping[str, Any]], EnvSpec] | None = None
+    figures: tuple[str, ...] = ()
+    sizes: Mapping[str, int] = field(default_factory=dict)
+
+    def under(self, options: Mapping[str, Any]) -> EnvSpec:
+        """The spec to go by when envs are made with these options.
+
+        Raises: UsageError: an option is wrong.
+        """
+        return self if self.variant is None else self.variant(self, options)
 
 
 def register_gymnasium(spec: EnvSpec, entry_point: str) -> None:

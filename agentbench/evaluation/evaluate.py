@@ -114,7 +114,7 @@ def evaluate(
     if config.output_dir is not None:  # before a model is loaded for nothing
         check_output(Path(config.output_dir), config.model_dump(mode="json"), resume=resume, free=_FREE)
     panel = load_panel(config.panel)
-    spec = env_spec(panel.env)
+    spec = env_spec(panel.env).under({**panel.env_options, **config.env_options})
     resolved = panel.resolve(spec, allow_missing=config.allow_missing)
     tasks = resolved.tasks[: config.limit]
     plan = _plan(config, resolved, spec, tasks)
@@ -159,7 +159,7 @@ def evaluate(
 def assist(config: EvalConfig, policy: Policy, team: Team) -> None:
     """Play this process's share of an evaluation that process 0 of the team makes at the same time."""
     panel = load_panel(config.panel)
-    spec = env_spec(panel.env)
+    spec = env_spec(panel.env).under({**panel.env_options, **config.env_options})
     tasks = panel.resolve(spec, allow_missing=config.allow_missing).tasks[: config.limit]
     mine = list(_keys(tasks, config.repeats))[team.process_index :: team.num_processes]
     team.gather(list(_play(config, spec, panel.env_options, policy, mine)))
@@ -195,6 +195,8 @@ def _plan(config: EvalConfig, resolved: ResolvedPanel, spec: EnvSpec, tasks: Seq
         tasks=len(tasks),
         repeats=config.repeats,
         banners=tuple(banners),
+        figures=spec.figures,
+        sizes=dict(spec.sizes),
     )
 
 

@@ -20,9 +20,9 @@ from agentbench.retrieval.contract import Retriever, readable
 from .corpora import retriever_for, settings_of
 from .metrics import Scores, score
 from .players import LookUp, answer, explore, search
-from .protocol import PRESETS, Protocol, first_words
+from .protocol import PRESETS, RULE_NAMES, Protocol, first_words
 from .protocol import protocol as rules_of
-from .questions import Question
+from .questions import SETS, Question
 from .splits import SPLITS, find_task, neighbours, tasks
 
 REWARD = 1.0
@@ -253,6 +253,19 @@ class SearchQADecoy(SearchQAExpert):
         return next((item for item in drawn if item.id != question.id), question)
 
 
+def under(spec: EnvSpec, options: Mapping[str, Any]) -> EnvSpec:
+    """Let the protocol that the options name decide prompt, parser, turns and penalty."""
+    changed = {name: value for name, value in options.items() if name in RULE_NAMES}
+    rules = rules_of(options.get("protocol", "verl-agent"), **changed)
+    return replace(
+        spec,
+        prompt=rules.prompt,
+        parser=f"search:{rules.tag_order}",
+        max_turns=rules.replies,
+        invalid_penalty=rules.invalid_penalty,
+    )
+
+
 SPEC = EnvSpec(
     id="search-qa",
     gym_id="agentbench/SearchQA-v1",
@@ -260,7 +273,7 @@ SPEC = EnvSpec(
     splits=SPLITS,
     tasks=tasks,
     prompt=PRESETS["verl-agent"].prompt,
-    parser=PRESETS["verl-agent"].parser,
+    parser="search:verl-agent",
     max_turns=PRESETS["verl-agent"].replies,
     history=4,
     metric="success",
@@ -271,6 +284,9 @@ SPEC = EnvSpec(
     explorer=explore,
     rules="search-qa-1",
     blocking=True,
+    variant=under,
+    figures=("f1", "cover", "searches"),
+    sizes=SETS,
 )
 """The plug-in."""
 

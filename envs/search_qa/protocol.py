@@ -40,7 +40,6 @@ class Protocol:
         question_mark: end the question with "?" where it is shown; the task keeps its own form.
         invalid_penalty: taken off the reward of a turn with an invalid reply.
         prompt: the prompt that goes with it, a reference.
-        parser: the parser that goes with it.
     """
 
     name: str
@@ -57,7 +56,6 @@ class Protocol:
     question_mark: bool
     invalid_penalty: float
     prompt: str
-    parser: str
 
     @property
     def replies(self) -> int:
@@ -110,7 +108,6 @@ PRESETS: dict[str, Protocol] = {
         question_mark=False,
         invalid_penalty=0.01,
         prompt="agentbench.prompts:search_qa/react",
-        parser="search:verl-agent",
     ),
     "search-r1": Protocol(
         name="search-r1",
@@ -130,7 +127,6 @@ PRESETS: dict[str, Protocol] = {
         question_mark=True,
         invalid_penalty=0.0,
         prompt="agentbench.prompts:search_qa/growing",
-        parser="search:search-r1",
     ),
 }
 """Published protocols by name. verl-agent's is ATOD's; both differ in the cap on words, see docs/search-qa.md."""
