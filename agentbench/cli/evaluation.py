@@ -35,7 +35,7 @@ _OPTIONS = (
     _Option("env_options", list[str], ("--env-option",), _WHAT, "key=value for the env; repeatable."),
     _Option("allow_missing", bool, ("--allow-missing",), _WHAT, "Go on without absent or corrupt tasks."),
     _Option("concurrency", int, ("--concurrency",), _WHAT, "Episodes at once; moves no result; default 16."),
-    _Option("output_dir", str, ("--output", "-o"), _WHAT, "Run folder."),
+    _Option("output_dir", str, ("--output", "-o"), _WHAT, "Run folder; without one nothing is kept."),
     _Option("policy", str, ("--policy",), _WHO, "expert, random, null, replay:FILE, scripted:FILE or model."),
     _Option("model_name_or_path", str, ("--model",), _WHO, "Model folder or hub id."),
     _Option("engine", str, ("--engine",), _WHO, "Engine plug-in; default hf."),
@@ -112,11 +112,13 @@ def eval_(
             given = {**values.get(item.key, {}), **key_values(given, item.names[0])} if given else None
         if given is not None:
             values[item.key] = given
-    for key, option in (("panel", "--panel"), ("policy", "--policy"), ("output_dir", "--output")):
+    for key, option in (("panel", "--panel"), ("policy", "--policy")):
         if values.get(key) is None:
             raise ConfigError(f"{option} is missing; see agentbench eval --help and agentbench list panels")
     if retry_errors and not resume:
         raise ConfigError("--retry-errors plays recorded errors again, so it needs --resume")
+    if resume and values.get("output_dir") is None:
+        raise ConfigError("--resume goes on with recorded episodes, so it needs --output")
     checked = validate(EvalConfig, values)
     with episode_progress() as progress:
         summary = evaluate(checked, resume=resume, retry_errors=retry_errors, progress=progress)

@@ -270,6 +270,29 @@ def test_an_unknown_kind_of_retriever_is_refused_before_the_first_search():
         start(retriever="bm26")
 
 
+def test_the_protocol_brings_its_prompt_parser_turns_and_penalty():
+    assert SPEC.under({}) == SPEC.under({"k": 5, "retriever": "bm25"}) == SPEC
+    other = SPEC.under({"protocol": "search-r1"})
+    assert (other.prompt, other.parser) == ("agentbench.prompts:search_qa/growing", "search:search-r1")
+    assert (other.max_turns, other.invalid_penalty) == (5, 0.0)
+    assert SPEC.under({"turns": 7}).max_turns == 7
+    assert SPEC.under({"tag_order": "search-r1"}).parser == "search:search-r1"
+    with pytest.raises(UsageError, match="protocol of search-qa"):
+        SPEC.under({"protocol": "x"})
+
+
+@pytest.mark.parametrize(("name", "turns", "penalty"), [("verl-agent", 4, 0.01), ("search-r1", 5, 0.0)])
+def test_an_evaluation_goes_by_the_protocol_of_its_options(tmp_path, name, turns, penalty):
+    config = {
+        "panel": "search-qa/plain@1", "policy": "model", "engine": "scripted", "output_dir": str(tmp_path / "run"), "model_name_or_path": "hm", "limit": 2, "env_options": {"protocol": name}, "max_new_tokens": 64,
+    }  # fmt: skip
+    summary = evaluate(validate(EvalConfig, config))
+    assert summary.policy["parser"] == f"search:{name}"
+    assert summary.invalid == {"no_action": 2 * turns}
+    assert summary.overall.turns == turns
+    assert {turn.penalty for item in read_episodes(tmp_path / "run") for turn in item.turns} == {penalty}
+
+
 def test_it_is_a_gymnasium_env():
     env = gymnasium.make(SPEC.gym_id, split="plain-test")
     observation, info = env.reset(seed=3)
