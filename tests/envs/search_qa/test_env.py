@@ -284,7 +284,8 @@ def test_the_protocol_brings_its_prompt_parser_turns_and_penalty():
 @pytest.mark.parametrize(("name", "turns", "penalty"), [("verl-agent", 4, 0.01), ("search-r1", 5, 0.0)])
 def test_an_evaluation_goes_by_the_protocol_of_its_options(tmp_path, name, turns, penalty):
     config = {
-        "panel": "search-qa/plain@1", "policy": "model", "engine": "scripted", "output_dir": str(tmp_path / "run"), "model_name_or_path": "hm", "limit": 2, "env_options": {"protocol": name}, "max_new_tokens": 64,
+        "panel": "search-qa/plain@1", "policy": "model", "engine": "scripted", "output_dir": str(tmp_path / "run"),
+        "model_name_or_path": "hm", "limit": 2, "env_options": {"protocol": name}, "max_new_tokens": 64,
     }  # fmt: skip
     summary = evaluate(validate(EvalConfig, config))
     assert summary.policy["parser"] == f"search:{name}"
