@@ -33,7 +33,7 @@ GENERATED = (
         "search-qa",
         "plain-test",
         512,
-        "Small generated world of bare facts, 1 and 2 hops",
+        "Small generated world of bare facts, one search a question",
     ),
     (
         "alfworld/small@1",

@@ -41,7 +41,7 @@ def transcripts(episodes: int) -> list[str]:
 
 
 def make_base(
-    output: Path, *, hidden: int = 128, layers: int = 4, seed: int = 0, episodes: int = 1024
+    output: Path, *, hidden: int = 128, layers: int = 4, seed: int = 0, episodes: int = 512
 ) -> Path:
     """Write tokenizer and model to one Hugging Face folder."""
     texts = transcripts(episodes)

@@ -34,7 +34,7 @@ class Make:
 MAKES = {
     "mini": Make(5000),
     "small": Make(570),
-    "plain": Make(570, terse=True, hops=(1, 2)),
+    "plain": Make(570, terse=True, hops=(1,)),
 }
 """Makes of worlds: the panel's, one for tests, and one that small models can learn to read."""
 
