@@ -58,7 +58,7 @@ class Decision:
 
 
 class Policy(Protocol):
-    """Chooses actions for many episodes at a time."""
+    """Chooses actions for many episodes at a time. Policies derive from it and so get `usage` and `close`."""
 
     @property
     def info(self) -> dict[str, Any]:
@@ -77,8 +77,17 @@ class Policy(Protocol):
         """Drop what is kept for an episode that has ended."""
         ...
 
+    @property
+    def usage(self) -> dict[str, float]:
+        """What was used so far: requests, tokens, seconds, cost. {} where nothing is counted."""
+        return {}
 
-class InstantPolicy:
+    def close(self) -> None:
+        """Give back what the policy holds, its engine included; it is not used afterwards."""
+        return
+
+
+class InstantPolicy(Policy):
     """Base of policies that answer at once: implement `decide`."""
 
     name = "instant"

@@ -164,7 +164,7 @@ class CorridorEnv(TextEnv):
         return self._observation, self._info(self._task)
 
     @property
-    def task(self) -> Task:
+    def corridor(self) -> Task:
         """The task being played."""
         if self._task is None:
             raise gymnasium.error.ResetNeeded("no corridor was begun; call reset() first")
@@ -172,7 +172,7 @@ class CorridorEnv(TextEnv):
 
     def way_to(self, *, right: bool) -> str:
         """The first command of a shortest way through one of the doors, for experts."""
-        if self._room == (self.task.rooms if right else 1):
+        if self._room == (self.corridor.rooms if right else 1):
             return "open door"
         return "go right" if right else "go left"
 
@@ -209,7 +209,7 @@ class CorridorExpert:
 
     def act(self) -> str:
         """Return the command to give now."""
-        return self.env.way_to(right=self.env.task.exit == "right")
+        return self.env.way_to(right=self.env.corridor.exit == "right")
 
 
 class CorridorDecoy(CorridorExpert):
@@ -221,7 +221,7 @@ class CorridorDecoy(CorridorExpert):
 
     def act(self) -> str:
         """Return the command to give now."""
-        return self.env.way_to(right=self.env.task.exit == "left")
+        return self.env.way_to(right=self.env.corridor.exit == "left")
 
 
 SPEC = EnvSpec(

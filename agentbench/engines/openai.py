@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import httpx
 
-from ..engine import Completion, TextRequest
+from ..engine import Completion, TextEngine, TextRequest
 from ..errors import ContextFull, EngineFailure, UsageError
 from ..models.loading import find_tokenizer
 from ..types import Action, Finish
@@ -35,7 +35,7 @@ _PROBE_RETRIES = 3
 _SEEDS = 2**31
 
 
-class OpenAIEngine:
+class OpenAIEngine(TextEngine):
     """Answers messages through an endpoint."""
 
     def __init__(

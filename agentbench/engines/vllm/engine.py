@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from ...engine import Completion, Request, check_keys, check_request
+from ...engine import Completion, Engine, Request, check_keys, check_request
 from ...errors import EngineFailure, UsageError
 from ...types import Action, Finish
 from .adapter import Backend, Piece, check_version, generation, on_cpu, scoring
@@ -36,7 +36,7 @@ class _Job:
     logprobs: list[float] = field(default_factory=list)
 
 
-class VLLMEngine:
+class VLLMEngine(Engine):
     """Samples from a vLLM engine of this process.
 
     Attributes:
