@@ -5,8 +5,8 @@
     python benchmarks/search_qa.py --train CONFIG.yaml                # also: time in the environment of a training run
 
 An episode is the expert's: one search for each passage, then the answer; BM25 runs in the same process. Rates are over
-wall time, with the CPU seconds beside them: a busy machine slows the first, not the second. Queries are cached by
-neither env nor index. `--output FILE` keeps the figures as JSON, with command and versions.
+wall time, with the CPU seconds beside them: a busy machine slows the first, not the second. Answers that retrievers
+keep are dropped before each round, so every search is carried out. `--output FILE` keeps the figures as JSON, with command and versions.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from agentbench.env import EnvSpec, StepReturn
+from agentbench.envs.search_qa.corpora import forget_retrievers
 from agentbench.envs.search_qa.env import SPEC, SearchQAEnv
 from agentbench.envs.search_qa.world.encyclopaedia import World
 from agentbench.machine import versions
@@ -54,6 +55,7 @@ def measure_turns(split: str, episodes: int, concurrency: int, repeats: int) -> 
     rates, cpu, steps = [], [], []
     for round_ in range(repeats + 1):
         Timed.steps = []
+        forget_retrievers()
         wall, used = time.perf_counter(), time.process_time()
         played = list(
             run_episodes((Episode(spec, task, 0) for task in tasks), ExpertPolicy(), concurrency=concurrency)
@@ -89,14 +91,14 @@ def measure_world(make: str) -> Figures:
 
 def measure_training(config: Path, overrides: list[str]) -> Figures:
     """Train by a configuration and tell which share of the wall time was spent inside the environment's steps."""
-    from agentbench.cli.training import training_config
     from agentbench.envs.search_qa import env as module
+    from agentbench.training.config import read_config
     from agentbench.training.loop import train
 
     Timed.steps = []
     module.SPEC = replace(SPEC, make=Timed)
     began = time.perf_counter()
-    train(training_config(config, overrides), report=print)
+    train(read_config(config, overrides), report=print)
     wall = time.perf_counter() - began
     return {"config": str(config), "overrides": overrides, "wall_seconds": wall, "steps": len(Timed.steps),
             "environment_seconds": sum(Timed.steps), "share": sum(Timed.steps) / wall}  # fmt: skip

@@ -67,3 +67,11 @@ def retriever_for(world_name: str, settings: Mapping[str, Any]) -> Retriever:
                 found = open_retriever(**({**values, "corpus": world(own).passages} if own else values))
             _open[key] = Batching(found)
         return _open[key]
+
+
+def forget_retrievers() -> None:
+    """Drop all retrievers and the answers they keep; the next env opens them anew."""
+    with _lock:
+        for found in _open.values():
+            found.close()
+        _open.clear()

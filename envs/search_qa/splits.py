@@ -34,7 +34,7 @@ _PUBLIC = re.compile(r"(.+)-[0-9a-f]{10}")
 
 
 def tasks(split: str) -> tuple[str, ...]:
-    """Ordered task ids of a split; "mini:7" plays the world mini7.
+    """Ordered task ids of a split; "mini:7" names the world mini7, and needs no split of its own.
 
     Raises: UnknownName: no such split. MissingData: its files were not imported.
     """
@@ -44,7 +44,7 @@ def tasks(split: str) -> tuple[str, ...]:
     if split in GENERATED:
         return _generated(*GENERATED[split])
     if split not in SPLITS:
-        raise unknown_name("split of search-qa", split, SPLITS, "mini:SEED plays another generated world.")
+        raise unknown_name("split of search-qa", split, SPLITS, "mini:SEED is another generated world.")
     return _public(split, dataset_dir(NAME))
 
 
