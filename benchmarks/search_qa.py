@@ -6,7 +6,8 @@
 
 An episode is the expert's: one search for each passage, then the answer; BM25 runs in the same process. Rates are over
 wall time, with the CPU seconds beside them: a busy machine slows the first, not the second. Answers that retrievers
-keep are dropped before each round, so every search is carried out. `--output FILE` keeps the figures as JSON, with command and versions.
+keep are dropped before each round, so every search is carried out. `--output FILE` keeps the figures as JSON, with
+command and versions.
 """
 
 from __future__ import annotations
