@@ -55,6 +55,13 @@ _OPTIONS = (
     _Option("top_p", float, ("--top-p",), _WHO, "Nucleus; default 1.0."),
     _Option("top_k", int, ("--top-k",), _WHO, "0 is off; default 0."),
     _Option("max_new_tokens", int, ("--max-new-tokens",), _WHO, "Tokens per reply; default 512."),
+    _Option(
+        "stop",
+        list[str],
+        ("--stop",),
+        _WHO,
+        "Text that ends a reply; repeatable; the prompt's own when left out.",
+    ),
     _Option("max_turns", int, ("--max-turns",), _LIMITS, "Turns per episode; the env's own when left out."),
     _Option("max_episode_tokens", int, ("--max-episode-tokens",), _LIMITS, "Sampled tokens per episode."),
     _Option("step_seconds", float, ("--step-seconds",), _LIMITS, "Wall time of one env step."),
@@ -116,7 +123,9 @@ def eval_(
     values = _read_file(config) if config else {}
     for item in _OPTIONS:
         given = options[item.key]
-        if item.kind == list[str]:
+        if item.key == "stop":
+            given = given or None
+        elif item.kind == list[str]:
             given = {**values.get(item.key, {}), **key_values(given, item.names[0])} if given else None
         if given is not None:
             values[item.key] = given

@@ -21,6 +21,7 @@ import orjson
 from ..errors import EnvFailure, UsageError, missing_dependency
 from .client import SERVICE
 from .contract import MAX_K, MAX_QUERY, Hit, Refused, Retriever
+from .passages import Passages
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -63,8 +64,7 @@ def make_app(
         facts: added to what `/health` says.
     Raises: UsageError: top_k is out of range. MissingDependency: starlette is not installed.
     """
-    if isinstance(top_k, bool) or not isinstance(top_k, int) or not 1 <= top_k <= MAX_K:
-        raise UsageError(f"--top-k must be a whole number from 1 to {MAX_K}, got {top_k!r}")
+    _check_top_k(top_k)
     check_installed()
     from starlette.applications import Starlette
     from starlette.concurrency import run_in_threadpool
@@ -99,6 +99,11 @@ def make_app(
         routes=[Route("/retrieve", retrieve, methods=["POST"]), Route("/health", health, methods=["GET"])],
         exception_handlers={_Wrong: wrong, HTTPException: refused, Exception: wrong},
     )
+
+
+def _check_top_k(top_k: int) -> None:
+    if isinstance(top_k, bool) or not isinstance(top_k, int) or not 1 <= top_k <= MAX_K:
+        raise UsageError(f"--top-k must be a whole number from 1 to {MAX_K}, got {top_k!r}")
 
 
 def _answer(status: int, value: Any) -> Response:
@@ -208,12 +213,14 @@ def serve_retriever(
     Returns: 0 after an interruption.
     Raises: UsageError: the port is taken. MissingDependency, MissingData, CorruptData.
     """
+    _check_top_k(top_k)
     check_installed()
     import uvicorn
 
     with bound_socket(host, port) as place:
         retriever = open_it()
-        count = len(passages) if (passages := getattr(retriever, "passages", None)) is not None else None
+        passages = _passages(retriever)
+        count = None if passages is None else len(passages)
         facts = {} if count is None else {"passages": count}
         settings = uvicorn.Config(
             make_app(retriever, top_k=top_k, facts=facts),
@@ -238,6 +245,13 @@ def serve_retriever(
                 signal.signal(name, handler)
             retriever.close()
     return 0
+
+
+def _passages(retriever: Retriever) -> Passages | None:
+    """The corpus, where it is here."""
+    inner = getattr(retriever, "retriever", retriever)  # behind `Batching`
+    found = getattr(inner, "passages", None)
+    return found if isinstance(found, Passages) else None
 
 
 def _interrupt(*_: object) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from agentbench.errors import CorruptData, UnknownName, UsageError
 from agentbench.retrieval import Passage, Passages, Retriever, write_passages
+from agentbench.retrieval import open as open_module
 from agentbench.retrieval.bm25 import index as index_module
 from agentbench.retrieval.bm25.build import build_index
 from agentbench.retrieval.bm25.index import Bm25Index
@@ -244,3 +245,16 @@ def test_processes_that_start_together_build_once(tmp_path, cache):
     outputs = [process.communicate()[0].splitlines() for process in started]
     assert [lines[-1] for lines in outputs] == ["10 9 8"] * 3
     assert sum("indexing c.jsonl" in lines for lines in outputs) == 1
+
+
+def test_a_bar_is_drawn_on_terminals_alone_for_what_takes_long(monkeypatch, capsys):
+    def slow(progress):
+        for done in (1, 2, 3):
+            progress(done, 3, "indexing c.jsonl")
+
+    for terminal, after, shown in ((False, 0.0, False), (True, 0.0, True), (True, 3600.0, False)):
+        monkeypatch.setattr("sys.stderr.isatty", lambda terminal=terminal: terminal)
+        monkeypatch.setattr(open_module, "_SHOWN_AFTER_SECONDS", after)
+        with open_module._bar() as progress:
+            slow(progress)
+        assert ("indexing c.jsonl" in capsys.readouterr().err) == shown

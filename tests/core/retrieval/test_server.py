@@ -10,6 +10,7 @@ import threading
 import httpx
 import pytest
 
+from agentbench.cli import run
 from agentbench.errors import EnvFailure, MissingDependency, UsageError
 from agentbench.retrieval import Hit, Passage, Passages, write_passages
 from agentbench.retrieval import server as server_module
@@ -296,3 +297,36 @@ def test_the_server_says_where_it_is_and_ends_when_told(tmp_path, how):
     assert process.returncode == 0, errors
     assert errors == ""
     client.close()
+
+
+def test_the_command_serves_a_corpus_and_says_what_is_wrong(tmp_path, capsys, monkeypatch):
+    path = write_passages(tmp_path / "c.jsonl", TOWNS)
+    monkeypatch.setenv("AGENTBENCH_DATA", str(tmp_path / "data"))
+    served = []
+
+    def serve_retriever(open_it, **options):
+        served.append((open_it(), options))
+        return 0
+
+    monkeypatch.setattr(server_module, "serve_retriever", serve_retriever)
+    words = ["serve", "retriever", "--corpus", str(path), "--option", "k1=1.2", "--option", "b=0.75"]
+    assert run([*words, "--port", "0", "--top-k", "5"]) == 0
+    (found, options) = served[0]
+    assert (options["host"], options["port"], options["top_k"]) == ("127.0.0.1", 0, 5)
+    assert found.digest == open_retriever(corpus=path, k1=1.2, b=0.75).digest
+    monkeypatch.undo()
+    monkeypatch.setenv("AGENTBENCH_DATA", str(tmp_path / "data"))
+    for more, message in (
+        (["--corpus", str(tmp_path / "none"), "--port", "0"], "no corpus at"),
+        (["--corpus", str(path), "--kind", "client"], "asks another server"),
+        (["--corpus", str(path), "--kind", "bm52", "--port", "0"], "Did you mean 'bm25'"),
+        (["--corpus", str(path), "--option", "k2=1", "--port", "0"], "its settings are corpus, k1, b"),
+        (["--corpus", str(path), "--option", "k1", "--port", "0"], "not of the form key=value"),
+        (["--corpus", str(path), "--port", "99999"], "--port must be"),
+        (["--corpus", str(path), "--port", "0", "--top-k", "0"], "--top-k must be"),
+        ([], "--corpus"),
+    ):
+        assert run(["serve", "retriever", *more]) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
