@@ -290,7 +290,9 @@ def main() -> None:
             write_passages(corpus, generated(like, options.large))
         folder = folder / str(options.large)
     figures: Figures = {
-        "command": " ".join(["python", "benchmarks/retrieval.py", *(Path(word).name for word in sys.argv[1:])]),
+        "command": " ".join(
+            ["python", "benchmarks/retrieval.py", *(Path(word).name for word in sys.argv[1:])]
+        ),
         "versions": {**versions(), **_peer_versions()},
         "passages": len(Passages.open(corpus, cache=folder)),
         "k1": K1,

@@ -2,6 +2,8 @@ import json
 
 import pytest
 
+from agentbench.dialogue.blocks import STOPS
+from agentbench.dialogue.prompt import load_prompt
 from agentbench.envs.search_qa.protocol import PRESETS, first_words, protocol
 from agentbench.errors import UsageError
 from agentbench.retrieval.contract import Passage
@@ -101,3 +103,52 @@ def test_wrong_settings_are_refused_in_one_line(rules, message):
     with pytest.raises(UsageError, match=message) as caught:
         protocol(**rules)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["react", "growing", "transcript"])
+def test_prompts_stop_where_the_parser_stops_reading(name):
+    assert load_prompt(f"agentbench.prompts:search_qa/{name}").stop == STOPS
+
+
+def test_the_history_of_a_fresh_prompt_is_a_line_for_each_step():
+    slots = {
+        "info": {"question": "who is it?", "turns": 4},
+        "steps": 2,
+        "observation": "\n<information>B</information>\n",
+        "history": [
+            ("who is it?", "<search>a</search>"),
+            ("\n<information>A</information>\n", "<search>b</search>"),
+        ],
+    }
+    prompt = load_prompt("agentbench.prompts:search_qa/react")
+    text = prompt.message(slots, first=False)
+    # "Step n:", the block, a space, what it found, a newline; joined by newlines
+    lines = (
+        "Step 1:<search>a</search> \n<information>A</information>\n\n\n"
+        "Step 2:<search>b</search> \n<information>B</information>\n"
+    )
+    assert lines in text
+    assert "2 of at most 4" in text
+    first = prompt.message({**slots, "history": [], "steps": 0, "observation": "who is it?"}, first=True)
+    assert "who is it?" in first
+    assert "Step" not in first
+    # only the last step is in the window: its number counts from the start of the episode
+    short = prompt.message({**slots, "history": slots["history"][1:]}, first=False)
+    assert "Step 2:<search>b</search> \n<information>B</information>" in short
+    assert "Step 1" not in short
+    # an invalid reply enters as nothing at all
+    nothing = prompt.message(
+        {**slots, "history": [("who is it?", "")], "steps": 1, "observation": ""}, first=False
+    )
+    assert "Step 1: \n" in nothing
+
+
+def test_a_prompt_file_of_ones_own_is_taken(tmp_path):
+    path = tmp_path / "own.yaml"
+    path.write_text(
+        'layout: fresh\nfirst: "Q: {{ info.question }}"\nlater: "Q: {{ info.question }} {{ observation }}"\n'
+    )
+    message = load_prompt(str(path)).message(
+        {"info": {"question": "who?"}, "observation": "who?"}, first=True
+    )
+    assert message == "Q: who?"
