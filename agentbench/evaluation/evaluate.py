@@ -125,7 +125,7 @@ def evaluate(
     Raises: UsageError: something the caller can fix; episodes finished so far are on record.
     """
     panel = config.load_panel()
-    spec = env_spec(panel.env)
+    spec = env_spec(panel.env).under({**panel.env_options, **config.env_options})
     notes: list[str] = []
     if policy is None:
         config, notes = follow(config, spec)
@@ -175,7 +175,7 @@ def evaluate(
 def assist(config: EvalConfig, policy: Policy, team: Team) -> None:
     """Play this process's share of an evaluation that process 0 of the team makes at the same time."""
     panel = config.load_panel()
-    spec = env_spec(panel.env)
+    spec = env_spec(panel.env).under({**panel.env_options, **config.env_options})
     tasks = panel.resolve(spec, allow_missing=config.allow_missing).tasks[: config.limit]
     mine = list(_keys(tasks, config.repeats))[team.index :: team.count]
     team.collect(list(_play(config, spec, panel.env_options, policy, mine)))
@@ -215,6 +215,8 @@ def _plan(
         repeats=config.repeats,
         banners=tuple(banners),
         counted=dict(spec.counted),
+        figures=spec.figures,
+        sizes=dict(spec.sizes),
     )
 
 

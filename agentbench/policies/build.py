@@ -128,7 +128,7 @@ def _model_policy(config: PolicyConfig, spec: EnvSpec, max_turns: int) -> Policy
     return ModelPolicy(engine, renderer, parser, sampling, guided=config.guided)
 
 
-class Sampled(Protocol):
+class Decoding(Protocol):
     """The part of a configuration that says how a model samples."""
 
     temperature: float
@@ -138,7 +138,7 @@ class Sampled(Protocol):
     stop: list[str] | None
 
 
-def sampling_of(config: Sampled, prompt: Prompt) -> SamplingParams:
+def sampling_of(config: Decoding, prompt: Prompt) -> SamplingParams:
     """How a model samples: as configured; a reply ends at the prompt's stop strings where no others are given."""
     return SamplingParams(
         config.temperature,
