@@ -37,7 +37,7 @@ _OPTIONS = (
     _Option("env_options", list[str], ("--env-option",), _WHAT, "key=value for the env; repeatable."),
     _Option("allow_missing", bool, ("--allow-missing",), _WHAT, "Go on without absent or corrupt tasks."),
     _Option("concurrency", int, ("--concurrency",), _WHAT, "Episodes at once; moves no result; default 16."),
-    _Option("output_dir", str, ("--output", "-o"), _WHAT, "Run folder."),
+    _Option("output_dir", str, ("--output", "-o"), _WHAT, "Run folder; without one nothing is kept."),
     _Option(
         "policy",
         str,
@@ -131,11 +131,12 @@ def eval_(
             values[item.key] = given
     if values.get("panel") is None and values.get("env") is None:
         raise ConfigError("--panel is missing (or --env with --split); see agentbench list panels")
-    for key, option in (("policy", "--policy"), ("output_dir", "--output")):
-        if values.get(key) is None:
-            raise ConfigError(f"{option} is missing; see agentbench eval --help")
+    if values.get("policy") is None:
+        raise ConfigError("--policy is missing; see agentbench eval --help")
     if retry_errors and not resume:
         raise ConfigError("--retry-errors plays recorded errors again, so it needs --resume")
+    if resume and values.get("output_dir") is None:
+        raise ConfigError("--resume goes on with recorded episodes, so it needs --output")
     checked = validate(EvalConfig, values)
     with episode_progress() as progress:
         summary = evaluate(checked, resume=resume, retry_errors=retry_errors, progress=progress)
