@@ -55,6 +55,7 @@ class ModelPolicy:
             "author": self.author,
             "engine": self.engine.info,
             "prompt": self.renderer.prompt.info,
+            "template": self.renderer.template.info,
             "parser": self.parser.name,
             "guided": self.guided,
             "sampling": sampling,
@@ -82,19 +83,21 @@ class ModelPolicy:
                     sampling=self.sampling,
                     seed=derive_seed(view.seed, "turn", len(view.turns)),
                     slot=view.key,
-                    choices=self._choices(view) if self.guided else None,
+                    choices=self._choices(view, rendered.opened) if self.guided else None,
+                    end_ids=(self.renderer.end_id,),
                 )
             )
         if requests:
             self.engine.submit(requests)
 
-    def _choices(self, view: View) -> tuple[tuple[int, ...], ...]:
+    def _choices(self, view: View, opened: str) -> tuple[tuple[int, ...], ...]:
         if not view.info["admissible"]:
             raise UsageError(
                 f"guided choice needs admissible commands, but env {view.spec.id!r} lists none here"
             )
         return tuple(
-            self.renderer.reply_ids(self.parser.format(command)) for command in view.info["admissible"]
+            self.renderer.reply_ids(self.parser.format(command, opened), command=command)
+            for command in view.info["admissible"]
         )
 
     def poll(self) -> list[tuple[str, Decision]]:
@@ -126,8 +129,8 @@ def decide_on(
         failure = Failure(type(error).__name__, str(error), "engine")
         return Decision(Action(""), None, end="error", failure=failure)
     assert completion.action is not None
-    parsed = parser.parse(completion.action.text)
     action = replace(completion.action, author=author)
+    parsed = parser.parse(action.text, rendered.opened, action.finish)
     return Decision(
         action,
         parsed.command,

@@ -28,6 +28,7 @@ def student_renderer(config: TrainConfig, spec: EnvSpec, trainer: Trainer) -> Re
         load_prompt(config.env.prompt or spec.prompt),
         history=spec.history if config.env.history is None else config.env.history,
         max_turns=config.env.max_turns or spec.max_turns,
+        template_options=config.rollout.template_options,
     )
 
 

@@ -43,6 +43,7 @@ class RolloutConfig(Section):
         concurrency: episodes under way at once.
         tasks_per_step: groups of a step; `group_size` is the number of trajectories in each.
         guided: sample only among admissible commands.
+        template_options: keyword options of the chat template, such as enable_thinking; `today` is the date it writes.
         max_new_tokens: limit of one reply, in tokens.
         max_episode_tokens: limit of sampled tokens in one episode; None is unlimited.
         publish_tolerance: largest mean difference between the log-probs of engine and trainer, in nats a token, on a
@@ -58,6 +59,7 @@ class RolloutConfig(Section):
     tasks_per_step: int = Field(default=16, ge=1)
     group_size: int = Field(default=8, ge=1)
     guided: bool = False
+    template_options: dict[str, Any] = Field(default_factory=dict)
     temperature: float = Field(default=1.0, gt=0)
     top_p: float = Field(default=1.0, gt=0, le=1)
     top_k: int = Field(default=0, ge=0)

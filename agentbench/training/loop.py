@@ -94,6 +94,7 @@ class Run:
             prompt=self.config.env.prompt,
             history=self.config.env.history,
             guided=rollout.guided,
+            template_options=rollout.template_options,
             temperature=settings.temperature,
             max_new_tokens=rollout.max_new_tokens,
             panel=settings.panel,

@@ -279,7 +279,10 @@ class SlotBatch:
         table.known[rows] += 1
         self._settings.position[rows] += 1
         complete = self._choices.advance(rows, settings.position, new)
-        stopped = np.where(guided, complete, (new[:, None] == self._end_ids).any(-1))
+        ended = (new[:, None] == self._end_ids).any(-1)
+        for index, row in enumerate(rows):  # a chat template's own end token belongs to its requests alone
+            ended[index] |= int(new[index]) in self.running[int(row)].request.end_ids
+        stopped = np.where(guided, complete, ended)
         finite = np.isfinite(logprobs)
         over = stopped | (settings.position + 1 >= settings.max_tokens)
         for index in np.flatnonzero(over & finite):

@@ -232,7 +232,8 @@ class HFEngine:
         if error is not None:
             message = str(error) if isinstance(error, EngineFailure) else f"{type(error).__name__}: {error}"
             return Completion(key, failure=EngineFailure(message))
-        said = ids[:-1] if ids and ids[-1] in self._end_ids else ids
+        ended = bool(ids) and (ids[-1] in self._end_ids or ids[-1] in outcome.job.request.end_ids)
+        said = ids[:-1] if ended else ids
         text = self.tokenizer.decode(said, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return Completion(key, Action(text, ids, outcome.logprobs, outcome.finish, self.policy_version))
 

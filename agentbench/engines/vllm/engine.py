@@ -116,20 +116,16 @@ class VLLMEngine:
 
     def _job(self, request: Request) -> _Job:
         sampling, choices, prompt = request.sampling, request.choices, request.token_ids
-        if choices is not None and not all(map(self._ends_once, choices)):
+        end_ids = sorted({*self._end_ids, *request.end_ids})
+        if choices is not None and not all(_ends_once(choice, end_ids) for choice in choices):
             raise UsageError(
                 f"request {request.key!r} cannot be answered: vllm needs choices with one end token, their last; "
                 "use engine: hf"
             )
         room = max(1, min(sampling.max_new_tokens, self.max_context - len(prompt)))
-        parameters = generation(
-            sampling, seed=request.seed, room=room, end_ids=self._end_ids, choices=choices
-        )
+        parameters = generation(sampling, seed=request.seed, room=room, end_ids=end_ids, choices=choices)
         deadline = math.inf if self._timeout is None else time.monotonic() + self._timeout
         return _Job(request, parameters, deadline)
-
-    def _ends_once(self, choice: Sequence[int]) -> bool:
-        return [token in self._end_ids for token in choice] == [False] * (len(choice) - 1) + [True]
 
     def _start(self, job: _Job) -> None:
         """Hand a job to vLLM, from the beginning."""
@@ -187,7 +183,7 @@ class VLLMEngine:
 
     def _end(self, job: _Job, finish: Finish) -> None:
         ids = job.token_ids
-        said = ids[:-1] if ids and ids[-1] in self._end_ids else ids
+        said = ids[:-1] if ids and ids[-1] in (*self._end_ids, *job.request.end_ids) else ids
         text = self.tokenizer.decode(said, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         action = Action(text, ids, job.logprobs, finish, self.policy_version)
         self._ready.append(Completion(job.request.key, action))
@@ -298,6 +294,10 @@ class VLLMEngine:
     def wake(self) -> None:
         """Take the memory again; answers are as before."""
         self._backend.wake()
+
+
+def _ends_once(choice: Sequence[int], end_ids: Sequence[int]) -> bool:
+    return [token in end_ids for token in choice] == [False] * (len(choice) - 1) + [True]
 
 
 def build(

@@ -119,7 +119,7 @@ class VLLMServerEngine:
             "presence_penalty": 0.0,
             "frequency_penalty": 0.0,
             "min_tokens": min(sampling.min_new_tokens, room),
-            "stop_token_ids": self._stop_ids,
+            "stop_token_ids": sorted({*self._stop_ids, *request.end_ids}),
             "seed": request.seed,
         }
         future = self._server_of(request).sample(request.token_ids, room, options)
@@ -147,18 +147,21 @@ class VLLMServerEngine:
         if error is not None:
             raise error
         said = future.result()
-        return Completion(request.key, self._action(said.token_ids, said.logprobs, said.finish))  # type: ignore[arg-type]
+        return Completion(request.key, self._action(request, said.token_ids, said.logprobs, said.finish))  # type: ignore[arg-type]
 
-    def _action(self, ids: Sequence[int], logprobs: Sequence[float], finish: Finish) -> Action:
-        spoken = ids[:-1] if ids and ids[-1] in self._stop_ids else ids
+    def _action(
+        self, request: Request, ids: Sequence[int], logprobs: Sequence[float], finish: Finish
+    ) -> Action:
+        spoken = ids[:-1] if ids and ids[-1] in (*self._stop_ids, *request.end_ids) else ids
         text = self.tokenizer.decode(spoken, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return Action(text, ids, logprobs, finish, self.policy_version)
 
     def abort(self, keys: Iterable[str]) -> None:
         """Stop requests; each is answered with nothing said and finish "abort"."""
         for key in set(keys) & set(self._running):
-            self._running.pop(key)[1].cancel()
-            self._ready.append(Completion(key, self._action([], [], "abort")))
+            request, future = self._running.pop(key)
+            future.cancel()
+            self._ready.append(Completion(key, self._action(request, [], [], "abort")))
 
     def release(self, slot: str) -> None:
         """Nothing is kept here; servers drop old prefixes by themselves."""
