@@ -122,9 +122,9 @@ class LenientParser:
     """Takes the command that a person would read: for everybody who need not match the field.
 
     The last closed action block after the thought that is not empty; tags may hold blanks or attributes; a block left
-    open reaches to the end of a reply that was not cut. Quotes, backticks, fences and a final dot around the command go,
-    blanks become one, full-width letters ASCII, invisible ones nothing; the first of several lines is taken and the
-    turn counts. A thought is not asked for. Without a block there is no command.
+    open reaches to the end of a reply that was not cut. Quotes, backticks, fences and a final dot around the command
+    go, blanks become one, full-width letters ASCII, invisible ones nothing; the first of several lines is taken and
+    the turn counts. A thought is not asked for. Without a block there is no command.
     """
 
     def __init__(self, *, keep: bool = False) -> None:
