@@ -17,7 +17,7 @@ from typing import Any, Literal
 import httpx
 
 from ..dialogue.template import ChatTemplate
-from ..engine import Completion, TextRequest
+from ..engine import Completion, TextEngine, TextRequest
 from ..errors import ContextFull, EngineFailure, UsageError
 from ..models.loading import find_tokenizer
 from ..types import SamplingParams
@@ -37,7 +37,7 @@ _OURS = ("seed", "temperature", "top_p", "top_k")
 _ROUTES = ("/chat/completions", "/completions", "/responses", "/models")
 
 
-class OpenAIEngine:
+class OpenAIEngine(TextEngine):
     """Answers messages through an endpoint."""
 
     def __init__(
@@ -121,7 +121,6 @@ class OpenAIEngine:
         return self.http.usage.totals() | unknown
 
     def ask(self, requests: Sequence[TextRequest]) -> None:
-        """Send requests."""
         for request in requests:
             sampling = request.sampling
             if request.key in self._running:
@@ -182,7 +181,6 @@ class OpenAIEngine:
                 future.cancel()
 
     def close(self) -> None:
-        """Close the connections."""
         self.http.close()
 
 

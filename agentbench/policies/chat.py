@@ -13,7 +13,7 @@ from ..dialogue.parse import Parser
 from ..dialogue.prompt import Prompt
 from ..dialogue.render import Rendered, opening_messages, prompt_slots, shown_of
 from ..engine import Message, TextEngine, TextRequest
-from ..policy import Decision, View
+from ..policy import Decision, Policy, View
 from ..types import SamplingParams, derive_seed
 from .model import decide_on, drop_requests, poll_engine
 
@@ -30,7 +30,7 @@ class Checked(Protocol):
         ...
 
 
-class ChatPolicy:
+class ChatPolicy(Policy):
     """A language model that is spoken to in messages."""
 
     def __init__(
@@ -83,6 +83,9 @@ class ChatPolicy:
     def usage(self) -> dict[str, float]:
         """What the engine has used so far."""
         return self.engine.usage
+
+    def close(self) -> None:
+        self.engine.close()
 
     def submit(self, views: Sequence[View]) -> None:
         """Write each episode's messages and send them."""

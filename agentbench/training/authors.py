@@ -34,7 +34,8 @@ def student_renderer(config: TrainConfig, spec: EnvSpec, trainer: Trainer) -> Re
 
 def student_parser(config: TrainConfig, spec: EnvSpec) -> Parser:
     """How commands are read out of the student's replies."""
-    return get_parser(load_prompt(config.env.prompt or spec.prompt).parser or spec.parser)
+    own = load_prompt(config.env.prompt or spec.prompt).parser or spec.parser
+    return get_parser(config.env.parser or own)
 
 
 def build_stage(config: TrainConfig, spec: EnvSpec, trainer: Trainer, engine: Engine) -> Stage:
@@ -60,7 +61,13 @@ def build_stage(config: TrainConfig, spec: EnvSpec, trainer: Trainer, engine: En
         policies=policies,
         seed=config.seed,
         concurrency=rollout.concurrency,
-        limits=Limits(max_turns=config.env.max_turns, max_tokens=rollout.max_episode_tokens),
+        limits=Limits(
+            max_turns=config.env.max_turns,
+            max_tokens=rollout.max_episode_tokens,
+            step_seconds=rollout.step_seconds,
+            episode_seconds=rollout.episode_seconds,
+            retries=rollout.retries,
+        ),
         env_options=config.env.options,
         labeller=spoken(demonstrator(), "expert"),
     )
