@@ -62,6 +62,13 @@ _OPTIONS = (
     _Option("step_seconds", float, ("--step-seconds",), _LIMITS, "Wall time of one env step."),
     _Option("episode_seconds", float, ("--episode-seconds",), _LIMITS, "Wall time of one episode."),
     _Option("retries", int, ("--retries",), _LIMITS, "Tries again after infrastructure failures; default 1."),
+    _Option(
+        "give_up_after",
+        int,
+        ("--give-up-after",),
+        _LIMITS,
+        "Stop after so many unanswered in a row; default 10.",
+    ),
     _Option("max_error_rate", float, ("--max-error-rate",), _LIMITS, "No headline above it; default 0.01."),
 )
 

@@ -182,10 +182,13 @@ class HFEngine(Engine):
         room = min(sampling.max_new_tokens, self.max_context - len(prompt))
         return Job(request, prompt, room, deadline, self._submitted)
 
-    def poll(self) -> list[Completion]:
-        """Work until something is finished; [] when nothing is queued."""
+    def poll(self, timeout: float | None = None) -> list[Completion]:
+        """Work until something is finished, for `timeout` seconds or little more; [] when nothing is."""
+        until = None if timeout is None else time.monotonic() + timeout
         with self._quiet_model():
             while not self._ready and (self._waiting or self._batch.running):
+                if until is not None and time.monotonic() > until:
+                    break
                 if self._timeout is not None:
                     self._expire(time.monotonic())
                 if not (self._joins_now() and self._join()):
@@ -258,6 +261,12 @@ class HFEngine(Engine):
         for row in [row for row, job in self._batch.running.items() if job.request.key in wanted]:
             self._batch.end(row, "abort")
         self._collect()
+
+    def drop(self, keys: Iterable[str]) -> None:
+        """Stop requests; nothing more is heard of them."""
+        gone = set(keys)
+        self.abort(gone)
+        self._ready = [item for item in self._ready if item.key not in gone]
 
     def release(self, slot: str) -> None:
         """Forget the cache of a conversation; unknown slots are ignored."""

@@ -142,9 +142,12 @@ class VLLMEngine(Engine):
         self._count += 1
         return str(self._count)
 
-    def poll(self) -> list[Completion]:
-        """Work until something is finished; [] when nothing is queued."""
+    def poll(self, timeout: float | None = None) -> list[Completion]:
+        """Work until something is finished, for `timeout` seconds or little more; [] when nothing is."""
+        until = None if timeout is None else time.monotonic() + timeout
         while not self._ready and self._jobs:
+            if until is not None and time.monotonic() > until:
+                break
             self._expire(time.monotonic())
             if self._jobs:
                 self._step()
@@ -213,6 +216,12 @@ class VLLMEngine(Engine):
         self._backend.abort(stopped)
         for id in stopped:
             self._end(self._jobs.pop(id), "abort")
+
+    def drop(self, keys: Iterable[str]) -> None:
+        """Stop requests; nothing more is heard of them."""
+        gone = set(keys)
+        self.abort(gone)
+        self._ready = [item for item in self._ready if item.key not in gone]
 
     def release(self, slot: str) -> None:
         """Nothing to do: the prefix cache forgets what was used longest ago."""

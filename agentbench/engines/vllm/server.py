@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import queue
 import shutil
+import time
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
@@ -129,11 +130,16 @@ class VLLMServerEngine(Engine):
     def _server_of(self, request: Request) -> VLLMServer:
         return self.servers[zlib.crc32((request.slot or request.key).encode()) % len(self.servers)]
 
-    def poll(self) -> list[Completion]:
-        """Wait until something is answered; [] when nothing is asked."""
+    def poll(self, timeout: float | None = None) -> list[Completion]:
+        """Wait until something is answered, at most `timeout` seconds; [] when nothing is asked or answered."""
         ready, self._ready = self._ready, []
+        until = None if timeout is None else time.monotonic() + timeout
         while self._running and (not ready or not self._ended.empty()):
-            request, future = self._ended.get()
+            try:
+                left = None if until is None else max(0.0, until - time.monotonic())
+                request, future = self._ended.get(timeout=left)
+            except queue.Empty:
+                break
             if self._running.get(request.key, (None, None))[1] is not future:
                 continue  # stopped meanwhile
             del self._running[request.key]
@@ -162,6 +168,12 @@ class VLLMServerEngine(Engine):
             request, future = self._running.pop(key)
             future.cancel()
             self._ready.append(Completion(key, self._action(request, [], [], "abort")))
+
+    def drop(self, keys: Iterable[str]) -> None:
+        """Stop requests; nothing more is heard of them."""
+        for key in set(keys) & set(self._running):
+            self._running.pop(key)[1].cancel()
+        self._ready = [item for item in self._ready if item.key not in keys]
 
     def release(self, slot: str) -> None:
         """Nothing is kept here; servers drop old prefixes by themselves."""
