@@ -91,7 +91,8 @@ def _parts(content: Any) -> tuple[str, str]:
         return content or "", ""
     if not isinstance(content, list):
         raise TypeError(f"the reply is {type(content).__name__}, not text")
-    said, thought = [], []
+    said: list[str] = []
+    thought: list[str] = []
     for part in content:
         if not isinstance(part, Mapping | str):
             raise TypeError(f"a part of the reply is {type(part).__name__}")

@@ -92,8 +92,8 @@ def engine_down(broken: Sequence[Trajectory]) -> EngineDown:
     last = broken[-1].error
     assert last is not None
     return EngineDown(
-        f"{len(broken)} episodes in a row got no usable answer, the last for this reason: {last.message}; they are not on "
-        "record, and the run stopped"
+        f"{len(broken)} episodes in a row got no usable answer, the last for this reason: {last.message}; "
+        "they are not on record, and the run stopped"
     )
 
 

@@ -280,8 +280,8 @@ class SlotBatch:
         self._settings.position[rows] += 1
         complete = self._choices.advance(rows, settings.position, new)
         ended = (new[:, None] == self._end_ids).any(-1)
-        for index, row in enumerate(rows):  # a chat template's own end token belongs to its requests alone
-            ended[index] |= int(new[index]) in self.running[int(row)].request.end_ids
+        for at, row in enumerate(rows):  # a chat template's own end token belongs to its requests alone
+            ended[at] |= int(new[at]) in self.running[int(row)].request.end_ids
         stopped = np.where(guided, complete, ended)
         finite = np.isfinite(logprobs)
         over = stopped | (settings.position + 1 >= settings.max_tokens)
