@@ -94,7 +94,7 @@ class Usage:
         return found if self.cost is None else {**found, "cost": self.cost}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass  # not frozen: contextlib sets the traceback of what passes through it
 class _Trouble(Exception):
     """An attempt that failed and may be repeated: the kind, what to tell, and how long the server wants us to wait."""
 
