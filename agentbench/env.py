@@ -6,7 +6,7 @@ Leaves out: limits, parsing and prompts (rollout and policy apply those to every
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
 import gymnasium
@@ -184,6 +184,7 @@ class EnvSpec:
         explorer: builds, from an episode's first observation, an expert that knows only the text. Its episodes can be
             imitated, those of an all-knowing expert often cannot. None when there is none.
         extra: pip extra to name when an optional package is missing.
+        counted: the env's own yes/no info keys whose turns a report counts, with what they mean.
         rules: version of everything that moves a score; part of every record.
         blocking: steps may wait (network, subprocess), so rollout runs them in threads.
     """
@@ -204,6 +205,7 @@ class EnvSpec:
     decoy: Callable[[TextEnv, int], Expert] | None = None
     explorer: Callable[[str], Explorer] | None = None
     extra: str = ""
+    counted: Mapping[str, str] = field(default_factory=dict)
     rules: str = "1"
     blocking: bool = False
 

@@ -30,6 +30,7 @@ from ..runs.summary import Assignment, Summary, summarise
 from ..trainer import Team
 from ..types import Trajectory, derive_seed
 from .panels import Panel, ResolvedPanel, digest, load_panel, split_as_panel
+from .protocol import follow
 
 Progress = Callable[[Trajectory | None, int, int], None]
 """`progress(episode, done, total)`, called once with None before the first episode and after each one."""
@@ -129,13 +130,16 @@ def evaluate(
     Raises: UsageError: something the caller can fix. EngineDown: the model's engine answers no more, see
         `EvalConfig.give_up_after`. Episodes finished so far are on record.
     """
-    if config.output_dir is not None:  # before a model is loaded for nothing
-        check_output(Path(config.output_dir), config.model_dump(mode="json"), resume=resume, free=_FREE)
     panel = config.load_panel()
     spec = env_spec(panel.env)
+    notes: list[str] = []
+    if policy is None:
+        config, notes = follow(config, spec)
+    if config.output_dir is not None:  # before a model is loaded for nothing
+        check_output(Path(config.output_dir), config.model_dump(mode="json"), resume=resume, free=_FREE)
     resolved = panel.resolve(spec, allow_missing=config.allow_missing)
     tasks = resolved.tasks[: config.limit]
-    plan = _plan(config, resolved, spec, tasks)
+    plan = _plan(config, resolved, spec, tasks, notes)
     actor = policy or build_policy(config, spec, config.max_turns)
     if config.max_episode_tokens is not None and isinstance(actor, ChatPolicy):
         raise ConfigError(f"max_episode_tokens counts token ids, which engine {config.engine!r} has none of")
@@ -218,8 +222,10 @@ def _keys(tasks: Sequence[str], repeats: int) -> Iterator[Key]:
     return ((task, repeat) for repeat in range(repeats) for task in tasks)
 
 
-def _plan(config: EvalConfig, resolved: ResolvedPanel, spec: EnvSpec, tasks: Sequence[str]) -> Assignment:
-    banners = resolved.banners()
+def _plan(
+    config: EvalConfig, resolved: ResolvedPanel, spec: EnvSpec, tasks: Sequence[str], notes: Sequence[str]
+) -> Assignment:
+    banners = [*resolved.banners(), *notes]
     if config.panel is None:
         banners.insert(0, f"no panel: split {config.split!r} as it is on this machine, frozen by nothing")
     if len(tasks) < len(resolved.tasks):
@@ -234,6 +240,7 @@ def _plan(config: EvalConfig, resolved: ResolvedPanel, spec: EnvSpec, tasks: Seq
         tasks=len(tasks),
         repeats=config.repeats,
         banners=tuple(banners),
+        counted=dict(spec.counted),
     )
 
 

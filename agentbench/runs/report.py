@@ -91,6 +91,7 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
     facts.append(("replies cut at max_new_tokens", f"{summary.cut} of {summary.turns_total}"))
     if summary.refused is not None:
         facts.append(("commands not admissible", f"{summary.refused} of {summary.commands}"))
+    facts.extend((text, str(count)) for text, count in summary.counted.items())
     if summary.sampled_tokens is not None:
         facts.append(("sampled tokens per episode", f"{summary.sampled_tokens:.1f}"))
     if summary.prompt_tokens is not None:

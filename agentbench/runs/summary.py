@@ -36,6 +36,7 @@ class Assignment(Section):
         tasks: number of tasks to play.
         repeats: episodes per task.
         banners: what keeps this from being the official panel.
+        counted: the env's own yes/no info keys that are counted, with what they mean.
     """
 
     id: str
@@ -47,6 +48,7 @@ class Assignment(Section):
     tasks: int
     repeats: int
     banners: tuple[str, ...] = ()
+    counted: dict[str, str] = Field(default_factory=dict)
 
 
 class Rates(Section):
@@ -104,6 +106,7 @@ class Summary(Section):
     sampled_tokens: float | None
     prompt_tokens: float | None
     invalid: dict[str, int]
+    counted: dict[str, int] = Field(default_factory=dict)
     turns_total: int
     cut: int = 0
     refused: int | None = None
@@ -168,6 +171,10 @@ def summarise(
         sampled_tokens=_mean_tokens(scored, "sampled"),
         prompt_tokens=_mean_tokens(scored, "prompt"),
         invalid=_counts(turn.invalid for item in scored for turn in item.turns if turn.invalid),
+        counted={
+            text: sum(bool(turn.info.get(key)) for item in scored for turn in item.turns)
+            for key, text in plan.counted.items()
+        },
         turns_total=sum(len(item.turns) for item in scored),
         cut=sum(turn.action.finish == "length" for item in scored for turn in item.turns),
         refused=_refused(scored),
