@@ -7,6 +7,7 @@ Leaves out which episodes to run (`evaluate`, `collect`) and what is learnt from
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,8 +22,7 @@ from ..types import End, Failure, Parent, Trajectory, Turn, author_of
 from .episode import Episode, Limits, engine_down, replay
 from .workers import EnvThreads, Overdue
 
-_GLANCE = 0.05
-"""Seconds between two looks at steps in threads."""
+_GLANCE = 0.05  # seconds between two looks at steps in threads
 
 
 @dataclass(slots=True)
@@ -75,6 +75,7 @@ class _Rollout:
                 self._reset, env, episode, until=self.limits.until(started)
             )
         except Overdue:
+            self._excuse(started)
             self.threads.close(env, hung=True)
             self._fail(episode, started, [], self.limits.episode_timeout("env"))
             return
@@ -183,7 +184,9 @@ class _Rollout:
         try:
             result = self.threads.call(run.env.step, command, until=self.limits.until(run.started, step=True))
         except Overdue:
-            self._drop(run, self._timeout(run), hung=True)
+            failure = self._timeout(run)
+            self._excuse(run.step_started)
+            self._drop(run, failure, hung=True)
             return
         except Exception as error:
             self._drop(run, _failure(error, "env"))
@@ -216,8 +219,13 @@ class _Rollout:
         return limit is not None and time.monotonic() - run.step_started > limit
 
     def _late(self, run: _Running) -> bool:
-        until = self.limits.until(run.started)
-        return until is not None and time.monotonic() > until
+        return time.monotonic() > (self.limits.until(run.started) or math.inf)
+
+    def _excuse(self, since: float) -> None:
+        """Stop everybody's clock for the time that a call has kept the whole schedule waiting."""
+        for run in self.running.values():
+            run.started += time.monotonic() - since
+            self.began[run.episode.key] = run.started
 
     def _timeout(self, run: _Running) -> Failure:
         return self.limits.episode_timeout("env") if self._late(run) else self.limits.step_timeout()
@@ -305,16 +313,8 @@ class _Rollout:
         if again and failure.type != "EpisodeTimeout":  # its time is over, all tries together
             self.begin(episode)
             return
-        broken = _trajectory(
-            episode,
-            turns,
-            "error",
-            started=started,
-            success=None,
-            score=0.0,
-            task_type=task_type,
-            error=failure,
-        )
+        facts = {"success": None, "score": 0.0, "task_type": task_type, "error": failure}
+        broken = _trajectory(episode, turns, "error", started=started, **facts)
         if self.limits.give_up_after is None or failure.where != "engine":
             self.finished.append(broken)
             return
@@ -374,8 +374,8 @@ def run_episodes(
         yield from state.silent
     finally:
         stepping = set(state.steps.values())
-        running = [(run.env, key in stepping) for key, run in state.running.items()]
-        threads.shut([(env, False) for _, env in state.idle_envs] + running)
+        left = [(env, False) for _, env in state.idle_envs]
+        threads.shut(left + [(run.env, key in stepping) for key, run in state.running.items()])
 
 
 def _failure(error: BaseException, where: Any) -> Failure:
