@@ -1,7 +1,8 @@
 """Reads the env command out of a model's reply, and counts every way that fails. Never raises on model text.
 
 Parsers are named in an EnvSpec or a prompt: "tags:30" does what the field does, "lenient" takes what a person would,
-"plain" takes the reply itself. Whether a command makes sense is for the env to say.
+"search" reads search and answer blocks, "plain" takes the reply itself. Whether a command makes sense is for the env
+to say.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ..errors import unknown_name
+from .blocks import RULES, read_reply
 
 FAILURES: dict[str, str] = {
     "no_action": "the reply has no closed <action>…</action>",
@@ -55,6 +57,8 @@ class Parser(Protocol):
 
 def _after(whole: str, opened: str) -> str:
     """What is left to say of a reply when the prompt has said `opened`."""
+    if not opened:
+        return whole
     if whole.startswith(opened):
         return whole[len(opened) :]
     _, _, rest = whole.partition("</think>")
@@ -198,16 +202,38 @@ class PlainParser:
 
     def format(self, command: str, opened: str = "") -> str:
         """Write the command itself, after what ends an open thought."""
-        return f"\n</think>\n\n{command}" if opened and "</think>" not in opened else command
+        return _after(command, opened)
+
+
+class BlockParser:
+    """The parser "search:RULE"; "search" alone is "search:verl-agent"."""
+
+    def __init__(self, rule: str = "verl-agent") -> None:
+        """Read by `rule`, one of `blocks.RULES`."""
+        if rule not in RULES:
+            raise unknown_name("rule of search blocks", rule, RULES)
+        self.rule = rule
+        self.name = f"search:{rule}"
+
+    def parse(self, reply: str, opened: str = "", finish: str = "stop") -> Parsed:
+        """Read the block; a flaw that costs nothing is not reported as a failure."""
+        reading = read_reply(reply, self.rule)
+        return Parsed(reading.command, "" if reading.valid else reading.flaw)
+
+    def format(self, command: str, opened: str = "") -> str:
+        """Write the command itself, after what ends an open thought: thoughts are asked for, but never checked."""
+        return _after(command, opened)
 
 
 def get_parser(name: str) -> Parser:
     """Build the parser of that name.
 
-    "plain"; "tags:N" with N trailing characters as fallback; "lenient". The last two lower-case commands, unless
-    ":keep" is added.
+    "plain"; "tags:N" with N trailing characters as fallback; "lenient"; "search" or "search:RULE", see `blocks`. Those
+    with tags and "lenient" lower-case commands, unless ":keep" is added.
     """
     kind, *options = name.split(":")
+    if kind == "search" and len(options) < 2:
+        return BlockParser(*options)
     keep = options[-1:] == ["keep"]
     options = options[:-1] if keep else options
     if kind == "plain" and not options and not keep:
@@ -219,6 +245,6 @@ def get_parser(name: str) -> Parser:
     raise unknown_name(
         "parser",
         name,
-        ["lenient", "lenient:keep", "plain", "tags:20", "tags:30", "tags:30:keep"],
+        ["lenient", "lenient:keep", "plain", "search", "tags:20", "tags:30", "tags:30:keep"],
         "N in tags:N is any whole number.",
     )

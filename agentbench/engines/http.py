@@ -25,7 +25,7 @@ import orjson
 from ..errors import ContextFull, EngineFailure, UsageError
 from .answers import judge, parse
 from .secret import Secret, key_of
-from .settings import check_numbers, checked_url, is_number
+from .settings import check_numbers, checked_url, is_loopback, is_number
 
 _T = TypeVar("_T")
 _CONNECT_SECONDS = 10.0
@@ -165,8 +165,10 @@ class HttpClient:
             headers["Authorization"] = f"Bearer {self._secret.key}"
         limits = httpx.Limits(max_connections=self._limit, max_keepalive_connections=self._limit)
         timeout = httpx.Timeout(self._timeout, connect=_CONNECT_SECONDS, pool=None)
+        # A proxy of the environment would be asked for this machine's addresses too, where it finds another server.
+        trust = not is_loopback(self.base_url)
         try:
-            return httpx.AsyncClient(headers=headers, limits=limits, timeout=timeout)
+            return httpx.AsyncClient(headers=headers, limits=limits, timeout=timeout, trust_env=trust)
         except Exception as error:  # of httpx, of the proxies' settings, of the certificates: no common class
             raise UsageError(self._cannot_start(error)) from error
 

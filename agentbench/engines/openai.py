@@ -33,7 +33,7 @@ _PROBE_RETRIES = 3
 _PROBE_SEED = 0
 _SEEDS = 2**31
 _LARGEST_ANSWER = 64 * 2**20
-_OURS = ("seed", "temperature", "top_p", "top_k")
+_OURS = ("seed", "temperature", "top_p", "top_k", "stop")
 _ROUTES = ("/chat/completions", "/completions", "/responses", "/models")
 
 
@@ -128,7 +128,7 @@ class OpenAIEngine(TextEngine):
             if sampling.min_new_tokens:
                 raise UsageError("engine 'openai' has no min_new_tokens")
             body = self._request(request.messages, sampling, request.seed)
-            future = self.http.start(self._path, body, read_reply)
+            future = self.http.start(self._path, body, functools.partial(_read, stop=sampling.stop))
             self._running[request.key] = future
             future.add_done_callback(functools.partial(self._end, request.key))
 
@@ -146,6 +146,8 @@ class OpenAIEngine(TextEngine):
         }
         if sampling.top_k:  # not in OpenAI's own protocol
             body["top_k"] = sampling.top_k
+        if sampling.stop:
+            body["stop"] = list(sampling.stop)
         dropped = {name for name, value in self._extra.items() if value is None}
         return {name: value for name, value in (body | self._extra).items() if name not in dropped}
 
@@ -188,6 +190,10 @@ def _probed(answer: Any) -> None:
     """Any choice will do: a model may well think for longer than a probe lasts."""
     if not isinstance(answer["choices"][0], dict):
         raise TypeError(f"choices[0] is {type(answer['choices'][0]).__name__}")
+
+
+def _read(answer: Any, stop: Sequence[str]) -> Said:
+    return read_reply(answer, stop)
 
 
 def _completion(key: str, future: Future[Said]) -> Completion:

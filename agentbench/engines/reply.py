@@ -7,12 +7,13 @@ from an engine that samples tokens. Leaves out errors (`answers`).
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import EngineFailure
 from ..types import Action, Finish
+from .stops import cut_text, put_back
 
 _LENGTH = frozenset(
     {"length", "max_tokens", "max_output_tokens", "max_new_tokens", "model_length", "token_limit"}
@@ -50,8 +51,8 @@ class Said:
     unknown_finish: str = ""
 
 
-def read_reply(answer: Any) -> Said:
-    """Read the first choice.
+def read_reply(answer: Any, stop: Sequence[str] = ()) -> Said:
+    """Read the first choice, as far as its first stop string.
 
     Raises: EngineFailure: the provider stopped the reply. KeyError, TypeError, ValueError, IndexError: there is none.
     """
@@ -69,12 +70,29 @@ def read_reply(answer: Any) -> Said:
         spoke = content or thought or message.get("tool_calls") or message.get("function_call")
         if not spoke and finish != "length" and word not in _TOOL_CALLS:
             raise ValueError("the reply has no content")
+    content, finish = _stopped(content, choice, finish, stop)
     text = content
     if thought.strip() and "<think>" not in content:
         closed = finish == "stop" or content.strip()  # a thought that was cut never ended
         text = f"<think>{thought}</think>{content}" if closed else f"<think>{thought}"
     known = word in _LENGTH or word in _STOP
     return Said(Action(text, finish=finish), content, "" if known else _ODD.sub("_", word)[:20])
+
+
+def _stopped(text: str, choice: Mapping[str, Any], finish: Finish, stop: Sequence[str]) -> tuple[str, Finish]:
+    """A reply as far as its first stop string, which most endpoints leave out.
+
+    vLLM says which one it met (`stop_reason`; null for an end token), SGLang too (`matched_stop`). Others do not, so
+    a closing tag is put back where its opening tag stands open.
+    """
+    whole = cut_text(text, stop)
+    if whole is not None:  # an endpoint that includes stop strings, or goes on beyond them
+        return whole, "stop"
+    for field in ("stop_reason", "matched_stop"):
+        if field in choice:
+            met = choice[field]
+            return (text + met if met in stop else text), finish
+    return (put_back(text, stop) if finish == "stop" else text), finish
 
 
 def _finish(reason: Any) -> tuple[Finish, str]:

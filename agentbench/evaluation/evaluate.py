@@ -131,7 +131,7 @@ def evaluate(
         `EvalConfig.give_up_after`. Episodes finished so far are on record.
     """
     panel = config.load_panel()
-    spec = env_spec(panel.env)
+    spec = env_spec(panel.env).under({**panel.env_options, **config.env_options})
     notes: list[str] = []
     if policy is None:
         config, notes = follow(config, spec)
@@ -201,7 +201,7 @@ class _Played:
 def assist(config: EvalConfig, policy: Policy, team: Team) -> None:
     """Play this process's share of an evaluation that process 0 of the team makes at the same time."""
     panel = config.load_panel()
-    spec = env_spec(panel.env)
+    spec = env_spec(panel.env).under({**panel.env_options, **config.env_options})
     tasks = panel.resolve(spec, allow_missing=config.allow_missing).tasks[: config.limit]
     mine = list(_keys(tasks, config.repeats))[team.index :: team.count]
     team.collect(list(_play(config, spec, panel.env_options, policy, mine)))
@@ -241,6 +241,8 @@ def _plan(
         repeats=config.repeats,
         banners=tuple(banners),
         counted=dict(spec.counted),
+        figures=spec.figures,
+        sizes=dict(spec.sizes),
     )
 
 

@@ -24,13 +24,8 @@ PROTOCOL = "agentbench.json"
 
 _OF_THE_ENV = ("prompt", "parser", "history", "max_turns")
 _DECODING = (
-    "template_options",
-    "guided",
-    "temperature",
-    "top_p",
-    "top_k",
-    "max_new_tokens",
-    "max_episode_tokens",
+    *("template_options", "guided", "temperature", "top_p", "top_k"),
+    *("max_new_tokens", "max_episode_tokens", "stop"),
 )
 
 
@@ -43,7 +38,7 @@ class Protocol(Section):
         parser: reads commands out of its replies.
         template_options: of its chat template.
         history: observation-action pairs in a prompt; `max_turns` of an episode.
-        temperature: of evaluation, as `top_p`, `top_k`, `guided` and the token limits are.
+        temperature: of evaluation, as `top_p`, `top_k`, `guided`, `stop` and the token limits are.
         panel: what it was evaluated on while training, if anything.
         algorithm: how it was trained; `step` of the run in the folder `run`.
     """
@@ -62,6 +57,7 @@ class Protocol(Section):
     top_k: int = 0
     max_new_tokens: int = 512
     max_episode_tokens: int | None = None
+    stop: list[str] | None = None
     panel: str | None = None
     algorithm: str = ""
     step: int = 0

@@ -5,15 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 import yaml
 from pydantic import Field
 
-from ..config import Section
+from ..config import Section, StopStrings
 from ..dialogue.parse import get_parser
-from ..dialogue.prompt import load_prompt
+from ..dialogue.prompt import Prompt, load_prompt
 from ..dialogue.render import Renderer
 from ..engine import TextEngine
 from ..env import EnvSpec
@@ -55,6 +55,7 @@ class PolicyConfig(Section):
         template_options: keyword options of the chat template, such as enable_thinking; `today` is the date it writes.
         history: observation-action pairs in a prompt; None takes the env's own.
         guided: sample only among admissible commands.
+        stop: texts that end a reply, see `SamplingParams`; None takes the prompt's.
     """
 
     policy: str
@@ -70,6 +71,7 @@ class PolicyConfig(Section):
     top_p: float = Field(default=1.0, gt=0, le=1)
     top_k: int = Field(default=0, ge=0)
     max_new_tokens: int = Field(default=512, ge=1)
+    stop: StopStrings | None = None
 
 
 def build_policy(config: PolicyConfig, spec: EnvSpec, max_turns: int | None = None) -> Policy:
@@ -120,7 +122,7 @@ def _model_policy(config: PolicyConfig, spec: EnvSpec, max_turns: int) -> Policy
     prompt = load_prompt(config.prompt or spec.prompt)
     engine = open_engine(config.engine, name, config.engine_options)
     history = spec.history if config.history is None else config.history
-    sampling = SamplingParams(config.temperature, config.top_p, config.top_k, config.max_new_tokens)
+    sampling = sampling_of(config, prompt)
     parser = get_parser(config.parser or prompt.parser or spec.parser)
     if isinstance(engine, TextEngine):
         if config.guided:
@@ -140,6 +142,27 @@ def _model_policy(config: PolicyConfig, spec: EnvSpec, max_turns: int) -> Policy
         template_options=config.template_options,
     )
     return ModelPolicy(engine, renderer, parser, sampling, guided=config.guided)
+
+
+class Decoding(Protocol):
+    """The part of a configuration that says how a model samples."""
+
+    temperature: float
+    top_p: float
+    top_k: int
+    max_new_tokens: int
+    stop: list[str] | None
+
+
+def sampling_of(config: Decoding, prompt: Prompt) -> SamplingParams:
+    """How a model samples: as configured; a reply ends at the prompt's stop strings where no others are given."""
+    return SamplingParams(
+        config.temperature,
+        config.top_p,
+        config.top_k,
+        config.max_new_tokens,
+        stop=prompt.stop if config.stop is None else tuple(config.stop),
+    )
 
 
 def _check_model_folder(name: str) -> None:
