@@ -52,7 +52,14 @@ class Descent:
 
 
 class Algorithm:
-    """Base of the trainers of this package: implement `update`, and `plan` where the default does not do."""
+    """Base of the trainers of this package: implement `update`, and `plan` where the default does not do.
+
+    Attributes:
+        takes_dropout: whether `lora.dropout` makes sense: the algorithm learns from given texts alone. Where log-probs
+            of the policy that acts are compared with those of the policy that learns, dropout makes them two.
+    """
+
+    takes_dropout = False
 
     def __init__(self, run: TrainConfig, *, temperature: float | None = None) -> None:
         """Load the student.
@@ -66,7 +73,7 @@ class Algorithm:
         self.process_index, self.num_processes = self.processes.index, self.processes.count
         torch.manual_seed(derive_seed(run.seed, "torch", self.process_index) % 2**63)
         at = run.rollout.temperature if temperature is None else temperature
-        self.student = Student(run, self.processes, temperature=at)
+        self.student = Student(run, self.processes, temperature=at, dropout=self.takes_dropout)
         self.tokenizer = self.student.tokenizer
         self.alarms = Alarms(speaks=self.processes.first)
         self.updates = 0
@@ -329,4 +336,6 @@ class Algorithm:
             "updates": float(self.updates),
             "skipped_steps": float(self.skipped),
         }
+        if self.student.merge_error is not None:  # of the weights that sampled this step
+            metrics["merge_error"] = self.student.merge_error
         return Update({**metrics, **self.alarms.check(metrics, step)}, columns or {})
