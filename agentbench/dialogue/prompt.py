@@ -75,13 +75,21 @@ class Prompt:
             ) from error
 
 
-@lru_cache(maxsize=64)
-def load_prompt(reference: str) -> Prompt:
-    """Load "package:folder/name" (shipped with a package) or a path to a YAML file.
+def load_prompt(reference: str | Mapping[str, Any]) -> Prompt:
+    """Load "package:folder/name" (shipped with a package), a path to a YAML file, or a prompt written in place.
 
-    Raises: UnknownName: no such file. ConfigError: the file is not a prompt.
+    Args:
+        reference: where it is, or a mapping with the keys of a prompt file.
+    Raises: UnknownName: no such file. ConfigError: it is not a prompt.
     """
-    text = _read(reference)
+    if isinstance(reference, str):
+        return _load(reference, None)
+    return _load("inline", yaml.safe_dump(dict(reference), sort_keys=True, allow_unicode=True))
+
+
+@lru_cache(maxsize=64)
+def _load(reference: str, written: str | None) -> Prompt:
+    text = _read(reference) if written is None else written
     try:
         parsed = _File.model_validate(yaml.safe_load(text))
         first, later = _JINJA.from_string(parsed.first), _JINJA.from_string(parsed.later)

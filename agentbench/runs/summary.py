@@ -18,13 +18,13 @@ from ..errors import MissingData
 from ..types import Trajectory
 from .episodes import read_episodes
 from .files import read_json
-from .folder import VERSIONS, Timings, read_config, read_timings
+from .folder import VERSIONS, Timings, read_timings, run_config
 from .stats import Estimate, bootstrap_mean, pass_at_k, wilson_repeated
 
 SUMMARY = "summary.json"
 
 
-class Plan(Section):
+class Assignment(Section):
     """What a run set out to play; kept under "panel" in versions.json.
 
     Attributes:
@@ -85,7 +85,7 @@ class Summary(Section):
         usage: what a remote engine counted, all sittings: requests, retries, tokens, seconds, cost.
     """
 
-    plan: Plan
+    plan: Assignment
     policy: dict[str, Any]
     planned: int
     recorded: int
@@ -119,7 +119,7 @@ def is_missing(episode: Trajectory) -> bool:
 
 def summarise(
     episodes: Iterable[Trajectory],
-    plan: Plan,
+    plan: Assignment,
     policy: Mapping[str, Any],
     *,
     timings: Timings | None = None,
@@ -217,19 +217,21 @@ def _mean_tokens(episodes: Sequence[Trajectory], kind: str) -> float | None:
     return _mean(totals) if any(totals) else None
 
 
-def read_plan(run: Path) -> tuple[Plan, dict[str, Any]]:
+def read_plan(run: Path) -> tuple[Assignment, dict[str, Any]]:
     """Read what a run set out to play, and who plays, from its versions.json."""
     versions = read_json(run / VERSIONS)
     if "panel" not in versions:
         raise MissingData(f"{run / VERSIONS} names no panel: this is no evaluation run")
-    return validate(Plan, versions["panel"], f"{run / VERSIONS}: panel."), dict(versions.get("policy", {}))
+    return validate(Assignment, versions["panel"], f"{run / VERSIONS}: panel."), dict(
+        versions.get("policy", {})
+    )
 
 
 def summarise_run(run: Path, max_error_rate: float | None = None) -> Summary:
     """Compute the numbers of a run folder from its records."""
     plan, policy = read_plan(run)
     if max_error_rate is None:
-        max_error_rate = float(read_config(run).get("max_error_rate", 0.01))
+        max_error_rate = float(run_config(run).get("max_error_rate", 0.01))
     episodes = read_episodes(run)
     return summarise(episodes, plan, policy, timings=read_timings(run), max_error_rate=max_error_rate)
 

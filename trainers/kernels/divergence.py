@@ -54,11 +54,11 @@ def divergence(
     head = as_head(head)
     check_kind(kind, beta)
     check_head(hidden_ND, head, vocab_size, kd_temperature)
-    teacher = _constant_teacher(teacher, vocab_size, head.absent_V)
+    constant = _constant_teacher(teacher, vocab_size, head.absent_V)
     rows, width = (
-        teacher.shape
-        if isinstance(teacher, Tensor)
-        else (len(teacher.hidden_ND), len(teacher.head.weight_VD))
+        constant.shape
+        if isinstance(constant, Tensor)
+        else (len(constant.hidden_ND), len(constant.head.weight_VD))
     )
     n = len(hidden_ND)
     if rows != n or width < vocab_size or weight_N.shape != (n,):
@@ -67,7 +67,7 @@ def divergence(
             f"the student needs {n} tokens x at least {vocab_size} ids and {n} weights"
         )
     absent_V = None if head.absent_V is None else head.absent_V[:vocab_size]
-    rule = _DivergenceRule(teacher, kind, beta, weight_N.detach(), kd_temperature, absent_V)
+    rule = _DivergenceRule(constant, kind, beta, weight_N.detach(), kd_temperature, absent_V)
     loss, value_N, _ = fused_sum(rule, hidden_ND, head, vocab_size, kd_temperature, chunk)
     return ChunkedDivergence(loss, value_N)
 

@@ -92,9 +92,11 @@ def _trial_states(weight_VD: Tensor) -> Tensor:
 
 
 def _product(head: Any, hidden_PD: Tensor) -> Tensor:
-    product_PV = hidden_PD.float() @ head.weight[:_ROWS].float().T
+    product_PV: Tensor = hidden_PD.float() @ head.weight[:_ROWS].float().T
     bias = getattr(head, "bias", None)
-    return product_PV if bias is None else product_PV + bias[:_ROWS].float()
+    if bias is not None:
+        product_PV += bias[:_ROWS].float()
+    return product_PV
 
 
 def _own_logits(model: Any, hidden_PD: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ update is (`base`), names of weights (`naming`) and checkpoints (`checkpoint`).
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -33,10 +34,15 @@ from .processes import Processes, whole
 
 @dataclass(frozen=True)
 class Scores:
-    """Log-prob of each trained token and entropy of its distribution, float32 nats; 0 elsewhere."""
+    """Log-prob of each trained token and entropy of its distribution, float32 nats; 0 elsewhere.
+
+    Attributes:
+        rows_B: bool, which rows were scored; None means all.
+    """
 
     logp_BT: Tensor
     entropy_BT: Tensor
+    rows_B: Tensor | None = None
 
 
 class Student:
@@ -150,7 +156,11 @@ class Student:
     def score(self, batch: Batch, rows_B: Tensor | None = None) -> Scores:
         """Score every trained token of a batch (or of some rows), without gradient."""
         self.net.eval()
-        scores = Scores(torch.zeros(batch.tokens_BT.shape), torch.zeros(batch.tokens_BT.shape))
+        shape, scored_B = batch.tokens_BT.shape, None
+        if rows_B is not None:
+            scored_B = torch.zeros(len(batch.tokens_BT), dtype=torch.bool)
+            scored_B[rows_B] = True
+        scores = Scores(torch.zeros(shape), torch.zeros(shape), scored_B)
         for micro in self.micro_batches(batch, rows_B):
             logp_X, entropy_X = self.logprobs(micro)
             micro.place(logp_X, scores.logp_BT)
@@ -307,7 +317,11 @@ def _with_adapters(model: Any, settings: LoraSettings, *, dropout: bool) -> Any:
         task_type="CAUSAL_LM",
     )
     try:
-        return get_peft_model(model, config)
+        with warnings.catch_warnings():
+            # of experts: peft writes ranks for parameters by pattern, and then misses modules of that name
+            warnings.filterwarnings("ignore", "The following rank_pattern keys", RuntimeWarning)
+            warnings.filterwarnings("ignore", "The following alpha_pattern keys", RuntimeWarning)
+            return get_peft_model(model, config)
     except ValueError as error:
         raise UsageError(f"lora: {str(error).splitlines()[0]}") from error
 
@@ -318,7 +332,7 @@ def _switched(net: HiddenHead) -> list[torch.nn.Module]:
     transformers recomputes in training mode only; such a layer is put there alone, without what it contains, and its
     own dropout rates are set to 0.
     """
-    found = []
+    found: list[torch.nn.Module] = []
     for name, module in net.named_modules():
         if ".lora_dropout." in name and isinstance(module, torch.nn.Dropout):
             found.append(module)

@@ -15,11 +15,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from ...engine import Completion, Request, check_keys, check_request
+from ...engine import Completion, Engine, Request, check_keys, check_request
 from ...errors import EngineFailure, UsageError
+from ...models.vocabulary import Vocabulary
 from ...types import Action, Finish
 from .adapter import Backend, Piece, check_version, generation, on_cpu, scoring
-from .model import examine
+from .model import read_facts
 
 _LOG = logging.getLogger(__name__)
 _FINISHES = {"stop", "length"}
@@ -36,7 +37,7 @@ class _Job:
     logprobs: list[float] = field(default_factory=list)
 
 
-class VLLMEngine:
+class VLLMEngine(Engine):
     """Samples from a vLLM engine of this process.
 
     Attributes:
@@ -46,6 +47,7 @@ class VLLMEngine:
         generated_tokens: tokens sampled so far.
         prefilled_tokens: prompt tokens computed so far.
         cached_tokens: prompt tokens found in the prefix cache instead.
+        vocabulary: ids that exist.
     """
 
     def __init__(
@@ -54,7 +56,8 @@ class VLLMEngine:
         tokenizer: Any,
         *,
         name: str,
-        vocab: int,
+        vocabulary: Vocabulary,
+        rows: int,
         max_context: int,
         end_ids: Sequence[int],
         identity: dict[str, Any],
@@ -66,7 +69,8 @@ class VLLMEngine:
             backend: speaks to vLLM.
             tokenizer: of the model.
             name: for the records.
-            vocab: ids that the model embeds.
+            vocabulary: ids that exist; no other is read or sampled, and log-probs are normalised over these.
+            rows: of the model's head.
             max_context: prompt plus reply.
             end_ids: tokens that end a reply.
             identity: further entries of `info`: revision, dtype, weights.
@@ -76,7 +80,9 @@ class VLLMEngine:
         self.max_context = max_context
         self.policy_version = 0
         self.generated_tokens = self.prefilled_tokens = self.cached_tokens = 0
-        self._backend, self._name, self._vocab = backend, name, vocab
+        self._backend, self._name, self._rows = backend, name, rows
+        self.vocabulary = vocabulary
+        self.restrict(vocabulary)
         self._end_ids, self._identity, self._timeout = list(end_ids), dict(identity), request_timeout
         self._jobs: dict[str, _Job] = {}
         self._scored: dict[str, Piece | EngineFailure] = {}
@@ -102,7 +108,7 @@ class VLLMEngine:
         Raises: UsageError: a request makes no sense; then none of them is queued.
         """
         for request in requests:
-            check_request(request, self._vocab)
+            check_request(request, self.vocabulary)
         check_keys(requests, (job.request.key for job in self._jobs.values()))
         jobs = [self._job(request) for request in requests]
         for job in jobs:
@@ -243,8 +249,8 @@ class VLLMEngine:
             raise UsageError(
                 f"vllm scores rows of 2 to {self.max_context} tokens, got {sizes[0]} to {sizes[-1]}"
             )
-        if any(min(row) < 0 or max(row) >= self._vocab for row in rows):
-            raise UsageError(f"a row to score has an id outside the vocabulary of {self._vocab}")
+        if not all(bool(self.vocabulary.has(row).all()) for row in rows):
+            raise UsageError(f"a row to score has an id outside the vocabulary of {self.vocabulary.count}")
         mine = [self._new_id() for _ in rows]
         waiting = Piece("", (), (), "", 0)
         self._scored = dict.fromkeys(mine, waiting)
@@ -266,6 +272,12 @@ class VLLMEngine:
         ):
             raise EngineFailure("vllm gave no finite log-prob for a scored token")
         return pieces
+
+    def restrict(self, vocabulary: Vocabulary) -> None:
+        """Give no probability to ids outside `vocabulary` from now on, in sampling and in scoring."""
+        absent = vocabulary.absent(self._rows)
+        if absent.size:
+            self._backend.call("mask_ids", absent.tolist())
 
     # --- weights ------------------------------------------------------------------------------------------------------
 
@@ -335,7 +347,9 @@ def build(
     check_version()
     if slots < 1 or (prefill_tokens is not None and prefill_tokens < 1):
         raise UsageError(f"slots and prefill_tokens must be at least 1, got {slots} and {prefill_tokens}")
-    found = examine(model, dtype, max_context, revision, on_cpu=on_cpu(), trust_remote_code=trust_remote_code)
+    found = read_facts(
+        model, dtype, max_context, revision, on_cpu=on_cpu(), trust_remote_code=trust_remote_code
+    )
     if cache_bytes is None and on_cpu():
         cache_bytes = found.cache_bytes(slots)
     backend = Backend(
@@ -354,14 +368,15 @@ def build(
         backend,
         found.tokenizer,
         name=model,
-        vocab=found.vocab,
+        vocabulary=found.vocabulary,
+        rows=found.rows,
         max_context=found.max_context,
         end_ids=found.end_ids,
         identity={"revision": found.revision, "dtype": found.dtype, "weights": weights},
         request_timeout=request_timeout,
     )
     try:
-        engine.score([0, 0])  # some architectures fail only when they compute
+        engine.score([found.vocabulary.width - 1] * 2)  # some architectures fail only when they compute
     except EngineFailure as error:
         raise UsageError(
             f"vllm loaded {model!r} but cannot compute with it: {error}; use engine: hf"
