@@ -14,6 +14,7 @@ import numpy as np
 from ...engine import Request
 from ...models.vocabulary import Vocabulary
 from ...types import Finish
+from ..stops import StopFinder
 from .forward import Forward
 from .sampler import ChoiceTable, IntArray, RowSettings, existing_logits, sample_rows
 from .table import SlotTable
@@ -77,6 +78,7 @@ class SlotBatch:
         token_limit: int,
         end_ids: IntArray,
         vocabulary: Vocabulary,
+        stops: StopFinder,
     ) -> None:
         """Start empty and small.
 
@@ -88,6 +90,7 @@ class SlotBatch:
             token_limit: most tokens in all rows together; one row may always be as long as it needs.
             end_ids: tokens that end a reply.
             vocabulary: ids that may be sampled.
+            stops: finds the texts that end it.
         """
         rows = min(_FIRST_ROWS, slots)
         self.running: dict[int, Job] = {}
@@ -97,7 +100,7 @@ class SlotBatch:
         self._forward = forward
         self._slots, self._max_context, self._prefill_tokens = slots, max_context, prefill_tokens
         self._token_limit = token_limit
-        self._end_ids, self._vocabulary = end_ids, vocabulary
+        self._end_ids, self._stops, self._vocabulary = end_ids, stops, vocabulary
         self._table = SlotTable(rows, _CAPACITY_STEP)
         self._settings = RowSettings.empty(rows)
         self._choices = ChoiceTable(rows)
@@ -284,12 +287,21 @@ class SlotBatch:
         self._settings.position[rows] += 1
         complete = self._choices.advance(rows, settings.position, new)
         stopped = np.where(guided, complete, (new[:, None] == self._end_ids).any(-1))
+        stopped |= np.array([self._says_stop(int(row)) for row in rows], bool)
         finite = np.isfinite(logprobs)
         over = stopped | (settings.position + 1 >= settings.max_tokens)
         for index in np.flatnonzero(over & finite):
             self.end(int(rows[index]), "stop" if stopped[index] else "length")
         if not finite.all():
             self._break(rows[~finite], FloatingPointError("the model's logits are not finite"))
+
+    def _says_stop(self, row: int) -> bool:
+        """Whether the reply on a row ends with a stop string; each string is looked for in the last tokens alone."""
+        job, known = self.running[row], int(self._table.known[row])
+        sampling, start = job.request.sampling, len(job.prompt)
+        if not sampling.stop or job.request.choices is not None or known - start < sampling.min_new_tokens:
+            return False
+        return self._stops.ends(self._table.tokens[row, start:known].tolist(), sampling.stop)
 
     def _break(self, rows: IntArray, error: Exception) -> None:
         """Fail the jobs on `rows` and forget their caches, which may hold anything."""

@@ -23,6 +23,7 @@ from ...models.loading import end_ids, max_context_of, open_model
 from ...models.vocabulary import embedded_rows, vocabulary_of
 from ...models.weights import copy_weights, weights_digest
 from ...types import Action
+from ..stops import StopFinder
 from .batch import Job, Outcome, SlotBatch
 from .forward import CachedForward, Forward, FullForward, agrees_with_plain_forward, obstacle
 from .sampler import existing_logits
@@ -97,6 +98,7 @@ class HFEngine(Engine):
             token_limit=(cache_bytes or _free_bytes(model.device)) // max(1, token_bytes),
             end_ids=self._end_ids,
             vocabulary=self.vocabulary,
+            stops=StopFinder(tokenizer),
         )
         self._waiting: list[Job] = []
         self._ready: list[Completion] = []

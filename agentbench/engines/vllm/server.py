@@ -25,6 +25,7 @@ from ...models.loading import end_ids, find_tokenizer
 from ...models.vocabulary import Vocabulary, vocabulary_of
 from ...types import Action, Finish
 from ..http import HttpClient, Usage
+from ..stops import StopFinder
 from .adapter import check_temperature
 from .wire import PROBE_TEXT, Sampled, VLLMServer
 
@@ -70,6 +71,7 @@ class VLLMServerEngine(Engine):
         self.max_context = min(server.max_model_len for server in servers)
         self.policy_version = 0
         self._stop_ids = [int(token) for token in stop_ids]
+        self._stops = StopFinder(tokenizer)
         self._weights_folder = weights_folder
         self._running: dict[str, tuple[Request, Future[Sampled]]] = {}
         self._ended: queue.SimpleQueue[tuple[Request, Future[Sampled]]] = queue.SimpleQueue()
@@ -132,6 +134,8 @@ class VLLMServerEngine(Engine):
             "seed": request.seed,
             **self._allowed,
         }
+        if sampling.stop:
+            options |= {"stop": list(sampling.stop), "include_stop_str_in_output": True}
         future = self._server_of(request).sample(request.token_ids, room, options)
         self._running[request.key] = (request, future)
         future.add_done_callback(lambda done: self._ended.put((request, done)))
@@ -156,18 +160,20 @@ class VLLMServerEngine(Engine):
             return Completion(request.key, failure=error)
         if error is not None:
             raise error
-        said = future.result()
+        said, sampling = future.result(), request.sampling
         known = self.vocabulary.has(said.token_ids)
         if not known.all():
             stranger = said.token_ids[int(known.argmin())]
-            return Completion(
-                request.key,
-                failure=EngineFailure(
-                    f"the server said id {stranger}, which no token has (padding of the model's head); name the "
-                    "model's folder in model_name_or_path, so that such ids can be forbidden"
-                ),
+            message = (
+                f"the server said id {stranger}, which no token has (padding of the model's head); name the model's "
+                "folder in model_name_or_path, so that such ids can be forbidden"
             )
-        return Completion(request.key, self._action(said.token_ids, said.logprobs, said.finish))  # type: ignore[arg-type]
+            return Completion(request.key, failure=EngineFailure(message))
+        ids, logprobs, finish = said.token_ids, said.logprobs, said.finish
+        length = self._stops.length(ids, sampling.stop, sampling.min_new_tokens)
+        if length is not None:  # a server may send tokens that it computed beyond it
+            ids, logprobs, finish = ids[:length], logprobs[:length], "stop"
+        return Completion(request.key, self._action(ids, logprobs, finish))  # type: ignore[arg-type]
 
     def _action(self, ids: Sequence[int], logprobs: Sequence[float], finish: Finish) -> Action:
         spoken = ids[:-1] if ids and ids[-1] in self._stop_ids else ids
