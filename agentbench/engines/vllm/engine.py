@@ -17,6 +17,7 @@ from typing import Any, cast
 
 from ...engine import Completion, Engine, Request, check_keys, check_request
 from ...errors import EngineFailure, UsageError
+from ...models.vocabulary import Vocabulary
 from ...types import Action, Finish
 from ..stops import StopFinder
 from .adapter import Backend, Piece, check_version, generation, on_cpu, scoring
@@ -47,6 +48,7 @@ class VLLMEngine(Engine):
         generated_tokens: tokens sampled so far.
         prefilled_tokens: prompt tokens computed so far.
         cached_tokens: prompt tokens found in the prefix cache instead.
+        vocabulary: ids that exist.
     """
 
     def __init__(
@@ -55,7 +57,8 @@ class VLLMEngine(Engine):
         tokenizer: Any,
         *,
         name: str,
-        vocab: int,
+        vocabulary: Vocabulary,
+        rows: int,
         max_context: int,
         end_ids: Sequence[int],
         identity: dict[str, Any],
@@ -67,7 +70,8 @@ class VLLMEngine(Engine):
             backend: speaks to vLLM.
             tokenizer: of the model.
             name: for the records.
-            vocab: ids that the model embeds.
+            vocabulary: ids that exist; no other is read or sampled, and log-probs are normalised over these.
+            rows: of the model's head.
             max_context: prompt plus reply.
             end_ids: tokens that end a reply.
             identity: further entries of `info`: revision, dtype, weights.
@@ -77,7 +81,9 @@ class VLLMEngine(Engine):
         self.max_context = max_context
         self.policy_version = 0
         self.generated_tokens = self.prefilled_tokens = self.cached_tokens = 0
-        self._backend, self._name, self._vocab = backend, name, vocab
+        self._backend, self._name, self._rows = backend, name, rows
+        self.vocabulary = vocabulary
+        self.restrict(vocabulary)
         self._end_ids, self._identity, self._timeout = list(end_ids), dict(identity), request_timeout
         self._stops = StopFinder(tokenizer)
         self._jobs: dict[str, _Job] = {}
@@ -104,7 +110,7 @@ class VLLMEngine(Engine):
         Raises: UsageError: a request makes no sense; then none of them is queued.
         """
         for request in requests:
-            check_request(request, self._vocab)
+            check_request(request, self.vocabulary)
         check_keys(requests, (job.request.key for job in self._jobs.values()))
         jobs = [self._job(request) for request in requests]
         for job in jobs:
@@ -270,8 +276,8 @@ class VLLMEngine(Engine):
             raise UsageError(
                 f"vllm scores rows of 2 to {self.max_context} tokens, got {sizes[0]} to {sizes[-1]}"
             )
-        if any(min(row) < 0 or max(row) >= self._vocab for row in rows):
-            raise UsageError(f"a row to score has an id outside the vocabulary of {self._vocab}")
+        if not all(bool(self.vocabulary.has(row).all()) for row in rows):
+            raise UsageError(f"a row to score has an id outside the vocabulary of {self.vocabulary.count}")
         mine = [self._new_id() for _ in rows]
         waiting = Piece("", (), (), "", 0)
         self._scored = dict.fromkeys(mine, waiting)
@@ -293,6 +299,12 @@ class VLLMEngine(Engine):
         ):
             raise EngineFailure("vllm gave no finite log-prob for a scored token")
         return pieces
+
+    def restrict(self, vocabulary: Vocabulary) -> None:
+        """Give no probability to ids outside `vocabulary` from now on, in sampling and in scoring."""
+        absent = vocabulary.absent(self._rows)
+        if absent.size:
+            self._backend.call("mask_ids", absent.tolist())
 
     # --- weights ------------------------------------------------------------------------------------------------------
 
@@ -385,14 +397,15 @@ def build(
         backend,
         found.tokenizer,
         name=model,
-        vocab=found.vocab,
+        vocabulary=found.vocabulary,
+        rows=found.rows,
         max_context=found.max_context,
         end_ids=found.end_ids,
         identity={"revision": found.revision, "dtype": found.dtype, "weights": weights},
         request_timeout=request_timeout,
     )
     try:
-        engine.score([0, 0])  # some architectures fail only when they compute
+        engine.score([found.vocabulary.width - 1] * 2)  # some architectures fail only when they compute
     except EngineFailure as error:
         raise UsageError(
             f"vllm loaded {model!r} but cannot compute with it: {error}; use engine: hf"
