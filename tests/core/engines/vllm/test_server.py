@@ -318,7 +318,7 @@ def test_a_server_that_was_pushed_to_says_so(start, connect, tmp_path):
 
 
 def test_servers_that_take_no_weights_are_refused(start, connect, tmp_path):
-    with pytest.raises(UsageError, match="needs a folder that the server sees"):
+    with pytest.raises(UsageError, match="in a folder that the server sees"):
         connect(start()).load_weights(tensors())
     with pytest.raises(UsageError, match="--for training"):
         connect(start(), weights_folder=str(tmp_path)).load_weights(tensors())
