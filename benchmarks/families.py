@@ -34,9 +34,6 @@ from agentbench.trainers.teachers.local import LocalTeacher
 from agentbench.training.config import EnvConfig, LoraSettings, TeacherConfig, TrainConfig
 from agentbench.types import Action, Group, SamplingParams, Trajectory, Turn
 
-warnings.filterwarnings("ignore")
-logging.disable(logging.WARNING)
-torch.set_num_threads(1)
 PADDING = 64
 SCALE = 4.0
 """Matrices are multiplied by this: as initialised, models are nearly uniform and hide errors."""
@@ -187,7 +184,7 @@ def largest_error(scores: Any, batch: Any, model: Any, count: int) -> float:
 
 def after_update(folder: str, row: list[int], **values: Any) -> float:
     """Largest difference of engine and trainer after every trained weight moved."""
-    student, engine = student_of(folder, **values), build(folder, device="cpu")
+    student, engine = student_of(folder, **values), build(folder, device="cpu", max_context=512)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for p in student.trained:
@@ -240,6 +237,9 @@ def measure(name: str, root: Path, tokenizer: Any) -> dict[str, Any]:
 
 def main() -> None:
     """Measure and print a table."""
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.WARNING)
+    torch.set_num_threads(1)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", default=[])
     parser.add_argument("--output", type=Path)
@@ -249,6 +249,8 @@ def main() -> None:
         f"Room {n} of {m}. The red door is left, the blue door is right." for n in range(8) for m in range(8)
     ]
     table: dict[str, Any] = {}
+    if options.output and options.output.is_file() and options.names:  # rows that are named are measured anew
+        table = json.loads(options.output.read_text())["families"]
     with tempfile.TemporaryDirectory() as place:
         tokenizer = make_tokenizer(Path(place) / "tokenizer", texts, vocab_size=400)
         for name in options.names or FAMILIES:

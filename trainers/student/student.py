@@ -97,7 +97,7 @@ class Student:
         _freeze_unreachable(self.net)
         self.merge_error: float | None = None
         self.runner: torch.nn.Module = self.net
-        some_idle = processes.count > 1 and self._leaves_some_idle()
+        some_idle = (processes.count > 1 or run.lora is not None) and self._leaves_some_idle()
         layers = decoder_layers(self.net.plain)
         self.runner = processes.wrap(self.net, layers, self.dtype, some_idle=some_idle)
         self.optimizer = _optimizer(self.net, run)
@@ -114,12 +114,24 @@ class Student:
         return torch.bfloat16 if source == "bfloat16" else torch.float32
 
     def _leaves_some_idle(self) -> bool:
-        """Whether a short text leaves a trained parameter without a gradient, such as an expert that nobody chose."""
+        """Whether a short text leaves a trained parameter without a gradient, such as an expert that nobody chose.
+
+        Raises: UsageError: the model cannot run with adapters where they were put.
+        """
         ids = torch.from_numpy(np.flatnonzero(self.vocabulary.exists)[:9]).to(self.device)
         columns = torch.arange(1, len(ids), device=self.device)
         at = (torch.zeros_like(columns), columns)
-        logp_X, _ = self.logprobs(Micro(ids[None], at, at))
-        logp_X.sum().backward()  # type: ignore[no-untyped-call]
+        try:
+            logp_X, _ = self.logprobs(Micro(ids[None], at, at))
+            logp_X.sum().backward()  # type: ignore[no-untyped-call]
+        except (RuntimeError, TypeError, ValueError, AttributeError) as error:
+            if self.run.lora is None or isinstance(error, torch.OutOfMemoryError):
+                raise
+            raise UsageError(
+                f"lora: the model does not run with adapters on {self.run.lora.target_modules!r} "
+                f"({type(error).__name__}: {str(error).splitlines()[0]}); name the modules in lora.target_modules, "
+                "such as [q_proj, k_proj, v_proj, o_proj]"
+            ) from error
         idle = [p for p in self.net.parameters() if p.requires_grad and p.grad is None]
         self.net.zero_grad(set_to_none=True)
         return bool(idle)

@@ -57,7 +57,6 @@ class VLLMEngine(Engine):
         *,
         name: str,
         vocabulary: Vocabulary,
-        rows: int,
         max_context: int,
         end_ids: Sequence[int],
         identity: dict[str, Any],
@@ -70,7 +69,6 @@ class VLLMEngine(Engine):
             tokenizer: of the model.
             name: for the records.
             vocabulary: ids that exist; no other is read or sampled, and log-probs are normalised over these.
-            rows: of the model's head.
             max_context: prompt plus reply.
             end_ids: tokens that end a reply.
             identity: further entries of `info`: revision, dtype, weights.
@@ -80,8 +78,7 @@ class VLLMEngine(Engine):
         self.max_context = max_context
         self.policy_version = 0
         self.generated_tokens = self.prefilled_tokens = self.cached_tokens = 0
-        self._backend, self._name, self._rows = backend, name, rows
-        self.vocabulary = vocabulary
+        self._backend, self._name, self.vocabulary = backend, name, vocabulary
         self.restrict(vocabulary)
         self._end_ids, self._identity, self._timeout = list(end_ids), dict(identity), request_timeout
         self._stops = StopFinder(tokenizer)
@@ -301,9 +298,7 @@ class VLLMEngine(Engine):
 
     def restrict(self, vocabulary: Vocabulary) -> None:
         """Give no probability to ids outside `vocabulary` from now on, in sampling and in scoring."""
-        absent = vocabulary.absent(self._rows)
-        if absent.size:
-            self._backend.call("mask_ids", absent.tolist())
+        self._backend.call("keep_ids", vocabulary.width, vocabulary.holes.tolist())
 
     # --- weights ------------------------------------------------------------------------------------------------------
 

@@ -26,7 +26,6 @@ class ModelFacts:
 
     Attributes:
         revision: the commit, when it came from the hub.
-        rows: of its embedding and head.
         vocabulary: ids that exist.
         max_context: prompt plus reply.
         end_ids: tokens that end a reply.
@@ -37,7 +36,6 @@ class ModelFacts:
     revision: str | None
     tokenizer: Any
     dtype: str
-    rows: int
     vocabulary: Vocabulary
     max_context: int
     end_ids: tuple[int, ...]
@@ -73,15 +71,13 @@ def read_facts(
     tokenizer = open_tokenizer(folder, trust_remote_code=trust_remote_code)
     config, generation = _configs(folder, trust_remote_code)
     text = config.get_text_config(decoder=True)
-    rows = int(text.vocab_size)
-    vocabulary = vocabulary_of(tokenizer, rows, model)
+    vocabulary = vocabulary_of(tokenizer, int(text.vocab_size), model)
     kind = _dtype(dtype, config, on_cpu)
     return ModelFacts(
         folder=folder,
         revision=revision or commit,
         tokenizer=tokenizer,
         dtype=kind,
-        rows=rows,
         vocabulary=vocabulary,
         max_context=max_context_of(text, max_context),
         end_ids=tuple(end_ids(SimpleNamespace(generation_config=generation), tokenizer, vocabulary).tolist()),

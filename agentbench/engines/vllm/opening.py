@@ -65,7 +65,6 @@ def build(
         found.tokenizer,
         name=model,
         vocabulary=found.vocabulary,
-        rows=found.rows,
         max_context=found.max_context,
         end_ids=found.end_ids,
         identity={"revision": found.revision, "dtype": found.dtype, "weights": weights},

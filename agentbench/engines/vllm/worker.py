@@ -103,21 +103,23 @@ class WeightLoader:
             blueprint, ((blueprint.first[name], tensor) for name, tensor in tensors.items()), version
         )
 
-    def mask_ids(self, absent: list[int]) -> None:
-        """Give these ids no probability, in replies and in scored prompts alike: both come from `compute_logits`.
+    def keep_ids(self, width: int, holes: list[int]) -> None:
+        """Give other ids no probability, in replies and in scored prompts alike: both come from `compute_logits`.
 
         Args:
-            absent: ids that no token has; padding of the head, and holes.
+            width: ids from here on are padding of the head.
+            holes: ids below that no token has.
         """
         import torch
 
         model = self.model_runner.get_model()
-        compute, ids = model.compute_logits, torch.tensor(absent)
+        compute, index = model.compute_logits, torch.tensor(holes, dtype=torch.long)
 
         def existing(*inputs: Any, **options: Any) -> Any:
             logits = compute(*inputs, **options)
             if logits is not None:  # a rank of a pipeline that has no head
-                logits[..., ids.to(logits.device)] = float("-inf")
+                logits[..., width:] = float("-inf")
+                logits[..., index.to(logits.device)] = float("-inf")
             return logits
 
         model.compute_logits = existing

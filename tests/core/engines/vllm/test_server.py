@@ -409,10 +409,10 @@ def test_a_worker_masks_ids_in_everything_that_its_model_computes():
     model = SimpleNamespace(compute_logits=lambda hidden: None if hidden is None else hidden * 1.0)
     loader = WeightLoader()
     loader.model_runner = SimpleNamespace(get_model=lambda: model)
-    loader.mask_ids([3, 1])
+    loader.keep_ids(3, [1])
     logits = model.compute_logits(torch.tensor([[1.0, 2.0, 3.0, 4.0]]))
     assert logits.tolist() == [[1.0, -float("inf"), 3.0, -float("inf")]]
-    loader.mask_ids([0])  # a teacher's own tokens, on top
+    loader.keep_ids(4, [0])  # a teacher's own tokens, on top
     assert torch.isfinite(model.compute_logits(torch.ones(2, 4))).sum(dim=1).tolist() == [1, 1]
     assert model.compute_logits(None) is None
 
