@@ -52,7 +52,6 @@ class AnyText(gymnasium.Space[str]):
         return hash(AnyText)
 
     def __repr__(self) -> str:
-        """Name the space."""
         return "AnyText()"
 
     @property
@@ -185,6 +184,7 @@ class EnvSpec:
         explorer: builds, from an episode's first observation, an expert that knows only the text. Its episodes can be
             imitated, those of an all-knowing expert often cannot. None when there is none.
         extra: pip extra to name when an optional package is missing.
+        counted: the env's own yes/no info keys whose turns a report counts, with what they mean.
         rules: version of everything that moves a score; part of every record.
         blocking: steps may wait (network, subprocess), so rollout runs them in threads.
         variant: the spec as it is under options of `make`, where those change prompt, parser, turns or penalty; called
@@ -209,6 +209,7 @@ class EnvSpec:
     decoy: Callable[[TextEnv, int], Expert] | None = None
     explorer: Callable[[str], Explorer] | None = None
     extra: str = ""
+    counted: Mapping[str, str] = field(default_factory=dict)
     rules: str = "1"
     blocking: bool = False
     variant: Callable[[EnvSpec, Mapping[str, Any]], EnvSpec] | None = None

@@ -43,36 +43,26 @@ GENERATED = (
         "Middle-sized generated households, all six task types",
     ),
 )
-OFFICIAL: tuple[tuple[str, str, str, int | None, str], ...] = (
-    ("alfworld/valid-seen@1", "alfworld", "valid_seen", 140, "Official games in rooms seen in training"),
-    (
-        "alfworld/valid-unseen@1",
-        "alfworld",
-        "valid_unseen",
-        134,
-        "Official games in rooms not seen in training",
-    ),
-    ("search-qa/nq@1", "search-qa", "nq", 3610, "Natural Questions, open, test"),
-    ("search-qa/triviaqa@1", "search-qa", "triviaqa", 11313, "TriviaQA, test"),
-    ("search-qa/popqa@1", "search-qa", "popqa", 14267, "PopQA, test"),
-    ("search-qa/hotpotqa@1", "search-qa", "hotpotqa", 7405, "HotpotQA, dev"),
-    ("search-qa/2wikimultihopqa@1", "search-qa", "2wikimultihopqa", 12576, "2WikiMultiHopQA, dev"),
-    ("search-qa/musique@1", "search-qa", "musique", 2417, "MuSiQue, dev"),
-    ("search-qa/bamboogle@1", "search-qa", "bamboogle", 125, "Bamboogle, test"),
-    (
-        "search-qa/supported@1",
-        "search-qa",
-        "supported",
-        None,
-        "Questions of all seven sets that the small corpus answers",
-    ),
-    (
-        "search-qa/all@1",
-        "search-qa",
-        "all",
-        None,
-        "2,048 questions: all of Bamboogle, the other six sets equally",
-    ),
+OFFICIAL = (
+    ("alfworld/valid-seen@1", "valid_seen", 140, "Official games in rooms seen in training"),
+    ("alfworld/valid-unseen@1", "valid_unseen", 134, "As first frozen: 68 of 134 games by hash; use @2"),
+)
+STRICT = {"wording": "strict"}
+FROZEN = (
+    ("alfworld/valid-seen@2", "valid_seen", "Official games in rooms seen in training (140)"),
+    ("alfworld/valid-unseen@2", "valid_unseen", "Official games in rooms not seen in training (134)"),
+    ("alfworld/valid@1", "valid", "Both validation splits (274)"),
+)
+QUESTIONS: tuple[tuple[str, str, int | None, str], ...] = (
+    ("search-qa/nq@1", "nq", 3610, "Natural Questions, open, test"),
+    ("search-qa/triviaqa@1", "triviaqa", 11313, "TriviaQA, test"),
+    ("search-qa/popqa@1", "popqa", 14267, "PopQA, test"),
+    ("search-qa/hotpotqa@1", "hotpotqa", 7405, "HotpotQA, dev"),
+    ("search-qa/2wikimultihopqa@1", "2wikimultihopqa", 12576, "2WikiMultiHopQA, dev"),
+    ("search-qa/musique@1", "musique", 2417, "MuSiQue, dev"),
+    ("search-qa/bamboogle@1", "bamboogle", 125, "Bamboogle, test"),
+    ("search-qa/supported@1", "supported", None, "Questions of all sets that a small corpus answers"),
+    ("search-qa/all@1", "all", None, "2,048 questions: all of Bamboogle, the other six sets equally"),
 )
 NOTES = {
     "search-qa/nq@1": "The golds of nq-b712eb6c77, nq-c4ce96590b, nq-cff23a3aa1 and nq-e4572a5385 have an empty normal "
@@ -80,26 +70,75 @@ NOTES = {
 }
 
 
-def panels() -> dict[str, dict[str, Any]]:
+def panels(unseen: Path | None) -> dict[str, dict[str, Any]]:
     """Build every panel that the files on disk allow, by file name."""
     made: dict[str, dict[str, Any]] = {}
     for panel, env, split, count, description in GENERATED:
         ids = list(env_spec(env).tasks(split))[:count]
         made[_file(panel)] = _head(panel, env, split, description, ids) | {"count": count}
-    for panel, env, split, size, description in OFFICIAL:
+    for panel, split, size, description in OFFICIAL:
         try:
-            ids = list(env_spec(env).tasks(split))
+            ids = list(env_spec("alfworld").tasks(split))
         except MissingData as error:
             print(f"{panel}: left as it is; {error}")
             continue
-        head = _head(panel, env, split, description, ids)
+        made[_file(panel)] = _head(panel, "alfworld", split, description, ids) | {
+            "official_size": size,
+            "tasks": ids,
+        }
+    made.update(_questions())
+    made.update(_by_hash(unseen))
+    return made
+
+
+def _questions() -> dict[str, dict[str, Any]]:
+    """Panels of the public question sets."""
+    made: dict[str, dict[str, Any]] = {}
+    for panel, split, size, description in QUESTIONS:
+        try:
+            ids = list(env_spec("search-qa").tasks(split))
+        except MissingData as error:
+            print(f"{panel}: left as it is; {error}")
+            continue
         notes = {"notes": NOTES[panel]} if panel in NOTES else {}
-        made[_file(panel)] = head | notes | ({"official_size": size} if size else {}) | {"tasks": ids}
+        official = {"official_size": size} if size else {}
+        made[_file(panel)] = (
+            _head(panel, "search-qa", split, description, ids) | notes | official | {"tasks": ids}
+        )
+    return made
+
+
+def _by_hash(unseen: Path | None) -> dict[str, dict[str, Any]]:
+    """Panels that name every game by its hash; `unseen` lists the 134 of valid_unseen, one id a line."""
+    try:
+        seen = list(env_spec("alfworld").tasks("valid_seen"))
+        train = list(env_spec("alfworld").tasks("train"))
+    except MissingData as error:
+        print(f"panels by hash: left as they are; {error}")
+        return {}
+    if unseen is None:
+        print("panels by hash: left as they are; give --unseen FILE")
+        return {}
+    hashes = unseen.read_text(encoding="utf-8").split()
+    ids = {"valid_seen": seen, "valid_unseen": hashes, "valid": [*seen, *hashes]}
+    made = {}
+    for panel, split, description in FROZEN:
+        made[_file(panel)] = _head(panel, "alfworld", split, description, ids[split]) | {
+            "env_options": STRICT,
+            "tasks": ids[split],
+        }
+    panel = "alfworld/train@1"
+    about = "All official training games (3,553)"
+    made[_file(panel)] = _head(panel, "alfworld", "train", about, train) | {
+        "env_options": STRICT,
+        "count": len(train),
+    }
     return made
 
 
 def _file(panel: str) -> str:
-    return panel.partition("@")[0].replace("/", "-") + ".yaml"
+    name, _, version = panel.partition("@")
+    return name.replace("/", "-") + (f"-{version}" if version != "1" else "") + ".yaml"
 
 
 def _head(panel: str, env: str, split: str, description: str, ids: list[str]) -> dict[str, Any]:
@@ -112,9 +151,11 @@ def main() -> int:
     parser.add_argument(
         "--check", action="store_true", help="write nothing, exit with 1 where a file differs"
     )
-    check = parser.parse_args().check
+    parser.add_argument("--unseen", type=Path, help="file with the 134 ids of valid_unseen, one a line")
+    options = parser.parse_args()
+    check = options.check
     stale = 0
-    for name, panel in panels().items():
+    for name, panel in panels(options.unseen).items():
         text = yaml.safe_dump(panel, sort_keys=False, width=1000)
         path = FOLDER / name
         if path.exists() and path.read_text(encoding="utf-8") == text:

@@ -148,7 +148,6 @@ class CorridorEnv(TextEnv):
         return self._observation, reward, self._done, False, self._info(task)
 
     def render(self) -> str:
-        """Return the last observation."""
         return self._observation
 
     def snapshot(self) -> Any:
@@ -158,7 +157,6 @@ class CorridorEnv(TextEnv):
         return self._task.id, self._room, self._done, self._observation
 
     def restore(self, snapshot: Any) -> tuple[str, Info]:
-        """Return to a snapshot."""
         task_id, self._room, self._done, self._observation = snapshot
         self._task = Task.parse(task_id)
         return self._observation, self._info(self._task)
@@ -208,7 +206,6 @@ class CorridorExpert:
         self.env = inner
 
     def act(self) -> str:
-        """Return the command to give now."""
         return self.env.way_to(right=self.env.corridor.exit == "right")
 
 
@@ -220,7 +217,6 @@ class CorridorDecoy(CorridorExpert):
         super().__init__(env)
 
     def act(self) -> str:
-        """Return the command to give now."""
         return self.env.way_to(right=self.env.corridor.exit == "left")
 
 

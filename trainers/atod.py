@@ -81,7 +81,6 @@ class Atod(PolicyGradient):
     settings: AtodConfig
 
     def __init__(self, run: TrainConfig, settings: AtodConfig) -> None:
-        """Load student and teacher."""
         require_one_teacher(run)
         require_plain_sampling(run)
         require_groups(run)

@@ -63,7 +63,6 @@ class Gkd(Algorithm):
     """On-policy distillation of whole distributions; see `GkdConfig`."""
 
     def __init__(self, run: TrainConfig, settings: GkdConfig) -> None:
-        """Load student and teacher."""
         require_one_teacher(run)
         super().__init__(run)
         self.settings = settings

@@ -59,7 +59,6 @@ class Opd(PolicyGradient):
     settings: OpdConfig
 
     def __init__(self, run: TrainConfig, settings: OpdConfig) -> None:
-        """Load student and teacher."""
         require_one_teacher(run)
         require_plain_sampling(run)
         require_comparable(run, settings.importance_cap)

@@ -50,6 +50,7 @@ class Prompt:
         parser: parser name this prompt asks replies for; None leaves it to the env.
         stop: stop strings of replies, unless the configuration names others; see `SamplingParams`.
         digest: first 12 hex digits of the file's sha256; part of every record.
+        source: the keys of the file, from which the prompt can be loaded again.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Prompt:
     system: str
     first: jinja2.Template
     later: jinja2.Template
+    source: dict[str, Any]
     stop: tuple[str, ...] = ()
 
     @property
@@ -110,11 +112,15 @@ def _load(reference: str, written: str | None) -> Prompt:
         parsed.system.strip(),
         first,
         later,
+        parsed.model_dump(exclude_unset=True),
         tuple(parsed.stop),
     )
 
 
 def _read(reference: str) -> str:
+    shipped = _shipped(reference)
+    if shipped is not None:
+        return shipped
     package, colon, name = reference.partition(":")
     if colon and not reference.endswith((".yaml", ".yml")):
         try:
@@ -127,7 +133,22 @@ def _read(reference: str) -> str:
     path = Path(reference)
     if not path.is_file():
         raise UnknownName(
-            f"no prompt file {reference!r}; give a path to a .yaml file or 'package:folder/name', "
-            "for instance 'agentbench.prompts:alfworld/react'"
+            f"no prompt {reference!r}; give a name (agentbench list prompts), a path to a .yaml file or "
+            "'package:folder/name'"
         )
     return path.read_text(encoding="utf-8")
+
+
+def shipped_prompts() -> dict[str, Path]:
+    """Prompts that come with the project: short name ("alfworld/react") to file."""
+    root = Path(str(importlib.resources.files("agentbench.prompts")))
+    files = sorted(root.glob("*/*.yaml"))
+    return {f"{file.parent.name}/{file.stem}": file for file in files}
+
+
+def _shipped(reference: str) -> str | None:
+    """Text of a prompt by its short name; None where it is no short name."""
+    if ":" in reference or reference.endswith((".yaml", ".yml")) or reference.count("/") != 1:
+        return None
+    file = shipped_prompts().get(reference)
+    return None if file is None else file.read_text(encoding="utf-8")

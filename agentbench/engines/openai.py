@@ -98,7 +98,6 @@ class OpenAIEngine(TextEngine):
         return self.http.usage.totals()
 
     def ask(self, requests: Sequence[TextRequest]) -> None:
-        """Send requests."""
         for request in requests:
             sampling = request.sampling
             if request.key in self._running:
@@ -143,7 +142,6 @@ class OpenAIEngine(TextEngine):
         return ready
 
     def close(self) -> None:
-        """Close the connections."""
         self.http.close()
 
 

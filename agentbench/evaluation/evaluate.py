@@ -26,10 +26,11 @@ from ..rollout.schedule import run_episodes
 from ..runs.episodes import Key, read_episodes
 from ..runs.folder import RunFolder, check_output, read_timings
 from ..runs.report import write_pages
-from ..runs.summary import Plan, Summary, summarise
+from ..runs.summary import Assignment, Summary, summarise
 from ..trainer import Team
 from ..types import Trajectory, derive_seed
 from .panels import Panel, ResolvedPanel, digest, load_panel, split_as_panel
+from .protocol import follow
 
 Progress = Callable[[Trajectory | None, int, int], None]
 """`progress(episode, done, total)`, called once with None before the first episode and after each one."""
@@ -123,13 +124,16 @@ def evaluate(
         team: processes that share the work; this is its process 0, the others call `assist`.
     Raises: UsageError: something the caller can fix; episodes finished so far are on record.
     """
-    if config.output_dir is not None:  # before a model is loaded for nothing
-        check_output(Path(config.output_dir), config.model_dump(mode="json"), resume=resume, free=_FREE)
     panel = config.load_panel()
     spec = env_spec(panel.env).under({**panel.env_options, **config.env_options})
+    notes: list[str] = []
+    if policy is None:
+        config, notes = follow(config, spec)
+    if config.output_dir is not None:  # before a model is loaded for nothing
+        check_output(Path(config.output_dir), config.model_dump(mode="json"), resume=resume, free=_FREE)
     resolved = panel.resolve(spec, allow_missing=config.allow_missing)
     tasks = resolved.tasks[: config.limit]
-    plan = _plan(config, resolved, spec, tasks)
+    plan = _plan(config, resolved, spec, tasks, notes)
     actor = policy or build_policy(config, spec, config.max_turns)
     if config.max_episode_tokens is not None and isinstance(actor, ChatPolicy):
         raise ConfigError(f"max_episode_tokens counts token ids, which engine {config.engine!r} has none of")
@@ -192,13 +196,15 @@ def _keys(tasks: Sequence[str], repeats: int) -> Iterator[Key]:
     return ((task, repeat) for repeat in range(repeats) for task in tasks)
 
 
-def _plan(config: EvalConfig, resolved: ResolvedPanel, spec: EnvSpec, tasks: Sequence[str]) -> Plan:
-    banners = resolved.banners()
+def _plan(
+    config: EvalConfig, resolved: ResolvedPanel, spec: EnvSpec, tasks: Sequence[str], notes: Sequence[str]
+) -> Assignment:
+    banners = [*resolved.banners(), *notes]
     if config.panel is None:
         banners.insert(0, f"no panel: split {config.split!r} as it is on this machine, frozen by nothing")
     if len(tasks) < len(resolved.tasks):
         banners.append(f"only the first {len(tasks)} of {len(resolved.tasks)} tasks (--limit)")
-    return Plan(
+    return Assignment(
         id=resolved.panel.id,
         sha256=resolved.panel.sha256,
         digest=digest(tasks),
@@ -208,12 +214,13 @@ def _plan(config: EvalConfig, resolved: ResolvedPanel, spec: EnvSpec, tasks: Seq
         tasks=len(tasks),
         repeats=config.repeats,
         banners=tuple(banners),
+        counted=dict(spec.counted),
         figures=spec.figures,
         sizes=dict(spec.sizes),
     )
 
 
-def _open(config: EvalConfig, plan: Plan, actor: Policy, *, resume: bool) -> RunFolder:
+def _open(config: EvalConfig, plan: Assignment, actor: Policy, *, resume: bool) -> RunFolder:
     path = Path(config.output_dir or "")
     run = RunFolder.open(path, config.model_dump(mode="json"), resume=resume, free=_FREE)
     facts = {"panel": plan.model_dump(mode="json"), "policy": actor.info, **versions()}

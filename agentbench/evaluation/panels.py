@@ -133,6 +133,10 @@ class ResolvedPanel:
         size = self.panel.official_size
         if size is not None and len(self.tasks) < size:
             lines.append(f"{len(self.tasks)} of {size} official tasks present")
+        named = set(self.tasks if self.panel.tasks is None else self.panel.tasks)
+        unnamed = [task for task in self.tasks if task not in named]
+        if unnamed:
+            lines.append(f"{len(unnamed)} tasks were played that the panel does not name: {_some(unnamed)}")
         if self.missing:
             lines.append(f"{len(self.missing)} tasks of the panel are missing: {_some(self.missing)}")
         if self.unlisted:

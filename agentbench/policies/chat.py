@@ -69,7 +69,6 @@ class ChatPolicy(Policy):
         return self.engine.usage
 
     def close(self) -> None:
-        """Close the engine."""
         self.engine.close()
 
     def submit(self, views: Sequence[View]) -> None:
@@ -102,7 +101,6 @@ class ChatPolicy(Policy):
         return messages
 
     def poll(self) -> list[tuple[str, Decision]]:
-        """Parse whatever replies are ready."""
         return [
             (item.key, decide_on(item, self.parser, self.author, self._pending.pop(item.key)))
             for item in self.engine.poll()

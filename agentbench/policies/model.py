@@ -68,7 +68,6 @@ class ModelPolicy(Policy):
         return self.engine.usage
 
     def close(self) -> None:
-        """Close the engine."""
         self.engine.close()
 
     def submit(self, views: Sequence[View]) -> None:
@@ -104,7 +103,6 @@ class ModelPolicy(Policy):
         )
 
     def poll(self) -> list[tuple[str, Decision]]:
-        """Parse whatever replies are ready."""
         ready, self._ready = self._ready, []
         if ready:
             return ready

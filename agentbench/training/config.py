@@ -20,7 +20,7 @@ class EnvConfig(Section):
         name: environment plug-in.
         split: tasks to train on.
         options: keyword options of the env's factory.
-        prompt: prompt reference; None takes the env's own.
+        prompt: name, reference or file of a prompt, or the prompt itself; None takes the env's own.
         history: observation-action pairs in a fresh prompt; None takes the env's own.
         max_turns: turn limit; None takes the env's own.
         num_tasks: use just the first tasks of the split; None uses all.
@@ -29,7 +29,7 @@ class EnvConfig(Section):
     name: str
     split: str
     options: dict[str, Any] = Field(default_factory=dict)
-    prompt: str | None = None
+    prompt: str | dict[str, Any] | None = None
     history: int | None = Field(default=None, ge=0)
     max_turns: int | None = Field(default=None, ge=1)
     num_tasks: int | None = Field(default=None, ge=1)

@@ -19,6 +19,7 @@ from ..engine import Engine, TextEngine
 from ..env import EnvSpec
 from ..errors import TrainingError, UsageError
 from ..evaluation.evaluate import EvalConfig, assist, evaluate
+from ..evaluation.protocol import Protocol, protocol_of, write_protocol
 from ..machine import versions
 from ..policies.build import sampling_of
 from ..policies.model import ModelPolicy
@@ -131,12 +132,20 @@ class Run:
         self.trainer.save(partial)
         self.trainer.team.wait()
         if self.trainer.team.index == 0:
+            write_protocol(partial, self._protocol(step))
             if final.exists():
                 shutil.rmtree(final)
             partial.rename(final)
             self._prune(best)
         self.trainer.team.wait()
         return final
+
+    def _protocol(self, step: int) -> Protocol:
+        """How this run plays its student, for whoever evaluates the checkpoint."""
+        played = evaluation_of(self.config, model="", output_dir="")
+        return protocol_of(
+            played, self.spec, algorithm=self.config.algorithm, step=step, run=self.folder.name
+        )
 
     def _prune(self, best: int | None) -> None:
         limit = self.config.save_total_limit

@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from agentbench.datasets import Dataset, Progress, Report, Source, dataset_dir, missing_data
+from agentbench.datasets import Dataset, ImportReport, Progress, Source, dataset_dir, missing_data
 from agentbench.errors import CorruptData
 from agentbench.retrieval.passages import Passages, read_passages, write_passages
 
@@ -74,7 +74,7 @@ def _set_named_by(record: Mapping[str, Any]) -> str:
     return set_of(str(record.get("dataset") or record.get("data_source") or ""))
 
 
-def import_dir(src: Path, dest: Path, progress: Progress) -> Report:
+def import_dir(src: Path, dest: Path, progress: Progress) -> ImportReport:
     """Store every question file and the corpus in `src`, in one form.
 
     Args:
@@ -112,7 +112,7 @@ def _questions(path: Path, owner: str) -> Iterator[Question]:
             yield question_of(record, owner, where)
 
 
-def verify(folder: Path, progress: Progress) -> Report:
+def verify(folder: Path, progress: Progress) -> ImportReport:
     """Read everything again."""
     problems = []
     for name in _present(folder):
@@ -127,14 +127,14 @@ def verify(folder: Path, progress: Progress) -> Report:
                     progress(number, 0, "passages")
         except CorruptData as error:
             problems.append(str(error))
-    return Report({}, problems=problems) if problems else _report(folder, [])
+    return ImportReport({}, problems=problems) if problems else _report(folder, [])
 
 
 def _present(folder: Path) -> list[str]:
     return [name for name in (*SETS, *TRAINING) if (folder / f"{name}.jsonl").is_file()]
 
 
-def _report(folder: Path, notes: list[str]) -> Report:
+def _report(folder: Path, notes: list[str]) -> ImportReport:
     counts: dict[str, int] = {}
     for name in _present(folder):
         questions = list(_questions(folder / f"{name}.jsonl", name))
@@ -145,7 +145,7 @@ def _report(folder: Path, notes: list[str]) -> Report:
             notes.append(f"{name}: any answer covers the gold of {', '.join(empty)}")
     if (folder / CORPUS).is_file():
         counts["passages"] = len(Passages.open(folder / CORPUS))
-    return Report(counts, notes)
+    return ImportReport(counts, notes)
 
 
 def stored(name: str) -> MappingProxyType[str, Question]:

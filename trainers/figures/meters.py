@@ -19,7 +19,6 @@ class Meters:
     """Collects sums and counts by name; equal for every split into processes."""
 
     def __init__(self) -> None:
-        """Start empty."""
         self._sums: dict[str, tuple[float, float]] = {}
         self._tops: dict[str, float] = {}
 

@@ -60,7 +60,6 @@ class Constant(Schedule):
     value: float
 
     def at(self, step: int) -> float:
-        """Return the value."""
         return float(self.value)
 
 

@@ -154,7 +154,6 @@ class ServerTeacher:
         return self.server.http.usage.totals()
 
     def close(self) -> None:
-        """Close the connections."""
         self.server.http.close()
 
 

@@ -164,7 +164,6 @@ class FullForward:
     keeps = False
 
     def __init__(self, model: Any) -> None:
-        """Bind a model."""
         self.model = model
         self._keeps_logits = keeps_logits(model)
 
@@ -198,16 +197,16 @@ class FullForward:
         return logits
 
     def move(self, source: IntArray, rows: int, capacity: int) -> None:
-        """Nothing is kept."""
+        return
 
     def copy(self, source: int, target: int, tokens: int) -> None:
-        """Nothing is kept."""
+        return
 
     def clear(self, row: int) -> None:
-        """Nothing is kept."""
+        return
 
     def reset(self) -> None:
-        """Nothing is kept."""
+        return
 
 
 def keeps_logits(model: Any) -> bool:

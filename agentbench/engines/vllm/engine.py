@@ -20,7 +20,7 @@ from ...errors import EngineFailure, UsageError
 from ...types import Action, Finish
 from ..stops import StopFinder
 from .adapter import Backend, Piece, check_version, generation, on_cpu, scoring
-from .model import examine
+from .model import read_facts
 
 _LOG = logging.getLogger(__name__)
 _FINISHES = {"stop", "length"}
@@ -357,7 +357,9 @@ def build(
     check_version()
     if slots < 1 or (prefill_tokens is not None and prefill_tokens < 1):
         raise UsageError(f"slots and prefill_tokens must be at least 1, got {slots} and {prefill_tokens}")
-    found = examine(model, dtype, max_context, revision, on_cpu=on_cpu(), trust_remote_code=trust_remote_code)
+    found = read_facts(
+        model, dtype, max_context, revision, on_cpu=on_cpu(), trust_remote_code=trust_remote_code
+    )
     if cache_bytes is None and on_cpu():
         cache_bytes = found.cache_bytes(slots)
     backend = Backend(

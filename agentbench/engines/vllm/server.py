@@ -225,7 +225,6 @@ class VLLMServerEngine(Engine):
         return version
 
     def close(self) -> None:
-        """Close the connections."""
         for server in self.servers:
             server.http.close()
 

@@ -39,7 +39,7 @@ def models(tmp_path_factory):
     return root
 
 
-def config(models, folder, prompt, algorithm="opd", **changes):
+def config(models, folder, prompt, algorithm="gkd", **changes):
     values = {
         "algorithm": algorithm,
         "output_dir": str(folder),
@@ -54,8 +54,8 @@ def config(models, folder, prompt, algorithm="opd", **changes):
         "max_steps": 2,
         "learning_rate": 0.01,
     }
-    if algorithm == "opd":
-        values |= {"teachers": [{"model_name_or_path": str(models / "teacher")}], "trainer": {"loss": "full"}}
+    if algorithm == "gkd":
+        values |= {"teachers": [{"model_name_or_path": str(models / "teacher")}]}
     return validate(TrainConfig, values | changes)
 
 
@@ -70,10 +70,10 @@ def episodes_of(tokenizer, prompt):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_retrieved_tokens_have_a_gradient_of_exactly_zero(models, tmp_path, layout):
-    from agentbench.trainers.opd import SPEC as OPD
+    from agentbench.trainers.gkd import SPEC as GKD
 
     run = config(models, tmp_path, LAYOUTS[layout])
-    trainer = OPD.build(run, validate(OPD.config, run.trainer))
+    trainer = GKD.build(run, validate(GKD.config, run.trainer))
     episodes = episodes_of(trainer.tokenizer, LAYOUTS[layout])
     retrieved = [
         turn.observation for item in episodes for turn in item.turns if "<information>" in turn.observation
@@ -150,7 +150,7 @@ def test_special_tokens_in_retrieved_text_stay_text(models, retriever, layout):
     assert "<|im_end|>" in tokenizer.decode(rendered.prompt_ids, skip_special_tokens=True)
 
 
-@pytest.mark.parametrize("algorithm", ["opd", "grpo"])
+@pytest.mark.parametrize("algorithm", ["gkd", "grpo"])
 def test_training_runs_on_questions(models, tmp_path, algorithm):
     from agentbench.training.loop import train
 
