@@ -29,6 +29,7 @@ class Request:
         slot: conversation id; engines may keep its KV cache and reuse the longest common prefix of ids.
         choices: guided choice: the reply must be one of these id sequences (each ends with an end token); log-probs
             are then of the distribution restricted to them. None = free.
+        end_ids: tokens that end the reply, beside those that the engine knows of; a chat template may have its own.
     """
 
     key: str
@@ -37,15 +38,22 @@ class Request:
     seed: int
     slot: str = ""
     choices: tuple[tuple[int, ...], ...] | None = None
+    end_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """An answer, or the failure that took its place; exactly one of `action` and `failure` is set."""
+    """An answer, or the failure that took its place; exactly one of `action` and `failure` is set.
+
+    Attributes:
+        content: what a growing conversation repeats of the reply, where that is not all of `action.text`: an endpoint
+            may have sent the thought apart. None takes the text.
+    """
 
     key: str
     action: Action | None = None
     failure: EngineFailure | None = None
+    content: str | None = None
 
 
 @runtime_checkable

@@ -8,7 +8,6 @@ they fail at once. Leaves out gathering queries and keeping answers (`batching`)
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import json
 import random
 import threading
@@ -21,7 +20,7 @@ from typing import Any, TypeVar
 import httpx
 import orjson
 
-from ..engines.http import checked_url
+from ..engines.settings import checked_url, is_loopback
 from ..errors import EnvFailure, UsageError
 from .contract import Hit, Refused, check_k, clean_query
 from .dialects import DIALECTS, Dialect
@@ -309,18 +308,6 @@ class Breaker:
         with self._changed:
             self._failures, self._down_since = 0, None
             self._changed.notify_all()
-
-
-def is_loopback(url: str) -> bool:
-    """Whether an address is on this machine."""
-    host = httpx.URL(url).host
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return address.is_loopback or address.is_unspecified
 
 
 def _is_final(reason: str) -> bool:

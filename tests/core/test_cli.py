@@ -191,6 +191,7 @@ def test_list_names_plug_ins(capsys):
         "trainers",
         "engines",
         "panels",
+        "suites",
         "datasets",
         "prompts",
     }
@@ -305,3 +306,14 @@ def test_the_console_script_exits_with_the_code(tmp_path):
     words = [sys.executable, "-c", "from agentbench.cli import main; main()", "eval", "--limit", "x"]
     found = subprocess.run(words, capture_output=True, text=True, check=False)
     assert (found.returncode, found.stdout) == (2, "")
+
+
+def test_stop_strings_are_given_one_by_one(panel, tmp_path):
+    words = ["eval", "--panel", str(panel), "--policy", "model", "--engine", "scripted", "--limit", "1"]
+    words += ["--model", "<think></think><action>win</action> on", "--stop", "</action>", "--stop", "never"]
+    assert run([*words, "--output", str(tmp_path / "run")]) == 0
+    import yaml
+
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["stop"] == ["</action>", "never"]
+    turn = json.loads((tmp_path / "run" / "episodes.jsonl").read_text().splitlines()[0])["turns"][0]
+    assert turn["action"]["text"] == "<think></think><action>win</action>"

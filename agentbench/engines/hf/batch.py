@@ -282,7 +282,10 @@ class SlotBatch:
         table.known[rows] += 1
         self._settings.position[rows] += 1
         complete = self._choices.advance(rows, settings.position, new)
-        stopped = np.where(guided, complete, (new[:, None] == self._end_ids).any(-1))
+        ended = (new[:, None] == self._end_ids).any(-1)
+        for at, row in enumerate(rows):  # a chat template's own end token belongs to its requests alone
+            ended[at] |= int(new[at]) in self.running[int(row)].request.end_ids
+        stopped = np.where(guided, complete, ended)
         stopped |= np.array([self._says_stop(int(row)) for row in rows], bool)
         finite = np.isfinite(logprobs)
         over = stopped | (settings.position + 1 >= settings.max_tokens)

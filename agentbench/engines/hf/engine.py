@@ -184,10 +184,13 @@ class HFEngine(Engine):
         room = min(sampling.max_new_tokens, self.max_context - len(prompt))
         return Job(request, prompt, room, deadline, self._submitted)
 
-    def poll(self) -> list[Completion]:
-        """Work until something is finished; [] when nothing is queued."""
+    def poll(self, timeout: float | None = None) -> list[Completion]:
+        """Work until something is finished, for `timeout` seconds or little more; [] when nothing is."""
+        until = None if timeout is None else time.monotonic() + timeout
         with self._quiet_model():
             while not self._ready and (self._waiting or self._batch.running):
+                if until is not None and time.monotonic() > until:
+                    break
                 if self._timeout is not None:
                     self._expire(time.monotonic())
                 if not (self._joins_now() and self._join()):
@@ -234,7 +237,8 @@ class HFEngine(Engine):
         if error is not None:
             message = str(error) if isinstance(error, EngineFailure) else f"{type(error).__name__}: {error}"
             return Completion(key, failure=EngineFailure(message))
-        said = ids[:-1] if ids and ids[-1] in self._end_ids else ids
+        ended = bool(ids) and (ids[-1] in self._end_ids or ids[-1] in outcome.job.request.end_ids)
+        said = ids[:-1] if ended else ids
         text = self.tokenizer.decode(said, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return Completion(key, Action(text, ids, outcome.logprobs, outcome.finish, self.policy_version))
 
@@ -259,6 +263,12 @@ class HFEngine(Engine):
         for row in [row for row, job in self._batch.running.items() if job.request.key in wanted]:
             self._batch.end(row, "abort")
         self._collect()
+
+    def drop(self, keys: Iterable[str]) -> None:
+        """Stop requests; nothing more is heard of them."""
+        gone = set(keys)
+        self.abort(gone)
+        self._ready = [item for item in self._ready if item.key not in gone]
 
     def release(self, slot: str) -> None:
         """Forget the cache of a conversation; unknown slots are ignored."""

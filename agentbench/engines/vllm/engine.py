@@ -118,20 +118,16 @@ class VLLMEngine(Engine):
 
     def _job(self, request: Request) -> _Job:
         sampling, choices, prompt = request.sampling, request.choices, request.token_ids
-        if choices is not None and not all(map(self._ends_once, choices)):
+        end_ids = sorted({*self._end_ids, *request.end_ids})
+        if choices is not None and not all(_ends_once(choice, end_ids) for choice in choices):
             raise UsageError(
                 f"request {request.key!r} cannot be answered: vllm needs choices with one end token, their last; "
                 "use engine: hf"
             )
         room = max(1, min(sampling.max_new_tokens, self.max_context - len(prompt)))
-        parameters = generation(
-            sampling, seed=request.seed, room=room, end_ids=self._end_ids, choices=choices
-        )
+        parameters = generation(sampling, seed=request.seed, room=room, end_ids=end_ids, choices=choices)
         deadline = math.inf if self._timeout is None else time.monotonic() + self._timeout
         return _Job(request, parameters, deadline)
-
-    def _ends_once(self, choice: Sequence[int]) -> bool:
-        return [token in self._end_ids for token in choice] == [False] * (len(choice) - 1) + [True]
 
     def _start(self, job: _Job) -> None:
         """Hand a job to vLLM, from the beginning."""
@@ -148,9 +144,12 @@ class VLLMEngine(Engine):
         self._count += 1
         return str(self._count)
 
-    def poll(self) -> list[Completion]:
-        """Work until something is finished; [] when nothing is queued."""
+    def poll(self, timeout: float | None = None) -> list[Completion]:
+        """Work until something is finished, for `timeout` seconds or little more; [] when nothing is."""
+        until = None if timeout is None else time.monotonic() + timeout
         while not self._ready and self._jobs:
+            if until is not None and time.monotonic() > until:
+                break
             self._expire(time.monotonic())
             if self._jobs:
                 self._step()
@@ -209,7 +208,7 @@ class VLLMEngine(Engine):
 
     def _end(self, job: _Job, finish: Finish) -> None:
         ids = job.token_ids
-        said = ids[:-1] if ids and ids[-1] in self._end_ids else ids
+        said = ids[:-1] if ids and ids[-1] in (*self._end_ids, *job.request.end_ids) else ids
         text = self.tokenizer.decode(said, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         action = Action(text, ids, job.logprobs, finish, self.policy_version)
         self._ready.append(Completion(job.request.key, action))
@@ -239,6 +238,12 @@ class VLLMEngine(Engine):
         self._backend.abort(stopped)
         for id in stopped:
             self._end(self._jobs.pop(id), "abort")
+
+    def drop(self, keys: Iterable[str]) -> None:
+        """Stop requests; nothing more is heard of them."""
+        gone = set(keys)
+        self.abort(gone)
+        self._ready = [item for item in self._ready if item.key not in gone]
 
     def release(self, slot: str) -> None:
         """Nothing to do: the prefix cache forgets what was used longest ago."""
@@ -322,6 +327,10 @@ class VLLMEngine(Engine):
         self._backend.wake()
 
 
+def _ends_once(choice: Sequence[int], end_ids: Sequence[int]) -> bool:
+    return [token in end_ids for token in choice] == [False] * (len(choice) - 1) + [True]
+
+
 def build(
     model: str,
     *,
@@ -357,11 +366,9 @@ def build(
     check_version()
     if slots < 1 or (prefill_tokens is not None and prefill_tokens < 1):
         raise UsageError(f"slots and prefill_tokens must be at least 1, got {slots} and {prefill_tokens}")
-    found = read_facts(
-        model, dtype, max_context, revision, on_cpu=on_cpu(), trust_remote_code=trust_remote_code
-    )
-    if cache_bytes is None and on_cpu():
-        cache_bytes = found.cache_bytes(slots)
+    cpu = on_cpu()
+    found = read_facts(model, dtype, max_context, revision, on_cpu=cpu, trust_remote_code=trust_remote_code)
+    cache_bytes = found.cache_bytes(slots) if cache_bytes is None and cpu else cache_bytes
     backend = Backend(
         str(found.folder),
         dtype=found.dtype,

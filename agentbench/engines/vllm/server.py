@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import queue
 import shutil
+import time
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
@@ -121,7 +122,7 @@ class VLLMServerEngine(Engine):
             "presence_penalty": 0.0,
             "frequency_penalty": 0.0,
             "min_tokens": min(sampling.min_new_tokens, room),
-            "stop_token_ids": self._stop_ids,
+            "stop_token_ids": sorted({*self._stop_ids, *request.end_ids}),
             "seed": request.seed,
         }
         if sampling.stop:
@@ -133,11 +134,16 @@ class VLLMServerEngine(Engine):
     def _server_of(self, request: Request) -> VLLMServer:
         return self.servers[zlib.crc32((request.slot or request.key).encode()) % len(self.servers)]
 
-    def poll(self) -> list[Completion]:
-        """Wait until something is answered; [] when nothing is asked."""
+    def poll(self, timeout: float | None = None) -> list[Completion]:
+        """Wait until something is answered, at most `timeout` seconds; [] when nothing is asked or answered."""
         ready, self._ready = self._ready, []
+        until = None if timeout is None else time.monotonic() + timeout
         while self._running and (not ready or not self._ended.empty()):
-            request, future = self._ended.get()
+            try:
+                left = None if until is None else max(0.0, until - time.monotonic())
+                request, future = self._ended.get(timeout=left)
+            except queue.Empty:
+                break
             if self._running.get(request.key, (None, None))[1] is not future:
                 continue  # stopped meanwhile
             del self._running[request.key]
@@ -155,18 +161,27 @@ class VLLMServerEngine(Engine):
         length = self._stops.length(ids, sampling.stop, sampling.min_new_tokens)
         if length is not None:  # a server may send tokens that it computed beyond it
             ids, logprobs, finish = ids[:length], logprobs[:length], "stop"
-        return Completion(request.key, self._action(ids, logprobs, finish))  # type: ignore[arg-type]
+        return Completion(request.key, self._action(request, ids, logprobs, finish))  # type: ignore[arg-type]
 
-    def _action(self, ids: Sequence[int], logprobs: Sequence[float], finish: Finish) -> Action:
-        spoken = ids[:-1] if ids and ids[-1] in self._stop_ids else ids
+    def _action(
+        self, request: Request, ids: Sequence[int], logprobs: Sequence[float], finish: Finish
+    ) -> Action:
+        spoken = ids[:-1] if ids and ids[-1] in (*self._stop_ids, *request.end_ids) else ids
         text = self.tokenizer.decode(spoken, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return Action(text, ids, logprobs, finish, self.policy_version)
 
     def abort(self, keys: Iterable[str]) -> None:
         """Stop requests; each is answered with nothing said and finish "abort"."""
         for key in set(keys) & set(self._running):
+            request, future = self._running.pop(key)
+            future.cancel()
+            self._ready.append(Completion(key, self._action(request, [], [], "abort")))
+
+    def drop(self, keys: Iterable[str]) -> None:
+        """Stop requests; nothing more is heard of them."""
+        for key in set(keys) & set(self._running):
             self._running.pop(key)[1].cancel()
-            self._ready.append(Completion(key, self._action([], [], "abort")))
+        self._ready = [item for item in self._ready if item.key not in keys]
 
     def release(self, slot: str) -> None:
         """Nothing is kept here; servers drop old prefixes by themselves."""

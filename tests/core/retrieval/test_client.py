@@ -5,11 +5,12 @@ import time
 import pytest
 from places import FAKE_RETRIEVAL
 
+from agentbench.engines.http import is_loopback
 from agentbench.errors import EnvFailure, UsageError
 from agentbench.registry import load
 from agentbench.retrieval import Passage, Retriever
 from agentbench.retrieval import client as client_module
-from agentbench.retrieval.client import Breaker, ClientRetriever, is_loopback
+from agentbench.retrieval.client import Breaker, ClientRetriever
 from agentbench.retrieval.contract import Refused
 from agentbench.retrieval.open import open_retriever
 
@@ -207,16 +208,14 @@ def test_a_refusal_is_not_repeated_and_leaves_the_breaker_alone(fake, status, op
     assert passages(client.search(["oslo"], 3)) == [[OSLO]]
 
 
-def test_a_server_that_is_down_fails_within_its_patience_and_comes_back(fake, opened):
+def test_a_server_that_is_down_is_a_failure_in_the_end_and_comes_back(fake, opened):
     client = opened(fake, patience=1.0)
     fake.stop()
-    began = time.monotonic()
-    with pytest.raises(EnvFailure, match="gave no usable answer in"):
-        client.search(["oslo"], 3)
-    with pytest.raises(EnvFailure, match=r"has been down for|no usable answer"):
-        client.search(["oslo"], 3)
-    assert time.monotonic() - began < 10
+    for _ in range(2):
+        with pytest.raises(EnvFailure, match=r"(gave no usable answer in|has been down for) .*ConnectError"):
+            client.search(["oslo"], 3)
     with FakeRetrieval(port=fake.port):
+        time.sleep(0.3)  # the next probe is due
         assert passages(client.search(["oslo"], 3)) == [[OSLO]]
 
 
@@ -231,14 +230,15 @@ def test_an_outage_is_waited_out_by_all_and_probed_by_few(fake, opened):
     threads = [threading.Thread(target=ask) for _ in range(12)]
     for thread in threads:
         thread.start()
+    began = time.monotonic()
     time.sleep(1.0)
-    during = len(fake.seen)
+    during, waited = len(fake.seen), time.monotonic() - began
     fake.stay = None
     for thread in threads:
         thread.join()
     assert answers == [[[ROME]]] * 12
     # 12 first attempts may be under way before the fifth failure; then one probe in 0.3 s instead of 12 callers' tries
-    assert during <= 12 + 4
+    assert during <= 12 + 1 + waited / 0.3 + 1
 
 
 def test_the_breaker_opens_after_failures_in_a_row_and_lets_one_probe_pass(monkeypatch):
