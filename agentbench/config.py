@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from .errors import ConfigError
 
@@ -21,163 +20,6 @@ class Section(BaseModel):
     """Base of every configuration section: unknown keys are refused, values are frozen."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class EnvConfig(Section):
-    """What is played.
-
-    Attributes:
-        name: environment plug-in.
-        split: tasks to train on.
-        options: keyword options of the env's factory.
-        prompt: prompt reference; None takes the env's own.
-        history: observation-action pairs in a fresh prompt; None takes the env's own.
-        max_turns: turn limit; None takes the env's own.
-        num_tasks: use just the first tasks of the split; None uses all.
-    """
-
-    name: str
-    split: str
-    options: dict[str, Any] = Field(default_factory=dict)
-    prompt: str | None = None
-    history: int | None = Field(default=None, ge=0)
-    max_turns: int | None = Field(default=None, ge=1)
-    num_tasks: int | None = Field(default=None, ge=1)
-
-
-class RolloutConfig(Section):
-    """How episodes are sampled.
-
-    Attributes:
-        engine: engine plug-in; `engine_options` are its own keyword options.
-        concurrency: episodes under way at once.
-        tasks_per_step: groups of a step; `group_size` is the number of trajectories in each.
-        guided: sample only among admissible commands.
-        max_new_tokens: limit of one reply, in tokens.
-        max_episode_tokens: limit of sampled tokens in one episode; None is unlimited.
-        publish_tolerance: largest mean difference between the log-probs of engine and trainer, in nats a token, on a
-            probe after every update of the engine's weights; null does not look.
-        demonstrator: who plays the author "expert", gives labels, and is the expert of mixed behaviour: the env's
-            all-knowing "expert", or its "explorer" that knows only the text.
-        behaviours: shares of the mixed-behaviour author: random, half_random, other_goal, expert, impossible.
-    """
-
-    engine: str = "hf"
-    engine_options: dict[str, Any] = Field(default_factory=dict)
-    concurrency: int = Field(default=64, ge=1)
-    tasks_per_step: int = Field(default=16, ge=1)
-    group_size: int = Field(default=8, ge=1)
-    guided: bool = False
-    temperature: float = Field(default=1.0, gt=0)
-    top_p: float = Field(default=1.0, gt=0, le=1)
-    top_k: int = Field(default=0, ge=0)
-    max_new_tokens: int = Field(default=512, ge=1)
-    max_episode_tokens: int | None = Field(default=None, ge=1)
-    publish_tolerance: float | None = Field(default=0.05, gt=0)
-    demonstrator: Literal["expert", "explorer"] = "expert"
-    behaviours: dict[str, float] = Field(default_factory=dict)
-
-
-class TeacherConfig(Section):
-    """A frozen model that scores the student's tokens.
-
-    Attributes:
-        model_name_or_path: a local folder or a hub id; for "server" the name under which it is served.
-        backend: "hf" beside the student, "vllm" in an engine of this process, "server" behind `base_url`.
-        base_url: of a vLLM server, such as http://localhost:8000; belongs to "server".
-        engine_options: keyword options of "vllm" and "server".
-    """
-
-    model_name_or_path: str
-    revision: str | None = None
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    backend: Literal["hf", "vllm", "server"] = "hf"
-    base_url: str | None = None
-    engine_options: dict[str, Any] = Field(default_factory=dict)
-
-    @model_validator(mode="after")
-    def _used(self) -> TeacherConfig:
-        """Refuse keys that the backend would ignore."""
-        if (self.backend == "server") != (self.base_url is not None):
-            raise ValueError("backend 'server' needs base_url, and no other backend uses it")
-        if self.backend == "hf" and self.engine_options:
-            raise ValueError("backend 'hf' uses no engine_options; remove them")
-        return self
-
-
-class LoraSettings(Section):
-    """Low-rank adapters through peft; only they are trained."""
-
-    r: int = Field(default=32, ge=1)
-    alpha: int = Field(default=64, ge=1)
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    target_modules: str | list[str] = "all-linear"
-
-
-class EvalDuringTraining(Section):
-    """A panel played every `every` steps with the current weights, and at the end.
-
-    Attributes:
-        panel: panel id or file.
-        limit: play only the first tasks; None plays all.
-        temperature: of evaluation; 0 is greedy.
-        repeats: episodes per task.
-    """
-
-    panel: str
-    every: int = Field(default=10, ge=1)
-    limit: int | None = Field(default=None, ge=1)
-    temperature: float = Field(default=0.4, ge=0)
-    repeats: int = Field(default=1, ge=1)
-
-
-class TrainConfig(Section):
-    """One training run. `trainer` holds the algorithm's own keys, see docs/algorithms.
-
-    Attributes:
-        algorithm: trainer plug-in.
-        model_name_or_path: student, a local folder or a hub id.
-        teachers: frozen models, for algorithms that need them.
-        max_steps: number of updates of the loop (each collects new episodes).
-        learning_rate: peak; `lr_scheduler_type` and `warmup_steps` shape it over `max_steps`.
-        tokens_per_micro_batch: rows are packed into micro-batches of at most this many tokens, padding included.
-        updates_per_step: optimizer steps made from each batch of episodes; rows are split evenly among them.
-        save_steps: a checkpoint every so many steps; `save_total_limit` keeps the newest (and the best).
-        metric_for_best_model: evaluation figure by which `best` is chosen.
-        num_processes: processes that were asked for; a launch with another number stops.
-        report_to: trackers of accelerate: tensorboard, wandb, trackio, mlflow.
-    """
-
-    algorithm: str
-    output_dir: str
-    model_name_or_path: str
-    env: EnvConfig
-    rollout: RolloutConfig = RolloutConfig()
-    teachers: tuple[TeacherConfig, ...] = ()
-    trainer: dict[str, Any] = Field(default_factory=dict)
-    eval: EvalDuringTraining | None = None
-    seed: int = 0
-    max_steps: int = Field(default=150, ge=1)
-    learning_rate: float = Field(default=1e-6, gt=0)
-    lr_scheduler_type: Literal["constant", "linear", "cosine"] = "constant"
-    min_lr_ratio: float = Field(default=0.0, ge=0, le=1)
-    warmup_steps: int = Field(default=0, ge=0)
-    weight_decay: float = Field(default=0.01, ge=0)
-    adam_beta1: float = Field(default=0.9, ge=0, lt=1)
-    adam_beta2: float = Field(default=0.999, ge=0, lt=1)
-    adam_epsilon: float = Field(default=1e-8, gt=0)
-    max_grad_norm: float = Field(default=1.0, gt=0)
-    tokens_per_micro_batch: int = Field(default=16384, ge=1)
-    updates_per_step: int = Field(default=1, ge=1)
-    bf16: bool = False
-    gradient_checkpointing: bool = False
-    lora: LoraSettings | None = None
-    save_steps: int = Field(default=50, ge=1)
-    save_total_limit: int | None = Field(default=2, ge=1)
-    metric_for_best_model: str = "success"
-    num_processes: int = Field(default=1, ge=1)
-    fsdp: bool = False
-    report_to: tuple[str, ...] = ()
 
 
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -221,25 +63,6 @@ def _keys_beside(model: type[BaseModel], path: Sequence[str]) -> list[str]:
         if nested:
             fields = nested[0]
     return sorted(fields.model_fields)
-
-
-def read_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
-    """Read a YAML file, apply `key.sub=value` overrides (values are YAML), and check everything.
-
-    Raises: ConfigError: the file is absent or not YAML, or a key or value is not allowed.
-    """
-    file = Path(path)
-    if not file.is_file():
-        raise ConfigError(f"no configuration file {str(path)!r}")
-    try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: expected keys and values, got {type(values).__name__}")
-    for override in overrides:
-        _apply(values, override)
-    return validate(TrainConfig, values)
 
 
 def _apply(values: dict[str, Any], override: str) -> None:

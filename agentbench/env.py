@@ -134,7 +134,7 @@ class EnvSpec:
         splits: names accepted by `tasks`, embedded ones first.
         tasks: split -> ordered task ids. Raises MissingData when the files are absent.
         prompt: "package:folder/name" of the prompt, see `agentbench.prompts`.
-        parser: name of the action parser and its options, see `agentbench.parse`.
+        parser: name of the action parser and its options, see `agentbench.dialogue.parse`.
         max_turns: turn limit of the benchmark's protocol.
         history: observation-action pairs shown in a fresh prompt.
         metric: headline metric, "success" or "score".

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-from .engines import Engine, TextEngine
+from .engine import Engine, TextEngine
 from .env import EnvSpec
 from .errors import ConfigError, ContractError, UnknownName, unknown_name
 from .trainer import TrainerSpec

@@ -1,4 +1,4 @@
-"""The trainer contract: what an algorithm offers to the loop in `agentbench.train`. Holds no tensors.
+"""The trainer contract: what an algorithm offers to the loop in `agentbench.training.loop`. Holds no tensors.
 
 Leaves out the loop itself (collect, update, publish, evaluate, save, resume) and all maths (`agentbench.trainers`).
 """

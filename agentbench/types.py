@@ -1,7 +1,7 @@
 """The records every part exchanges: Action, Turn, Trajectory, Group, RolloutPlan.
 
 Frozen dataclasses of plain Python values with a JSON round trip; compared with `==`. Leaves out tensors (see
-`agentbench.trainers.batch`) and anything that acts. Frozen is shallow: never mutate a list held by a record.
+`agentbench.trainers.batch.tables`) and anything that acts. Frozen is shallow: never mutate a list held by a record.
 """
 
 from __future__ import annotations
@@ -63,9 +63,14 @@ class Turn:
         action: the reply.
         env_action: what was sent to the env; None when nothing could be parsed (the env was told so).
         reward: of this step, in the env's own unit.
-        info: the env's own info values that differ from those at reset, "invalid" (parse failure) and
-            "penalty" (already taken off the reward), "label" and "label_ids".
+        invalid: name of the parse failure; "" when the reply was clean.
+        penalty: already taken off the reward for an invalid reply.
+        label: what another author would have done here, when the plan asked for it.
+        shown: what the prompt was written from beside the turns before: "admissible" and the env's own info of that
+            moment. With it a teacher's prompt for the same turn can be written again.
+        info: the env's own info values after the step that differ from those at reset; never read by trainers.
         annotations: numbers added later by trainers: weight, advantage, disagreement, uncertainty ...
+        notes: texts that a teacher read for this turn and the student did not: a debate, a skill, a peer's attempt.
     """
 
     index: int
@@ -75,8 +80,13 @@ class Turn:
     reward: float
     context_ids: Sequence[int] = ()
     fresh: bool = True
+    invalid: str = ""
+    penalty: float = 0.0
+    label: Action | None = None
+    shown: Mapping[str, Any] = field(default_factory=dict)
     info: Mapping[str, Any] = field(default_factory=dict)
     annotations: Mapping[str, float] = field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,10 +187,10 @@ class RolloutPlan:
         groups: number of tasks (episode mode) or anchors (step mode).
         members: trajectories per group.
         mode: "episode" runs whole episodes; "step" forks every member at an anchor (trajectory, turn).
-        anchors: name of the anchor sampler, see `agentbench.sampling` (step mode only).
+        anchors: name of the anchor sampler, see `agentbench.rollout.anchors` (step mode only).
         authors: hand-over schedules, dealt to the episodes in turn; one schedule is ((first turn, author), ...), and an
             author acts from that turn on until the next hand-over.
-        labels: author who is also asked, on every turn, what it would do; the command is kept in `Turn.info["label"]`.
+        labels: author who is also asked, on every turn, what it would do; kept in `Turn.label`.
         max_turns: turn limit; None takes the env's own.
         sampling: how the student samples.
         steps_per_member: turns each member plays after its anchor; None plays to the end (step mode only).
@@ -227,9 +237,14 @@ def trajectory_from_dict(data: Mapping[str, Any]) -> Trajectory:
 
 def _turn_from_dict(data: Mapping[str, Any]) -> Turn:
     values = dict(data)
-    action = dict(data["action"])
-    action["token_ids"] = tuple(action["token_ids"])
-    action["logprobs"] = tuple(action["logprobs"])
-    values["action"] = Action(**action)
+    values["action"] = _action_from_dict(data["action"])
+    values["label"] = _action_from_dict(data["label"]) if data.get("label") else None
     values["context_ids"] = tuple(data["context_ids"])
     return Turn(**values)
+
+
+def _action_from_dict(data: Mapping[str, Any]) -> Action:
+    values = dict(data)
+    values["token_ids"] = tuple(data["token_ids"])
+    values["logprobs"] = tuple(data["logprobs"])
+    return Action(**values)

@@ -60,7 +60,7 @@ def main() -> int:
 
 def measure_native(paths: Sequence[str], steps: int, seed: int) -> Figures:
     """Time loading, resetting and stepping the native engine; seconds."""
-    from agentbench.envs.alfworld.engine import Game, Session
+    from agentbench.envs.alfworld.play.session import Game, Session
 
     Game.load(paths[0])  # imports and first-use costs are paid once a process
     loads = [_timed(lambda path=path: Game.load(path)) for path in paths]
@@ -73,7 +73,7 @@ def measure_native(paths: Sequence[str], steps: int, seed: int) -> Figures:
 
 def measure_original(paths: Sequence[str], steps: int, seed: int) -> Figures:
     """Time the original engine in the same way; seconds, and MiB a live env."""
-    from agentbench.envs.alfworld.reference import ReferenceSession, start
+    from agentbench.envs.alfworld.play.reference import ReferenceSession, start
 
     start(paths[0])
     before = _peak_bytes()
@@ -90,7 +90,7 @@ def measure_original(paths: Sequence[str], steps: int, seed: int) -> Figures:
 
 def measure_memory(paths: Sequence[str], live: int) -> Figures:
     """Hold many live episodes, each with a compiled game of its own; MiB."""
-    from agentbench.envs.alfworld.engine import Game, Session
+    from agentbench.envs.alfworld.play.session import Game, Session
 
     first = Session(Game.load(paths[0]))
     before = _peak_bytes()
@@ -183,7 +183,7 @@ def _games(folder: Path | None, count: int, scratch: Path) -> list[str]:
             raise SystemExit(f"no *.tw-pddl below {folder}; give the folder of unpacked games")
         chosen = range(0, len(found), max(1, len(found) // count))
         return [str(found[i]) for i in chosen][:count]
-    from agentbench.envs.alfworld.generate import game_for, task_ids, write_game
+    from agentbench.envs.alfworld.generate.generate import game_for, task_ids, write_game
 
     ids = task_ids("real", "test", count)
     return [str(write_game(game_for(task_id), scratch / task_id.replace("/", "-"))) for task_id in ids]

@@ -1,4 +1,4 @@
-"""Cost of full-vocabulary divergences: the naive form against `agentbench.trainers.chunked`.
+"""Cost of full-vocabulary divergences: the naive form against `agentbench.trainers.kernels.fused`.
 
 Each line of the table is a fresh process: forward and backward to hidden states and student head, float32. Extra
 memory is the peak resident size above inputs, weights and already allocated gradients. Run with
@@ -75,7 +75,8 @@ def measure(form: str, kind: str, tokens: int, vocab: int, width: int) -> Record
     """Run one forward and backward in this process."""
     import torch
 
-    from agentbench.trainers.chunked import LinearHead, divergence
+    from agentbench.trainers.kernels.divergence import divergence
+    from agentbench.trainers.kernels.fused import LinearHead
 
     generator = torch.Generator().manual_seed(0)
 

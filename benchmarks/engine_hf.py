@@ -5,7 +5,7 @@
 Every conversation begins with a prompt and grows by an observation and a reply per turn; lengths are ragged. `generate`
 takes all conversations of a turn at once, left-padded, and computes them from the start, as it does when it is called
 turn by turn. Figures are CPU seconds of the median of `--repeats` alternating runs, and sampled tokens per CPU second.
-Leaves out: whether the engine is right (`tests/core/test_engine_hf.py`), though the largest log-prob error is printed.
+Leaves out: whether the engine is right (`tests/core/engines/hf/`), though the largest log-prob error is printed.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
-from agentbench.engines import Request
-from agentbench.engines.hf import HFEngine
-from agentbench.tiny import make_model, make_tokenizer
+from agentbench.engine import Request
+from agentbench.engines.hf.engine import HFEngine
+from agentbench.models.tiny import make_model, make_tokenizer
 from agentbench.types import SamplingParams
 
 Ids = list[list[int]]

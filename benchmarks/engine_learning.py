@@ -15,9 +15,9 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from agentbench.compare import compare_runs
-from agentbench.records import read_episodes
-from agentbench.stats import wilson
+from agentbench.runs.compare import compare_runs
+from agentbench.runs.episodes import read_episodes
+from agentbench.runs.stats import wilson
 
 ENGINES = ("hf", "vllm")
 

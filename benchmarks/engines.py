@@ -25,16 +25,17 @@ from typing import Any
 
 import numpy as np
 
-from agentbench.config import TrainConfig, validate
-from agentbench.engines import Engine, Request
-from agentbench.episode import Episode
-from agentbench.parse import get_parser
-from agentbench.policy import ModelPolicy
-from agentbench.prompt import load_prompt
+from agentbench.config import validate
+from agentbench.dialogue.parse import get_parser
+from agentbench.dialogue.prompt import load_prompt
+from agentbench.dialogue.render import Renderer
+from agentbench.engine import Engine, Request
+from agentbench.models.tiny import make_model, make_tokenizer
+from agentbench.policies.model import ModelPolicy
 from agentbench.registry import engine_factory, env_spec
-from agentbench.render import Renderer
-from agentbench.rollout import run_episodes
-from agentbench.tiny import make_model, make_tokenizer
+from agentbench.rollout.episode import Episode
+from agentbench.rollout.schedule import run_episodes
+from agentbench.training.config import TrainConfig
 from agentbench.types import SamplingParams, derive_seed
 
 ENGINES = ("hf", "vllm")
@@ -196,12 +197,12 @@ class Stopwatch:
 
 def training_part(options: argparse.Namespace) -> dict[str, Any]:
     """Shares of CPU time of ATOD steps, all but the first, by engine."""
-    from agentbench import train as loop
-    from agentbench.engines.hf import HFEngine
-    from agentbench.engines.vllm import VLLMEngine
+    from agentbench.engines.hf.engine import HFEngine
+    from agentbench.engines.vllm.engine import VLLMEngine
     from agentbench.trainers.base import Algorithm
-    from agentbench.trainers.student import Student
-    from agentbench.trainers.teachers import LocalTeacher
+    from agentbench.trainers.student.student import Student
+    from agentbench.trainers.teachers.local import LocalTeacher
+    from agentbench.training import loop as loop
 
     watch = Stopwatch()
     for engine in (HFEngine, VLLMEngine):

@@ -16,18 +16,18 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from agentbench.compare import compare_runs
-from agentbench.doctor import versions
-from agentbench.engines.hf import build
-from agentbench.episode import Episode
-from agentbench.parse import get_parser
-from agentbench.policy import ModelPolicy
-from agentbench.prompt import load_prompt
-from agentbench.records import read_episodes
+from agentbench.dialogue.parse import get_parser
+from agentbench.dialogue.prompt import load_prompt
+from agentbench.dialogue.render import Renderer
+from agentbench.engines.hf.engine import build
+from agentbench.machine import versions
+from agentbench.policies.model import ModelPolicy
 from agentbench.registry import env_spec
-from agentbench.render import Renderer
-from agentbench.rollout import run_episodes
-from agentbench.stats import wilson
+from agentbench.rollout.episode import Episode
+from agentbench.rollout.schedule import run_episodes
+from agentbench.runs.compare import compare_runs
+from agentbench.runs.episodes import read_episodes
+from agentbench.runs.stats import wilson
 from agentbench.types import SamplingParams, derive_seed
 
 PROMPT = "agentbench.prompts:alfworld/transcript"

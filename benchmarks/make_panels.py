@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from agentbench.errors import MissingData
-from agentbench.panels import digest
+from agentbench.evaluation.panels import digest
 from agentbench.registry import env_spec
 
 FOLDER = Path(__file__).parents[1] / "envs" / "panels"

@@ -63,7 +63,7 @@ HEADER = (
 
 def make_models(root: Path) -> None:
     """Write student and teacher with one tokenizer."""
-    from agentbench.tiny import make_model, make_tokenizer
+    from agentbench.models.tiny import make_model, make_tokenizer
 
     tokenizer = make_tokenizer(
         root / "tokenizer", [], entities=[f"cabinet {i}" for i in range(VOCABULARY - 262)]
@@ -105,10 +105,10 @@ def repeat(name: str, steps: int, generate: Callable[[], Any], update: Callable[
 
 def run_ours(root: Path, steps: int, loss: str, micro_batch: int) -> Figures:
     """Our engine and our `opd`, in micro-batches of so many tokens."""
-    from agentbench.config import EnvConfig, TeacherConfig, TrainConfig
-    from agentbench.engines import Request, sample
-    from agentbench.engines.hf import build
+    from agentbench.engine import Request, sample
+    from agentbench.engines.hf.engine import build
     from agentbench.trainers.opd import SPEC
+    from agentbench.training.config import EnvConfig, TeacherConfig, TrainConfig
     from agentbench.types import Group, SamplingParams, Trajectory, Turn
 
     run = TrainConfig(

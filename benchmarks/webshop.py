@@ -28,13 +28,13 @@ from typing import Any
 import numpy as np
 from rich.progress import Progress
 
-from agentbench.doctor import versions
-from agentbench.envs.webshop import market
 from agentbench.envs.webshop.env import WebShopEnv
-from agentbench.envs.webshop.generate import generate
-from agentbench.envs.webshop.goals import ORDERS, GoalTable
-from agentbench.envs.webshop.products import Product, product_of
-from agentbench.envs.webshop.search import ProductSearch
+from agentbench.envs.webshop.shop.goals import ORDERS, GoalTable
+from agentbench.envs.webshop.shop.products import Product, product_of
+from agentbench.envs.webshop.shop.search import ProductSearch
+from agentbench.envs.webshop.stock import market
+from agentbench.envs.webshop.stock.generate import generate
+from agentbench.machine import versions
 
 ORIGINAL_STEPS = 61
 Figures = dict[str, Any]

@@ -1,1 +1,1 @@
-"""Prompt templates, one folder per benchmark: YAML files only, read by `agentbench.prompt`."""
+"""Prompt templates, one folder per benchmark: YAML files only, read by `agentbench.dialogue.prompt`."""

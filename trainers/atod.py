@@ -13,28 +13,26 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from agentbench.config import TrainConfig
 from agentbench.trainer import TrainerSpec, Update
+from agentbench.training.config import TrainConfig
 from agentbench.types import Group
 
-from .advantages import sampled_distillation
 from .base import Algorithm
-from .batch import Batch
-from .grpo import EpisodeAdvantageConfig, episode_advantage, measure_groups, require_groups
-from .meters import Meters
-from .opd import require_one_teacher, require_plain_sampling
-from .schedules import from_config
-from .student import Scores
-from .surrogate import descend_surrogate, require_comparable
-from .teachers import open_teacher
-from .turn_weights import (
+from .batch.tables import Batch
+from .figures.meters import Meters
+from .maths.advantages import sampled_distillation
+from .maths.schedules import from_config
+from .maths.turn_weights import (
     DisagreementUncertainty,
     disagreement_uncertainty,
-    per_token,
     token_disagreement_uncertainty,
-    turn_mean,
     turn_statistics,
 )
+from .maths.turns import per_token, turn_mean
+from .preconditions import require_comparable, require_groups, require_one_teacher, require_plain_sampling
+from .student.student import Scores
+from .surrogate import EpisodeAdvantageConfig, descend_surrogate, episode_advantage, measure_groups
+from .teachers.open import open_teacher
 
 ScheduleConfig = float | dict[str, Any]
 
@@ -86,7 +84,7 @@ class Atod(Algorithm):
         require_one_teacher(run)
         require_plain_sampling(run)
         require_groups(run)
-        require_comparable(run, settings)
+        require_comparable(run, settings.importance_cap)
         super().__init__(run)
         self.settings = settings
         self.teacher = open_teacher(run.teachers[0], self.student)

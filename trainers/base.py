@@ -15,19 +15,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from agentbench.config import TrainConfig
 from agentbench.errors import TrainingError, UsageError
 from agentbench.trainer import Update
+from agentbench.training.config import TrainConfig
 from agentbench.types import Group, RolloutPlan, SamplingParams, derive_seed
 
-from . import checkpoint
-from .alarms import Alarms
-from .batch import Batch, Micro, collate, micro_batches
-from .losses import Reduction, reduction_denominator, token_coefficients
-from .meters import Meters
+from .batch.micro import Micro, micro_batches
+from .batch.tables import Batch, collate
+from .figures.alarms import Alarms
+from .figures.meters import Meters
+from .maths.reductions import Reduction, reduction_denominator, token_coefficients
 from .objectives import Objective
-from .processes import Processes
-from .student import Scores, Student
+from .student import checkpoint
+from .student.processes import Processes
+from .student.student import Scores, Student
 
 _PROBE_SHARE = 16
 """One row in so many is scored to compare engine and trainer where an algorithm does not score the whole batch."""

@@ -10,13 +10,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from agentbench.config import TrainConfig
 from agentbench.trainer import TrainerSpec
+from agentbench.training.config import TrainConfig
 
-from .advantages import step_centred
-from .batch import Batch
-from .grpo import Grpo, GrpoConfig, episode_advantage, measure_groups
-from .meters import Meters
+from .batch.tables import Batch
+from .figures.meters import Meters
+from .grpo import Grpo, GrpoConfig
+from .maths.advantages import step_centred
+from .surrogate import episode_advantage, measure_groups
 
 
 class GigpoConfig(GrpoConfig):

@@ -11,31 +11,17 @@ from collections.abc import Sequence
 from pydantic import Field
 from torch import Tensor
 
-from agentbench.config import TeacherConfig, TrainConfig
-from agentbench.errors import UsageError
 from agentbench.trainer import TrainerSpec, Update
+from agentbench.training.config import TeacherConfig, TrainConfig
 from agentbench.types import Group
 
-from .advantages import GroupStats, Standardised, group_centred
 from .base import Algorithm
-from .batch import Batch
-from .meters import Meters
-from .surrogate import SurrogateConfig, descend_surrogate, require_comparable
-from .teachers import LocalTeacher
-from .turn_weights import per_token
-
-
-class EpisodeAdvantageConfig(SurrogateConfig):
-    """Keys of every method with a group-relative episode advantage.
-
-    Attributes:
-        group_stats: "turn": mean and std over all turns of the group, so longer episodes weigh more (the frameworks
-            and the published runs); "trajectory": every episode counts once (the papers' formula).
-        divide_by_std: off leaves the distance from the mean.
-    """
-
-    group_stats: GroupStats = "turn"
-    divide_by_std: bool = True
+from .batch.tables import Batch
+from .figures.meters import Meters
+from .maths.turns import per_token
+from .preconditions import require_comparable, require_groups
+from .surrogate import EpisodeAdvantageConfig, descend_surrogate, episode_advantage, measure_groups
+from .teachers.local import LocalTeacher
 
 
 class GrpoConfig(EpisodeAdvantageConfig):
@@ -54,7 +40,7 @@ class Grpo(Algorithm):
     def __init__(self, run: TrainConfig, settings: GrpoConfig) -> None:
         """Load the student, and its frozen initial copy when there is a penalty."""
         require_groups(run)
-        require_comparable(run, settings)
+        require_comparable(run, settings.importance_cap)
         super().__init__(run)
         self.settings = settings
         self.reference: LocalTeacher | None = None
@@ -92,36 +78,6 @@ class Grpo(Algorithm):
         episode = episode_advantage(batch, self.settings)
         measure_groups(meters, episode, batch)
         return episode.value_X
-
-
-def episode_advantage(batch: Batch, settings: EpisodeAdvantageConfig) -> Standardised:
-    """Compare each episode's reward with its group's, per turn.
-
-    With group_stats "turn" the penalty of an invalid reply lowers its own turn only, as in verl-agent; with
-    "trajectory" it is part of the episode's reward.
-    """
-    table = (batch.group_M, batch.ok_M, batch.traj_N)
-    if settings.group_stats == "trajectory":
-        return group_centred(batch.score_M, *table, stats="trajectory", divide_by_std=settings.divide_by_std)
-    free_M = batch.score_M.index_add(0, batch.traj_N, batch.penalty_N)
-    return group_centred(
-        free_M, *table, stats="turn", divide_by_std=settings.divide_by_std, penalty_N=batch.penalty_N
-    )
-
-
-def measure_groups(meters: Meters, episode: Standardised, batch: Batch) -> None:
-    """Report how many groups teach nothing, and the size of the advantages."""
-    meters.mean("zero_variance_share", 1.0 * episode.flat / max(1, episode.buckets))
-    meters.mean("episode_advantage", episode.value_X.abs(), batch.ok_M[batch.traj_N])
-
-
-def require_groups(run: TrainConfig) -> None:
-    """Refuse groups of one: nothing to compare with."""
-    if run.rollout.group_size < 2:
-        raise UsageError(
-            f"{run.algorithm} compares the episodes of one task; rollout.group_size is {run.rollout.group_size}, "
-            "use 2 or more"
-        )
 
 
 def build(run: TrainConfig, settings: GrpoConfig) -> Grpo:

@@ -3,7 +3,7 @@
 An objective makes, for each micro-batch and its token coefficients, the kernel that sums the loss and finishes its
 gradient chunk by chunk. All coefficients are known before the forward, so the result does not depend on how rows are
 cut. Owns the sampled-token objective, the full-vocabulary divergence and the divergence on the teacher's top K.
-Leaves out coefficients (`losses`), accumulation (`base`) and the formulas (`divergences`, `chunked`).
+Leaves out coefficients (`losses`), accumulation (`base`) and the formulas (`divergences`, `fused`).
 """
 
 from __future__ import annotations
@@ -12,16 +12,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
-from .batch import Micro
-from .chunked import ChunkTerms, divergence, fused_sum, row_dot
-from .chunked_tokens import token_loss
-from .divergences import Kind, TailMode, on_support
-from .models import Kernel, Outputs
-from .student import Student
-from .teachers import LocalTeacher, TeacherScores
+from .batch.micro import Micro
+from .kernels.divergence import divergence
+from .kernels.fused import fused_sum
+from .kernels.support import SupportRule
+from .kernels.tokens import token_loss
+from .maths.divergences import Kind, TailMode
+from .student.hidden import Kernel, Outputs
+from .student.student import Student
+from .teachers.contract import TeacherScores
+from .teachers.local import LocalTeacher
 
 
 class Objective(Protocol):
@@ -126,37 +128,16 @@ class TopK:
             raise ValueError(
                 "the teacher's scores hold no likeliest ids; ask for them: score(batch, top_k=K)"
             )
-        rule = _SupportRule(self, micro.pick(ids_BTK), micro.pick(logp_BTK), weight_X, student.temperature)
+        rule = SupportRule(
+            kind=self.kind,
+            tail=self.tail,
+            beta=self.beta,
+            kd_temperature=self.kd_temperature,
+            ids_XK=micro.pick(ids_BTK),
+            teacher_XK=micro.pick(logp_BTK),
+            weight_X=weight_X,
+            temperature=student.temperature,
+        )
         return lambda hidden_XD, head_VD: fused_sum(
             rule, hidden_XD, head_VD, student.vocab_size, student.temperature, None
         )
-
-
-@dataclass(frozen=True)
-class _SupportRule:
-    """Gradient of a function of K log-probs: slope on their ids, minus q times the slopes' sum."""
-
-    settings: TopK
-    ids_XK: Tensor
-    teacher_XK: Tensor
-    weight_X: Tensor
-    temperature: float
-
-    def __call__(self, logp_CV: Tensor, rows: slice) -> ChunkTerms:
-        ids_CK = self.ids_XK[rows]
-        student_CK = logp_CV.gather(1, ids_CK).requires_grad_()
-        with torch.enable_grad():
-            value_C = on_support(
-                student_CK,
-                self.teacher_XK[rows].to(logp_CV.dtype),
-                kind=self.settings.kind,
-                tail=self.settings.tail,
-                beta=self.settings.beta,
-                kd_temperature=self.settings.kd_temperature,
-            )
-            weighted_C = self.weight_X[rows].to(logp_CV.dtype) * value_C
-            (slope_CK,) = torch.autograd.grad(weighted_C.sum(), student_CK)
-        slope_CK = slope_CK / self.temperature
-        mass_C = row_dot(student_CK.detach().exp(), torch.ones_like(slope_CK))
-        grad_CV = logp_CV.exp_().mul_(-slope_CK.sum(dim=1, keepdim=True)).scatter_add_(1, ids_CK, slope_CK)
-        return ChunkTerms(weighted_C.detach(), value_C.detach(), mass_C, grad_CV)

@@ -14,21 +14,23 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from agentbench.config import TrainConfig
 from agentbench.errors import UsageError
 from agentbench.trainer import TrainerSpec, Update
+from agentbench.training.config import TrainConfig
 from agentbench.types import Group
 
-from .advantages import sampled_distillation
 from .base import Algorithm, Descent
-from .batch import Batch
-from .divergences import Kind, TailMode, check_kind
-from .losses import importance_ratio, truncated_importance
+from .batch.tables import Batch
+from .maths.advantages import sampled_distillation
+from .maths.divergences import Kind, TailMode, check_kind
+from .maths.losses import importance_ratio, truncated_importance
+from .maths.turns import turn_mean
 from .objectives import FullVocabulary, Objective, TokenObjective, TopK
-from .student import Scores
-from .surrogate import SurrogateConfig, descend_surrogate, require_comparable
-from .teachers import LocalTeacher, open_teacher
-from .turn_weights import turn_mean
+from .preconditions import require_comparable, require_one_teacher, require_plain_sampling
+from .student.student import Scores
+from .surrogate import SurrogateConfig, descend_surrogate
+from .teachers.local import LocalTeacher
+from .teachers.open import open_teacher
 
 
 class OpdConfig(SurrogateConfig):
@@ -79,7 +81,7 @@ class Opd(Algorithm):
         require_one_teacher(run)
         if settings.loss == "sampled":
             require_plain_sampling(run)
-            require_comparable(run, settings)
+            require_comparable(run, settings.importance_cap)
         if settings.loss == "full" and run.teachers[0].backend != "hf":
             raise UsageError(
                 "loss 'full' compares whole distributions, which only a teacher with backend 'hf' can give, not "
@@ -157,22 +159,6 @@ class Opd(Algorithm):
             )
         assert isinstance(self.teacher, LocalTeacher)
         return FullVocabulary(self.teacher, chosen.divergence, chosen.beta, chosen.kd_temperature)
-
-
-def require_one_teacher(run: TrainConfig) -> None:
-    """Refuse a run without exactly one teacher."""
-    if len(run.teachers) != 1:
-        raise UsageError(f"{run.algorithm} needs exactly one teacher, the run names {len(run.teachers)}")
-
-
-def require_plain_sampling(run: TrainConfig) -> None:
-    """Refuse truncated sampling: log q - log p of a sampled token estimates a divergence only for samples of q."""
-    rollout = run.rollout
-    if rollout.top_p != 1.0 or rollout.top_k != 0:
-        raise UsageError(
-            f"{run.algorithm} credits sampled tokens with log p - log q, which is biased under truncated sampling; set "
-            f"rollout.top_p: 1.0 (is {rollout.top_p}) and rollout.top_k: 0 (is {rollout.top_k})"
-        )
 
 
 def build(run: TrainConfig, settings: OpdConfig) -> Opd:

@@ -2,7 +2,7 @@
 
 Owns four ways to get them: the expert taking over from mixed behaviour, the expert's labels on states that the student
 visits (DAgger), the mixed behaviour itself, and recorded episodes. Leaves out the expert and the mixture
-(`agentbench.demonstrate`).
+(`agentbench.policies.demonstrations`).
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ from typing import Literal
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from agentbench.config import Section, TrainConfig
+from agentbench.config import Section
 from agentbench.errors import ConfigError
 from agentbench.trainer import TrainerSpec, Update
+from agentbench.training.config import TrainConfig
 from agentbench.types import Authors, Group, RolloutPlan, Trajectory, derive_seed
 
 from .base import Algorithm
-from .batch import Batch, collate, with_context
-from .losses import Reduction
+from .batch.recordings import draw, read_recording
+from .batch.tables import Batch, collate, with_context
+from .maths.reductions import Reduction
 from .objectives import TokenObjective
-from .recordings import draw, read_recording
 
 
 class SftConfig(Section):

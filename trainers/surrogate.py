@@ -8,22 +8,22 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from agentbench.config import Section, TrainConfig
-from agentbench.errors import UsageError
+from agentbench.config import Section
 
 from .base import Algorithm, Descent
-from .batch import Batch
-from .losses import (
-    Reduction,
+from .batch.tables import Batch
+from .figures.meters import Meters
+from .maths.advantages import GroupStats, Standardised, group_centred
+from .maths.losses import (
     clipped_surrogate,
     clipped_tokens,
     importance_ratio,
     low_variance_kl,
     truncated_importance,
 )
-from .meters import Meters
+from .maths.reductions import Reduction
 from .objectives import TokenObjective
-from .student import Scores
+from .student.student import Scores
 
 
 class SurrogateConfig(Section):
@@ -47,17 +47,6 @@ class SurrogateConfig(Section):
         if self.clip is None and self.clip_high is not None:
             raise ValueError("clip_high is set but clip is off")
         return self
-
-
-def require_comparable(run: TrainConfig, settings: SurrogateConfig) -> None:
-    """Refuse importance weights where engine and trainer speak of different distributions."""
-    rollout = run.rollout
-    if settings.importance_cap is not None and (rollout.guided or rollout.top_p != 1.0 or rollout.top_k != 0):
-        raise UsageError(
-            "trainer.importance_cap compares the probabilities of trainer and engine, but the engine's are those of a "
-            f"truncated distribution (rollout.top_p {rollout.top_p}, top_k {rollout.top_k}, guided {rollout.guided}); "
-            "set top_p: 1.0, top_k: 0 and guided: false, or leave importance_cap out"
-        )
 
 
 def descend_surrogate(
@@ -130,3 +119,37 @@ def _figures(
             ratio_BT, advantage_BT, clip_low=settings.clip, clip_high=settings.clip_high
         )
         meters.mean("clip_share", clipped_BT, mask_BT)
+
+
+class EpisodeAdvantageConfig(SurrogateConfig):
+    """Keys of every method with a group-relative episode advantage.
+
+    Attributes:
+        group_stats: "turn": mean and std over all turns of the group, so longer episodes weigh more (the frameworks
+            and the published runs); "trajectory": every episode counts once (the papers' formula).
+        divide_by_std: off leaves the distance from the mean.
+    """
+
+    group_stats: GroupStats = "turn"
+    divide_by_std: bool = True
+
+
+def measure_groups(meters: Meters, episode: Standardised, batch: Batch) -> None:
+    """Report how many groups teach nothing, and the size of the advantages."""
+    meters.mean("zero_variance_share", 1.0 * episode.flat / max(1, episode.buckets))
+    meters.mean("episode_advantage", episode.value_X.abs(), batch.ok_M[batch.traj_N])
+
+
+def episode_advantage(batch: Batch, settings: EpisodeAdvantageConfig) -> Standardised:
+    """Compare each episode's reward with its group's, per turn.
+
+    With group_stats "turn" the penalty of an invalid reply lowers its own turn only, as in verl-agent; with
+    "trajectory" it is part of the episode's reward.
+    """
+    table = (batch.group_M, batch.ok_M, batch.traj_N)
+    if settings.group_stats == "trajectory":
+        return group_centred(batch.score_M, *table, stats="trajectory", divide_by_std=settings.divide_by_std)
+    free_M = batch.score_M.index_add(0, batch.traj_N, batch.penalty_N)
+    return group_centred(
+        free_M, *table, stats="turn", divide_by_std=settings.divide_by_std, penalty_N=batch.penalty_N
+    )

@@ -11,7 +11,7 @@ import typer
 from .output import file_progress, print_json, print_table
 
 if TYPE_CHECKING:
-    from ..data import Report
+    from ..datasets import Report
 
 _group = typer.Typer(help="Get benchmark files, check them, see what is there.")
 _Name = Annotated[str, typer.Argument(help="Data set; see agentbench data list.")]
@@ -27,7 +27,7 @@ def register(app: typer.Typer) -> None:
 @_group.command()
 def fetch(name: _Name, replace: _Replace = False, json: _Json = False) -> int:
     """Download a data set from its published source (goes on where it stopped), check it, import it."""
-    from ..data import dataset, fetch_data
+    from ..datasets import dataset, fetch_data
 
     item = dataset(name)
     with file_progress() as progress:
@@ -43,7 +43,7 @@ def import_(
     json: _Json = False,
 ) -> int:
     """Take files that are on disk already."""
-    from ..data import dataset, import_data
+    from ..datasets import dataset, import_data
 
     item = dataset(name)
     with file_progress() as progress:
@@ -54,7 +54,7 @@ def import_(
 @_group.command()
 def verify(name: _Name, json: _Json = False) -> int:
     """Check the files of an imported data set."""
-    from ..data import dataset, verify_data
+    from ..datasets import dataset, verify_data
 
     item = dataset(name)
     with file_progress() as progress:
@@ -65,7 +65,7 @@ def verify(name: _Name, json: _Json = False) -> int:
 @_group.command("list")
 def list_(json: _Json = False) -> None:
     """Show the data sets and whether they are there."""
-    from ..data import data_root
+    from ..datasets import data_root
     from ..doctor import data_sets
 
     found = data_sets()

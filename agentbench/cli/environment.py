@@ -40,7 +40,7 @@ def check(
 ) -> None:
     """Play an environment and check every promise of the contract."""
     from ..registry import env_spec
-    from ..testing import check_env
+    from ..testing.conformance import check_env
 
     options = key_values(env_option or [], "--env-option")
     report = check_env(env_spec(name), task=task, seed=seed, steps=steps, options=options)
@@ -102,9 +102,9 @@ def _start(spec: EnvSpec, task: str, seed: int, options: dict[str, Any]) -> View
 def _shown(view: View, prompt: bool) -> str:
     if not prompt:
         return view.observation
+    from ..dialogue.prompt import load_prompt
+    from ..dialogue.render import Renderer
     from ..engines.scripted import ByteTokenizer
-    from ..prompt import load_prompt
-    from ..render import Renderer
 
     tokenizer, spec = ByteTokenizer(), view.spec
     renderer = Renderer(tokenizer, load_prompt(spec.prompt), history=spec.history, max_turns=spec.max_turns)
@@ -123,7 +123,7 @@ def _ask(view: View) -> str:
 
 
 def _step(view: View, command: str) -> bool:
-    from ..parse import get_parser
+    from ..dialogue.parse import get_parser
     from ..types import Action, Turn
 
     observation, reward, terminated, truncated, info = view.env.step(command)

@@ -11,7 +11,7 @@ import typer
 from .output import episode_progress, key_values, print_json, print_table
 
 if TYPE_CHECKING:
-    from ..compare import Difference
+    from ..runs.compare import Difference
 
 _WHO, _WHAT, _LIMITS = "Who acts", "What is played", "Limits"
 
@@ -102,8 +102,8 @@ def eval_(
     """Play a panel with a policy and report honest numbers."""
     from ..config import validate
     from ..errors import ConfigError
-    from ..evaluate import EvalConfig, evaluate
-    from ..report import render
+    from ..evaluation.evaluate import EvalConfig, evaluate
+    from ..runs.report import render
 
     values = _read_file(config) if config else {}
     for item in _OPTIONS:
@@ -155,9 +155,9 @@ def report(
 ) -> int:
     """Compute the numbers of a run again from its records, and rewrite its pages."""
     from ..errors import MissingData
-    from ..records import write_whole
-    from ..report import REPORT, pages, stale_pages
-    from ..summary import SUMMARY, Summary
+    from ..runs.files import write_whole
+    from ..runs.report import REPORT, pages, stale_pages
+    from ..runs.summary import SUMMARY, Summary
 
     if not run.is_dir():
         raise MissingData(f"no run folder {run}")
@@ -181,7 +181,7 @@ def compare(
     json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
 ) -> int:
     """Compare two runs of one panel, task by task."""
-    from ..compare import compare_runs
+    from ..runs.compare import compare_runs
 
     found = compare_runs(run_a, run_b)
     if json:

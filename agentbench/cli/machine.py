@@ -53,7 +53,7 @@ def list_(
 
 
 def _panels() -> list[dict[str, Any]]:
-    from ..panels import all_panels
+    from ..evaluation.panels import all_panels
 
     return [
         {

@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ..data import Progress
+    from ..datasets import Progress
     from ..types import Trajectory
 
 
 def print_json(value: Any) -> None:
     """Print one JSON document on stdout."""
-    from ..records import encode_json
+    from ..runs.files import encode_json
 
     sys.stdout.write(encode_json(value).decode())
 

@@ -30,7 +30,7 @@ def serve(
     ] = False,
 ) -> int:
     """Serve MODEL with vLLM, set up for this project; options unknown here go to vLLM."""
-    from ..serve import Serving, on_cpu, serve, shown
+    from ..engines.vllm.serve import Serving, on_cpu, serve, shown
 
     serving = Serving(
         model,

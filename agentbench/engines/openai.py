@@ -1,7 +1,7 @@
 """Any endpoint that speaks OpenAI's protocol, for evaluation: messages in, text out.
 
 There are no token ids and no log-probs, so nothing can be trained on what it says. Leaves out what the messages say
-(`agentbench.chat_policy`) and retries (`http_client`).
+(`agentbench.policies.chat`) and retries (`engines.http`).
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Any, Literal
 
 import httpx
 
+from ..engine import Completion, TextRequest
 from ..errors import ContextFull, EngineFailure, UsageError
+from ..models.loading import find_tokenizer
 from ..types import Action, Finish
-from . import Completion, TextRequest
-from .http_client import HttpClient, RequestRefused, checked_url
-from .loading import find_tokenizer
+from .http import HttpClient, RequestRefused, checked_url
 
 Api = Literal["chat", "completions"]
 

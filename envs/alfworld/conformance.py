@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from .engine import Game, Result, Session
-from .reference import ReferenceSession
-from .state import bits
+from .play.reference import ReferenceSession
+from .play.session import Game, Result, Session
+from .play.state import bits
 
 NONSENSE = (
     "", " ", "\n", "\t", "xyzzy", "look around", "Look", "HELP", "help me", "go", "go to", "go to nowhere 1",

@@ -23,14 +23,14 @@ import orjson
 from agentbench.env import EnvSpec, Info, StepReturn, TextEnv, register_gymnasium
 from agentbench.errors import UsageError, unknown_name
 
-from . import games
-from .engine import Game, Result, Session
-from .errands import Decoy
-from .expert import DeadEnd, Expert
-from .explorer import Explorer
-from .pddl import UnsupportedGame
-from .reference import ReferenceSession, Replay
-from .state import State
+from .games import catalog as games
+from .play.pddl import UnsupportedGame
+from .play.reference import ReferenceSession, Replay
+from .play.session import Game, Result, Session
+from .play.state import State
+from .players.errands import Decoy
+from .players.expert import DeadEnd, Expert
+from .players.explorer import Explorer
 
 ENGINES = ("native", "textworld", "auto")
 """Who plays: our engine; TextWorld (extra `[alfworld]`); ours where it knows the game's rules, else TextWorld."""

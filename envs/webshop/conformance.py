@@ -19,16 +19,17 @@ from typing import Any
 
 import orjson
 
-from .analyzer import analyze
-from .dataset import find_files
-from .goals import GoalOrder, GoalTable, shuffled
-from .market import Stock, build_stock
-from .nouns import noun_test
-from .pages import SEPARATOR
-from .products import read_products
-from .reward import score
-from .search import RESULTS, ProductSearch
-from .session import Session, Shop
+from agentbench.retrieval.bm25.analyzer import analyze
+
+from .shop.goals import GoalOrder, GoalTable, shuffled
+from .shop.nouns import noun_test
+from .shop.pages import SEPARATOR
+from .shop.products import read_products
+from .shop.reward import score
+from .shop.search import RESULTS, ProductSearch
+from .shop.session import Session, Shop
+from .stock.dataset import find_files
+from .stock.market import Stock, build_stock
 
 Record = Mapping[str, Any]
 

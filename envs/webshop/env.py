@@ -14,12 +14,12 @@ import gymnasium
 from agentbench.env import AnyText, EnvSpec, Info, StepReturn, TextEnv, register_gymnasium
 from agentbench.errors import UsageError, unknown_name
 
-from . import market
 from .expert import Plan
-from .goals import Goal
-from .nouns import model_installed
-from .reward import Reward
-from .session import Session
+from .shop.goals import Goal
+from .shop.nouns import model_installed
+from .shop.reward import Reward
+from .shop.session import Session
+from .stock import market
 
 OBSERVATIONS = ("agent", "text", "text_rich")
 """Wordings: verl-agent's for models, or one of the original's two text modes."""

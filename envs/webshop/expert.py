@@ -6,11 +6,11 @@ options cannot be matched even by the goal's own product. Leaves out every other
 
 from __future__ import annotations
 
-from .goals import Goal, GoalOption
-from .pages import PAGE_SIZE
-from .products import Product, document_text
-from .reward import option_hit
-from .session import Session
+from .shop.goals import Goal, GoalOption
+from .shop.pages import PAGE_SIZE
+from .shop.products import Product, document_text
+from .shop.reward import option_hit
+from .shop.session import Session
 
 MAX_PAGES = 5
 

@@ -12,12 +12,12 @@ import argparse
 import re
 from pathlib import Path
 
-from agentbench.demonstrate import MixturePolicy
-from agentbench.episode import Episode
-from agentbench.policy import ExplorerPolicy
+from agentbench.models.tiny import make_model, make_tokenizer, mine_phrases
+from agentbench.policies.demonstrations import MixturePolicy
+from agentbench.policies.ready import ExplorerPolicy
 from agentbench.registry import env_spec
-from agentbench.rollout import run_episodes
-from agentbench.tiny import make_model, make_tokenizer, mine_phrases
+from agentbench.rollout.episode import Episode
+from agentbench.rollout.schedule import run_episodes
 from agentbench.types import derive_seed
 
 BEHAVIOURS = {"random": 0.4, "half_random": 0.3, "other_goal": 0.3, "impossible": 0.05}

@@ -13,11 +13,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from agentbench.episode import Episode
-from agentbench.policy import ExpertPolicy
+from agentbench.models.tiny import make_model, make_tokenizer
+from agentbench.policies.ready import ExpertPolicy
 from agentbench.registry import env_spec
-from agentbench.rollout import run_episodes
-from agentbench.tiny import make_model, make_tokenizer
+from agentbench.rollout.episode import Episode
+from agentbench.rollout.schedule import run_episodes
 
 HERE = Path(__file__).parent
 

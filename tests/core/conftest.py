@@ -4,7 +4,7 @@ import pytest
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """A tiny random model that speaks of the corridor; the folder's path."""
-    from agentbench.tiny import make_model, make_tokenizer
+    from agentbench.models.tiny import make_model, make_tokenizer
 
     folder = tmp_path_factory.mktemp("model")
     words = [

@@ -4,11 +4,10 @@ import ast
 import subprocess
 import sys
 import tomllib
-from pathlib import Path
 
 import pytest
+from places import ROOT
 
-ROOT = Path(__file__).parents[2]
 FOLDERS = ("agentbench", "envs", "trainers", "prompts")
 FILES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 HEAVY = {"torch", "transformers", "accelerate", "peft", "vllm", "textworld", "alfworld", "spacy", "trl"}
@@ -17,13 +16,37 @@ FORBIDDEN = {
     "envs": (
         "agentbench.trainers",
         "agentbench.engines",
-        "agentbench.train",
+        "agentbench.training",
         "agentbench.cli",
-        "agentbench.evaluate",
+        "agentbench.evaluation",
     ),
-    "trainers": ("agentbench.envs", "agentbench.cli", "agentbench.evaluate", "agentbench.train_log"),
+    "trainers": ("agentbench.envs", "agentbench.cli", "agentbench.evaluation", "agentbench.training.log"),
     "prompts": ("agentbench",),
 }
+ROOMS = {
+    "agentbench": [
+        *(
+            "errors",
+            "machine",
+            "types",
+            "env",
+            "config",
+            "models",
+            "engine",
+            "policy",
+            "trainer",
+            "runs",
+            "registry",
+        ),
+        *("dialogue", "rollout", "engines", "datasets", "retrieval", "policies", "testing", "doctor"),
+        *("evaluation", "training", "cli"),
+    ],
+    "agentbench.trainers": [
+        *("maths", "batch", "kernels", "student", "teachers", "figures"),
+        *("objectives", "base", "surrogate", "preconditions"),
+    ],
+}
+"""Rooms in the order of who may import whom: only what stands before. Algorithms come last, and never meet."""
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 
@@ -78,6 +101,82 @@ def test_file_keeps_the_import_table_and_the_size_limits(path):
     assert path.stem not in ("utils", "helpers", "common", "misc")
 
 
+def module_name(path):
+    parts = list(path.relative_to(ROOT).with_suffix("").parts)
+    parts = parts if parts[0] == "agentbench" else ["agentbench", *parts]
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path): path for path in FILES}
+
+
+def imported_modules(name):
+    """Modules of this project that a module imports, inside functions too; what only type checkers see is left out."""
+    path = MODULES[name]
+    package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
+    tree = ast.parse(path.read_text())
+    unseen = {
+        id(node)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and getattr(block.test, "id", "") == "TYPE_CHECKING"
+        for node in ast.walk(block)
+    }
+    found = set()
+    for node in ast.walk(tree):
+        if id(node) in unseen:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*above, *([node.module] if node.module else [])])
+            found |= {
+                f"{module}.{alias.name}" if f"{module}.{alias.name}" in MODULES else module
+                for alias in node.names
+            }
+    return (found & MODULES.keys()) - {name}
+
+
+@pytest.mark.parametrize("house", ROOMS)
+def test_a_room_imports_only_rooms_that_stand_before_it(house):
+    order = {room: place for place, room in enumerate(ROOMS[house])}
+    depth = house.count(".") + 1
+    wrong = []
+    for name in MODULES:
+        parts = name.split(".")
+        if not name.startswith(f"{house}.") or (
+            house == "agentbench" and parts[1] in ("envs", "trainers", "prompts")
+        ):
+            continue
+        for other in imported_modules(name):
+            if not other.startswith(f"{house}."):
+                continue
+            room, theirs = parts[depth], other.split(".")[depth]
+            last = len(order)  # an algorithm: any room may be used, another algorithm may not
+            if room != theirs and order.get(theirs, last) >= order.get(room, last):
+                wrong.append(f"{name} imports {other}")
+    assert not wrong
+    if house == "agentbench":
+        known = {name.split(".")[1] for name in MODULES if name.count(".")} - {"envs", "trainers", "prompts"}
+        assert known - {"__main__"} == set(order), "a room of the core has no place in the order"
+
+
+def test_there_is_no_import_circle():
+    done, circles = set(), []
+
+    def visit(name, path):
+        if name in path:
+            circles.append(" -> ".join([*path[path.index(name) :], name]))
+        elif name not in done:
+            for other in sorted(imported_modules(name)):
+                visit(other, [*path, name])
+            done.add(name)
+
+    for name in MODULES:
+        visit(name, [])
+    assert not circles
+
+
 def test_declared_packages_are_the_folders_with_an_init():
     declared = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
     found = set()
@@ -104,7 +203,7 @@ def test_entry_points_resolve():
     [
         "import agentbench",
         "import agentbench.cli",
-        "import agentbench.rollout, agentbench.evaluate, agentbench.train",
+        "import agentbench.rollout.schedule, agentbench.evaluation.evaluate, agentbench.training.loop",
     ],
 )
 def test_core_imports_no_torch(statement):

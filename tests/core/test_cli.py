@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from places import TOY
 
 from agentbench.cli import run
 from agentbench.registry import load
 
-TOY = Path(__file__).with_name("toy_plugin.py")
 SPEC_PATH = f"{TOY}:SPEC"
 write_panel = load("envs", f"{TOY}:write_panel")
 
@@ -213,7 +213,7 @@ def test_doctor_prints_json(monkeypatch, capsys):
 
 
 DATASET = """
-from agentbench.data import Dataset, Report
+from agentbench.datasets import Dataset, Report
 
 def import_dir(src, dest, progress):
     names = [path.name for path in src.glob("*.game")]
@@ -266,7 +266,7 @@ def test_an_interrupt_exits_with_130(panel, capsys, monkeypatch):
     def stop(*args, **keys):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("agentbench.evaluate.run_episodes", stop)
+    monkeypatch.setattr("agentbench.evaluation.evaluate.run_episodes", stop)
     assert run(evaluation(panel)) == 130
     assert "interrupted" in capsys.readouterr().err
 

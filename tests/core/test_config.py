@@ -1,8 +1,9 @@
 import pytest
 import yaml
 
-from agentbench.config import TrainConfig, differences, dump, read_config, validate
+from agentbench.config import differences, dump, validate
 from agentbench.errors import ConfigError
+from agentbench.training.config import TrainConfig, read_config
 
 BASE = {
     "algorithm": "opd",

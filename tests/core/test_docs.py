@@ -4,16 +4,16 @@ import re
 import shlex
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import yaml
+from places import ROOT
 
 from agentbench.cli import run
-from agentbench.config import TrainConfig, validate
+from agentbench.config import validate
 from agentbench.registry import names, trainer_spec
+from agentbench.training.config import TrainConfig
 
-ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 README = (ROOT / "README.md").read_text()
 

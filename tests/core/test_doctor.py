@@ -7,8 +7,9 @@ from collections import namedtuple
 
 import orjson
 
-from agentbench import doctor
-from agentbench.doctor import examine, known_problems, versions
+from agentbench import doctor, machine
+from agentbench.doctor import examine, known_problems
+from agentbench.machine import versions
 
 
 def remedies(packages, environment=None):
@@ -16,7 +17,7 @@ def remedies(packages, environment=None):
 
 
 def test_versions_hold_what_is_installed_and_leave_out_the_rest(monkeypatch):
-    monkeypatch.setattr(doctor, "PACKAGES", ("numpy", "no-such-package"))
+    monkeypatch.setattr(machine, "PACKAGES", ("numpy", "no-such-package"))
     assert list(versions()["packages"]) == ["numpy"]
     assert versions()["python"].startswith("3.")
 
@@ -64,7 +65,7 @@ def test_versions_are_read_without_importing(monkeypatch, tmp_path):
         (tmp_path / package).mkdir()
         (tmp_path / package / "__init__.py").write_text("raise RuntimeError('imported')")
         (tmp_path / package / file).write_text(text)
-    script = "from agentbench.doctor import torch_cuda, vllm_version; print(vllm_version(), torch_cuda())"
+    script = "from agentbench.machine import torch_cuda, vllm_version; print(vllm_version(), torch_cuda())"
     done = subprocess.run(
         [sys.executable, "-c", script],
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
@@ -75,7 +76,7 @@ def test_versions_are_read_without_importing(monkeypatch, tmp_path):
     assert done.stdout.split() == ["0.32.0", "13.0"]
     (tmp_path / "torch" / "version.py").write_text("cuda: Optional[str] = None\nhip: str = 'x'\n")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: Spec(str(tmp_path / name / "__init__.py")))
-    assert doctor.torch_cuda() is None
+    assert machine.torch_cuda() is None
 
 
 Spec = namedtuple("Spec", "origin")
@@ -86,11 +87,11 @@ def test_gpus_come_from_the_driver(monkeypatch, tmp_path):
     fake.write_text("#!/bin/sh\necho 'NVIDIA H200, 143771 MiB, 570.1'\n")
     fake.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    assert doctor.hardware()["gpus"] == [
+    assert machine.hardware()["gpus"] == [
         {"name": "NVIDIA H200", "memory.total": "143771 MiB", "driver_version": "570.1"}
     ]
     fake.write_text("#!/bin/sh\nexit 9\n")
-    assert doctor.hardware()["gpus"] == []
+    assert machine.hardware()["gpus"] == []
 
 
 def test_data_sets_are_listed_with_their_state(monkeypatch, tmp_path):

@@ -1,9 +1,4 @@
-import sys
-from pathlib import Path
-
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))  # tests of the trainers share trainer_cases.py
 
 
 @pytest.fixture(scope="session")
@@ -11,7 +6,7 @@ def models(tmp_path_factory):
     """Folders "student" and "teacher" with one tokenizer."""
     from trainer_cases import write_model
 
-    from agentbench.tiny import make_tokenizer
+    from agentbench.models.tiny import make_tokenizer
 
     root = tmp_path_factory.mktemp("models")
     tokenizer = make_tokenizer(root / "tokenizer", [])

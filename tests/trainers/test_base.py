@@ -17,13 +17,13 @@ from trainer_cases import (
 )
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from agentbench.config import LoraSettings
 from agentbench.errors import CorruptData, TrainingError, UsageError
 from agentbench.trainers import atod, grpo, opd
-from agentbench.trainers.alarms import Alarms
-from agentbench.trainers.batch import collate
-from agentbench.trainers.meters import Meters
-from agentbench.trainers.processes import Processes
+from agentbench.trainers.batch.tables import collate
+from agentbench.trainers.figures.alarms import Alarms
+from agentbench.trainers.figures.meters import Meters
+from agentbench.trainers.student.processes import Processes
+from agentbench.training.config import LoraSettings
 from agentbench.types import Group
 
 

@@ -14,7 +14,7 @@ from trainer_cases import (
 
 from agentbench.config import validate
 from agentbench.errors import ConfigError, UsageError
-from agentbench.trainers.divergences import full_vocabulary
+from agentbench.trainers.maths.divergences import full_vocabulary
 from agentbench.trainers.opd import SPEC, OpdConfig
 
 EXACT = {"max_grad_norm": 1e9}

@@ -14,7 +14,7 @@ from trainer_cases import (
 
 from agentbench.config import validate
 from agentbench.errors import ConfigError, CorruptData, UsageError
-from agentbench.records import encode_episode
+from agentbench.runs.episodes import encode_episode
 from agentbench.trainers.sft import SPEC, SftConfig
 from agentbench.types import Group
 
@@ -64,7 +64,7 @@ def test_observations_are_learnt_too_when_asked_for(models):
 
 
 def test_dagger_clones_labels_on_the_students_own_states(models):
-    turns = [make_turn(0, [3], [5], label_ids=[6, 7]), make_turn(1, [8], [9], label_ids=[9])]
+    turns = [make_turn(0, [3], [5], label=[6, 7]), make_turn(1, [8], [9], label=[9])]
     ours = gradient(build(models, {"mode": "dagger"}), [Group("t", 0, (make_trajectory("a", turns),))])
     reference = Reference(models)
     first = reference.sampled(reference.student, make_trajectory("x", [make_turn(0, [3], [6, 7])]))
@@ -180,9 +180,7 @@ def test_dagger_learns_from_this_steps_states_alone(models):
     # the first step's label of two tokens is not trained again in the second, whose own has one
     trainer = build(models, {"mode": "dagger"})
     trained = [
-        trainer.update(
-            [Group("t", 0, (make_trajectory(key, [make_turn(0, [3, 4], [5], label_ids=ids)]),))], step
-        )
+        trainer.update([Group("t", 0, (make_trajectory(key, [make_turn(0, [3, 4], [5], label=ids)]),))], step)
         for step, (key, ids) in enumerate([("a", [6, 7]), ("b", [8])])
     ]
     assert [update.metrics["trained_tokens"] for update in trained] == [2, 1]

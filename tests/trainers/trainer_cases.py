@@ -6,9 +6,9 @@ from dataclasses import replace
 import torch
 from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from agentbench.config import EnvConfig, RolloutConfig, TeacherConfig, TrainConfig
-from agentbench.trainers.processes import Processes
-from agentbench.trainers.student import Student
+from agentbench.trainers.student.processes import Processes
+from agentbench.trainers.student.student import Student
+from agentbench.training.config import EnvConfig, RolloutConfig, TeacherConfig, TrainConfig
 from agentbench.types import Action, Failure, Group, Trajectory, Turn
 
 torch.set_num_threads(1)
@@ -51,8 +51,20 @@ def make_run(models, algorithm, *, teacher="teacher", rollout=None, **values):
     )
 
 
-def make_turn(index, context, said, *, reward=0.0, author="student", fresh=False, logprobs=None, **info):
-    """One turn of given token ids."""
+def make_turn(
+    index,
+    context,
+    said,
+    *,
+    reward=0.0,
+    author="student",
+    fresh=False,
+    logprobs=None,
+    label=None,
+    penalty=0.0,
+    **info,
+):
+    """One turn of given token ids; `label`: ids of what another author would have said."""
     logprobs = (0.0,) * len(said) if logprobs is None else logprobs
     return Turn(
         index=index,
@@ -62,6 +74,8 @@ def make_turn(index, context, said, *, reward=0.0, author="student", fresh=False
         reward=reward,
         context_ids=tuple(context),
         fresh=fresh or index == 0,
+        label=None if label is None else Action("", tuple(label), (0.0,) * len(label), author="expert"),
+        penalty=penalty,
         info=info,
     )
 

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # the tests here share vllm_cases.py
-sys.path.insert(0, str(Path(__file__).parents[1] / "trainers"))  # and trainer_cases.py
 
 ABSENT = importlib.util.find_spec("vllm") is None
 
@@ -31,21 +30,21 @@ def folders(tmp_path_factory):
 @pytest.fixture(scope="session")
 def tied(folders):
     """The engine most tests share; a test that changes its weights puts them back."""
-    from agentbench.engines.vllm import build
+    from agentbench.engines.vllm.engine import build
 
     return build(str(folders["tied"]), slots=16)
 
 
 @pytest.fixture(scope="session")
 def untied(folders):
-    from agentbench.engines.vllm import build
+    from agentbench.engines.vllm.engine import build
 
     return build(str(folders["untied"]), slots=16)
 
 
 @pytest.fixture(scope="session")
 def bf16(folders):
-    from agentbench.engines.vllm import build
+    from agentbench.engines.vllm.engine import build
 
     return build(str(folders["bf16"]), slots=16, dtype="bfloat16")
 

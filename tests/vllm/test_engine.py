@@ -10,10 +10,10 @@ torch = pytest.importorskip("torch", reason="needs the extra 'train'")
 
 from vllm_cases import MAX_CONTEXT, ask, largest_error, load, some_ids, table_of  # noqa: E402
 
-from agentbench.engines import Engine, Scorer, sample  # noqa: E402
-from agentbench.engines.hf import HFEngine  # noqa: E402
-from agentbench.engines.loading import weights_digest  # noqa: E402
+from agentbench.engine import Engine, Scorer, sample  # noqa: E402
+from agentbench.engines.hf.engine import HFEngine  # noqa: E402
 from agentbench.errors import EngineFailure, UsageError  # noqa: E402
+from agentbench.models.weights import weights_digest  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -325,7 +325,7 @@ def test_the_callers_random_numbers_are_left_alone(tied):
 
 
 def test_an_engine_on_cpu_cannot_sleep(tied, folders):
-    from agentbench.engines.vllm import build
+    from agentbench.engines.vllm.engine import build
 
     with pytest.raises(UsageError, match="cannot sleep on CPU"):
         build(str(folders["tied"]), sleeps=True)
@@ -350,7 +350,7 @@ def test_an_engine_on_cpu_cannot_sleep(tied, folders):
     ],
 )
 def test_options_that_cannot_work_are_refused_in_one_line(folders, options, message):
-    from agentbench.engines.vllm import build
+    from agentbench.engines.vllm.engine import build
 
     with pytest.raises(UsageError, match=message) as error:
         build(str(folders["tied"]), **options)

@@ -17,18 +17,19 @@ import yaml
 from trainer_cases import make_run, random_groups
 from vllm_cases import ask, largest_error, load, scaled, score_error
 
-from agentbench.config import TeacherConfig
-from agentbench.engines import sample
-from agentbench.engines.loading import weights_digest
-from agentbench.engines.vllm_server import build
+from agentbench.cli.training import main
+from agentbench.engine import sample
+from agentbench.engines.vllm.server import build
 from agentbench.errors import UsageError
-from agentbench.records import read_episodes
-from agentbench.tiny import make_model, make_tokenizer
-from agentbench.train import main
-from agentbench.trainers.batch import collate
-from agentbench.trainers.processes import Processes
-from agentbench.trainers.student import Student
-from agentbench.trainers.teachers import LocalTeacher, open_teacher
+from agentbench.models.tiny import make_model, make_tokenizer
+from agentbench.models.weights import weights_digest
+from agentbench.runs.episodes import read_episodes
+from agentbench.trainers.batch.tables import collate
+from agentbench.trainers.student.processes import Processes
+from agentbench.trainers.student.student import Student
+from agentbench.trainers.teachers.local import LocalTeacher
+from agentbench.trainers.teachers.open import open_teacher
+from agentbench.training.config import TeacherConfig
 
 FLOAT32 = 1e-3
 
@@ -145,7 +146,7 @@ def test_scores_are_those_of_a_plain_forward_pass(engine, models):
 
 def test_an_endpoint_for_messages_plays_a_panel(models, url, tmp_path):
     from agentbench.config import validate
-    from agentbench.evaluate import EvalConfig, evaluate
+    from agentbench.evaluation.evaluate import EvalConfig, evaluate
 
     values = {"panel": "corridor/test@1", "limit": 3, "max_turns": 4, "policy": "model", "engine": "openai"}
     values |= {"model_name_or_path": models["served"], "engine_options": {"base_url": url}}

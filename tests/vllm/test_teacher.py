@@ -6,12 +6,13 @@ torch = pytest.importorskip("torch", reason="needs the extra 'train'")
 
 from trainer_cases import make_run, make_student, random_groups  # noqa: E402
 
-from agentbench.config import TeacherConfig  # noqa: E402
 from agentbench.errors import TrainingError, UsageError  # noqa: E402
-from agentbench.tiny import make_model, make_tokenizer  # noqa: E402
-from agentbench.trainers.batch import collate  # noqa: E402
-from agentbench.trainers.teachers import LocalTeacher, open_teacher  # noqa: E402
-from agentbench.trainers.vllm_teacher import VLLMTeacher  # noqa: E402
+from agentbench.models.tiny import make_model, make_tokenizer  # noqa: E402
+from agentbench.trainers.batch.tables import collate  # noqa: E402
+from agentbench.trainers.teachers.local import LocalTeacher  # noqa: E402
+from agentbench.trainers.teachers.open import open_teacher  # noqa: E402
+from agentbench.trainers.teachers.vllm import VLLMTeacher  # noqa: E402
+from agentbench.training.config import TeacherConfig  # noqa: E402
 
 
 @pytest.fixture(scope="module")

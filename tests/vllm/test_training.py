@@ -9,11 +9,11 @@ pytest.importorskip("torch", reason="needs the extra 'train'")
 
 from vllm_cases import load, scaled
 
-from agentbench.engines import vllm_worker
+from agentbench.cli.training import main
+from agentbench.engines.vllm import worker as vllm_worker
 from agentbench.errors import TrainingError, UsageError
-from agentbench.records import read_episodes
-from agentbench.tiny import make_model, make_tokenizer
-from agentbench.train import main
+from agentbench.models.tiny import make_model, make_tokenizer
+from agentbench.runs.episodes import read_episodes
 
 
 @pytest.fixture(scope="module")

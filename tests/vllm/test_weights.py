@@ -8,9 +8,9 @@ torch = pytest.importorskip("torch", reason="needs the extra 'train'")
 
 from vllm_cases import ask, largest_error, load, scaled, score_error, some_ids  # noqa: E402
 
-from agentbench.engines import sample  # noqa: E402
-from agentbench.engines.loading import weights_digest  # noqa: E402
+from agentbench.engine import sample  # noqa: E402
 from agentbench.errors import ContractError, CorruptData  # noqa: E402
+from agentbench.models.weights import weights_digest  # noqa: E402
 
 
 @pytest.fixture(params=["tied", "untied", "bf16"])

@@ -4,8 +4,8 @@ import numpy as np
 import torch
 import transformers
 
-from agentbench.engines import Request
-from agentbench.tiny import make_model, make_tokenizer
+from agentbench.engine import Request
+from agentbench.models.tiny import make_model, make_tokenizer
 from agentbench.types import SamplingParams
 
 MAX_CONTEXT = 400

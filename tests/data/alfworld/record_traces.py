@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from agentbench.envs.alfworld.conformance import play
-from agentbench.envs.alfworld.engine import Game
-from agentbench.envs.alfworld.generate import game_for, task_ids
-from agentbench.envs.alfworld.reference import ReferenceSession
+from agentbench.envs.alfworld.generate.generate import game_for, task_ids
+from agentbench.envs.alfworld.play.reference import ReferenceSession
+from agentbench.envs.alfworld.play.session import Game
 
 HOUSEHOLD = Path(__file__).with_name("household.pddl")
 NOISE = 30

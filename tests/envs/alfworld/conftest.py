@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from agentbench.envs.alfworld.engine import Game, Session
+from agentbench.envs.alfworld.play.session import Game, Session
 
 HOUSEHOLD = Path(__file__).parents[2] / "data" / "alfworld" / "household.pddl"
 LOGIC = files("agentbench.envs.alfworld") / "logic"

@@ -11,18 +11,17 @@ import sys
 import tarfile
 from dataclasses import replace
 from importlib.resources import files
-from pathlib import Path
 
 import pytest
+from places import ROOT
 
 from agentbench.envs.alfworld.conformance import Moment, Report, check, compare, compare_all, play
-from agentbench.envs.alfworld.engine import Game, Result, Session
-from agentbench.envs.alfworld.reference import ReferenceSession
+from agentbench.envs.alfworld.play.reference import ReferenceSession
+from agentbench.envs.alfworld.play.session import Game, Result, Session
 from agentbench.errors import MissingData, MissingDependency
 
-REPOSITORY = Path(__file__).parents[3]
-ARCHIVES = REPOSITORY.parent / "shared" / "data" / "alfworld"
-TRACES = REPOSITORY / "tests" / "data" / "alfworld" / "traces.jsonl.gz"
+ARCHIVES = ROOT.parent / "shared" / "data" / "alfworld"
+TRACES = ROOT / "tests" / "data" / "alfworld" / "traces.jsonl.gz"
 LOGIC = files("agentbench.envs.alfworld") / "logic"
 PROCESSES = max(1, min(4, len(os.sched_getaffinity(0))))
 
@@ -163,7 +162,7 @@ def test_all_real_games_play_alike_in_the_original(original, unpacked, split, co
 
 @pytest.mark.slow
 def test_generated_games_play_alike_in_the_original(original, tmp_path):
-    from agentbench.envs.alfworld.generate import game_for, task_ids, write_game
+    from agentbench.envs.alfworld.generate.generate import game_for, task_ids, write_game
 
     names = [name for preset in ("mini", "small", "real") for name in task_ids(preset, "valid", 72)][:200]
     games = [write_game(game_for(name), tmp_path / name.replace("/", "-")) for name in names]

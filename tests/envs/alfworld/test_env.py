@@ -11,13 +11,13 @@ import gymnasium
 import pytest
 
 import agentbench.envs.alfworld  # registers the Gymnasium id
-from agentbench import data
+from agentbench import datasets as data
 from agentbench.env import INFO_KEYS
 from agentbench.envs.alfworld import env as module
-from agentbench.envs.alfworld import games
 from agentbench.envs.alfworld.env import SPEC, AlfworldEnv, scene
-from agentbench.envs.alfworld.expert import DeadEnd
-from agentbench.envs.alfworld.generate import TASK_TYPES, game_for, write_game
+from agentbench.envs.alfworld.games import catalog as games
+from agentbench.envs.alfworld.generate.generate import TASK_TYPES, game_for, write_game
+from agentbench.envs.alfworld.players.expert import DeadEnd
 from agentbench.errors import UnknownName, UsageError
 from agentbench.testing import check_env
 

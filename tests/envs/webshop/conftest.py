@@ -1,19 +1,18 @@
 """A tiny shop written by hand, and the official files where they are on disk."""
 
-from pathlib import Path
-
 import pytest
+from places import SHARED_DATA
 
 from agentbench.envs.webshop.conformance import Checker
-from agentbench.envs.webshop.dataset import find_files
-from agentbench.envs.webshop.goals import GoalOrder, GoalTable
-from agentbench.envs.webshop.market import build_stock
-from agentbench.envs.webshop.nouns import noun_test
-from agentbench.envs.webshop.products import product_of, read_products
-from agentbench.envs.webshop.search import ProductSearch
-from agentbench.envs.webshop.session import Session, Shop
+from agentbench.envs.webshop.shop.goals import GoalOrder, GoalTable
+from agentbench.envs.webshop.shop.nouns import noun_test
+from agentbench.envs.webshop.shop.products import product_of, read_products
+from agentbench.envs.webshop.shop.search import ProductSearch
+from agentbench.envs.webshop.shop.session import Session, Shop
+from agentbench.envs.webshop.stock.dataset import find_files
+from agentbench.envs.webshop.stock.market import build_stock
 
-OFFICIAL = Path(__file__).parents[4] / "shared" / "data" / "webshop"
+OFFICIAL = SHARED_DATA / "webshop"
 
 
 def entry(asin, name, **changes):

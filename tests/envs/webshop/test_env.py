@@ -5,11 +5,11 @@ import random
 import gymnasium
 import pytest
 
+from agentbench.dialogue.prompt import load_prompt
 from agentbench.env import INFO_KEYS
-from agentbench.envs.webshop import market
 from agentbench.envs.webshop.env import SPEC, WebShopEnv
+from agentbench.envs.webshop.stock import market
 from agentbench.errors import UnknownName
-from agentbench.prompt import load_prompt
 from agentbench.testing import check_env
 
 MINI = ("mini-train", "mini-dev", "mini-test")
@@ -115,8 +115,8 @@ def test_the_expert_solves_human_goals_too():
 def test_on_official_goals_the_expert_loses_only_what_the_options_rule_takes(
     tmp_path, monkeypatch, recordings
 ):
-    from agentbench.data import import_data
-    from agentbench.envs.webshop.dataset import DATASET
+    from agentbench.datasets import import_data
+    from agentbench.envs.webshop.stock.dataset import DATASET
 
     monkeypatch.setenv("AGENTBENCH_DATA", str(tmp_path))
     import_data(DATASET, recordings.parent)

@@ -4,15 +4,16 @@ import json
 
 import pytest
 
-from agentbench.config import TrainConfig, validate
-from agentbench.records import read_episodes
-from agentbench.train import train
+from agentbench.config import validate
+from agentbench.runs.episodes import read_episodes
+from agentbench.training.config import TrainConfig
+from agentbench.training.loop import train
 
 pytest.importorskip("torch")
 
 
 def test_opd_brings_the_student_closer_to_its_teacher_in_the_shop(tmp_path):
-    from agentbench.tiny import make_model, make_tokenizer
+    from agentbench.models.tiny import make_model, make_tokenizer
 
     texts = [
         "search[coffee table]",

@@ -1,0 +1,111 @@
+"""Loads prompt templates. Leaves out tokenisation (`render`) and the templates themselves (`prompts/`).
+
+A prompt is a YAML file with the keys `layout`, `parser` (optional, else the env's), `system` (optional), `first` and
+`later`; the last three are jinja2 templates over these slots: `observation`, `admissible`, `history` (list of
+(observation, action) pairs inside the window), `turn` (from 1), `steps` (turn - 1), `max_turns`, `info`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.resources
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import jinja2
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ..errors import ConfigError, UnknownName
+
+Layout = Literal["fresh", "growing"]
+
+_JINJA = jinja2.Environment(
+    undefined=jinja2.StrictUndefined, keep_trailing_newline=False, trim_blocks=True, lstrip_blocks=True
+)
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    layout: Layout
+    parser: str | None = None
+    system: str = ""
+    first: str
+    later: str
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt: how a turn becomes messages.
+
+    Attributes:
+        name: the reference it was loaded by.
+        layout: "fresh" writes one single-message prompt per turn; "growing" keeps one conversation.
+        parser: parser name this prompt asks replies for; None leaves it to the env.
+        digest: first 12 hex digits of the file's sha256; part of every record.
+    """
+
+    name: str
+    layout: Layout
+    parser: str | None
+    digest: str
+    system: str
+    first: jinja2.Template
+    later: jinja2.Template
+
+    @property
+    def info(self) -> dict[str, str]:
+        """Name and digest, for the records."""
+        return {"name": self.name, "digest": self.digest}
+
+    def message(self, slots: Mapping[str, Any], *, first: bool) -> str:
+        """Fill the template of the first or of a later turn.
+
+        Raises: ConfigError: the template uses a slot that does not exist.
+        """
+        template = self.first if first else self.later
+        try:
+            return template.render(slots).strip()
+        except jinja2.UndefinedError as error:
+            raise ConfigError(
+                f"prompt {self.name!r}: {error}; slots are {', '.join(sorted(slots))}"
+            ) from error
+
+
+@lru_cache(maxsize=64)
+def load_prompt(reference: str) -> Prompt:
+    """Load "package:folder/name" (shipped with a package) or a path to a YAML file.
+
+    Raises: UnknownName: no such file. ConfigError: the file is not a prompt.
+    """
+    text = _read(reference)
+    try:
+        parsed = _File.model_validate(yaml.safe_load(text))
+        first, later = _JINJA.from_string(parsed.first), _JINJA.from_string(parsed.later)
+    except (ValidationError, yaml.YAMLError, jinja2.TemplateSyntaxError) as error:
+        reason = str(error).replace("\n", " ")
+        raise ConfigError(f"prompt {reference!r} is not valid: {reason}") from error
+    digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+    return Prompt(reference, parsed.layout, parsed.parser, digest, parsed.system.strip(), first, later)
+
+
+def _read(reference: str) -> str:
+    package, colon, name = reference.partition(":")
+    if colon and not reference.endswith((".yaml", ".yml")):
+        try:
+            file = importlib.resources.files(package).joinpath(f"{name}.yaml")
+            return file.read_text(encoding="utf-8")
+        except (ModuleNotFoundError, FileNotFoundError) as error:
+            raise UnknownName(
+                f"no prompt {reference!r}; expected the file {name}.yaml in the package {package!r}"
+            ) from error
+    path = Path(reference)
+    if not path.is_file():
+        raise UnknownName(
+            f"no prompt file {reference!r}; give a path to a .yaml file or 'package:folder/name', "
+            "for instance 'agentbench.prompts:alfworld/react'"
+        )
+    return path.read_text(encoding="utf-8")

@@ -1,0 +1,190 @@
+"""The engine contract: token ids in, sampled ids and log-probs out. Leaves out prompts and parsing.
+
+Scoring given tokens is a teacher's work (`agentbench.trainers.teachers`); an engine that is also a `Scorer` scores a
+short probe, so that training can tell whether it answers with the weights it was given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from .errors import EngineFailure, UsageError
+from .types import Action, SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One continuation to sample.
+
+    Attributes:
+        key: echoed with the answer; requests of one conversation share their `slot`.
+        token_ids: the whole prompt [P].
+        sampling: temperature and limits.
+        seed: all randomness of this request; the answer does not depend on batch mates.
+        slot: conversation id; engines may keep its KV cache and reuse the longest common prefix of ids.
+        choices: guided choice: the reply must be one of these id sequences (each ends with an end token); log-probs
+            are then of the distribution restricted to them. None = free.
+    """
+
+    key: str
+    token_ids: Sequence[int]
+    sampling: SamplingParams
+    seed: int
+    slot: str = ""
+    choices: tuple[tuple[int, ...], ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """An answer, or the failure that took its place; exactly one of `action` and `failure` is set."""
+
+    key: str
+    action: Action | None = None
+    failure: EngineFailure | None = None
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """Samples continuations. `submit` queues, `poll` works until at least one request is done.
+
+    Attributes:
+        tokenizer: a Hugging Face tokenizer whose ids the engine speaks.
+        max_context: prompt plus reply may not exceed this many tokens.
+        policy_version: number of weight updates seen; stamped on every Action.
+        info: name, model, dtype, revision ... for the run's records.
+    """
+
+    tokenizer: Any
+    max_context: int
+    policy_version: int
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """Say which model answers, for the records."""
+        ...
+
+    def submit(self, requests: Sequence[Request]) -> None:
+        """Queue requests; returns at once."""
+        ...
+
+    def poll(self) -> list[Completion]:
+        """Work until at least one queued request is finished; [] when none is queued."""
+        ...
+
+    def release(self, slot: str) -> None:
+        """Forget the cache of a finished conversation; unknown slots are ignored."""
+        ...
+
+    def load_weights(self, named_tensors: Iterable[tuple[str, Any]]) -> int:
+        """Replace the weights, drop every cache, return the new policy version."""
+        ...
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """An engine that can also score given tokens."""
+
+    def score(self, token_ids: Sequence[int]) -> list[float]:
+        """Log-prob in nats, at temperature 1, of each token but the first, given those before it.
+
+        Raises: EngineFailure: it could not be computed.
+        """
+        ...
+
+
+Message = Mapping[str, str]
+"""One message of a chat: "role" and "content"."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextRequest:
+    """One reply to sample from an engine that takes messages; `key`, `sampling` and `seed` are as in `Request`."""
+
+    key: str
+    messages: tuple[Message, ...]
+    sampling: SamplingParams
+    seed: int
+
+
+@runtime_checkable
+class TextEngine(Protocol):
+    """Messages in, text out: no token ids, so nothing to train on. Otherwise as `Engine`."""
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """Say which model answers, for the records."""
+        ...
+
+    @property
+    def usage(self) -> dict[str, float]:
+        """Requests, tokens, seconds and cost so far; plain numbers that may be added."""
+        ...
+
+    def ask(self, requests: Sequence[TextRequest]) -> None:
+        """Queue requests; returns at once."""
+        ...
+
+    def poll(self) -> list[Completion]:
+        """Wait until at least one queued request is finished; [] when none is queued."""
+        ...
+
+
+def check_request(request: Request, vocab: int | None = None) -> None:
+    """Refuse what no engine can sample.
+
+    Args:
+        request: to be checked.
+        vocab: ids that the model embeds; None does not know.
+    Raises: UsageError: names the request and what is wrong with it.
+    """
+    sampling, prompt, choices = request.sampling, np.asarray(request.token_ids, np.int64), request.choices
+    problem = ""
+    if not prompt.size:
+        problem = "its prompt is empty"
+    elif prompt.min() < 0:
+        problem = f"its prompt has id {prompt.min()}"
+    elif vocab is not None and prompt.max() >= vocab:
+        problem = f"its prompt has id {prompt.max()} outside the vocabulary of {vocab}"
+    elif sampling.temperature < 0 or not 0 < sampling.top_p <= 1 or sampling.top_k < 0:
+        problem = f"temperature and top_k must not be negative and top_p must be in (0, 1]: {sampling}"
+    elif sampling.max_new_tokens < 1:
+        problem = f"max_new_tokens must be at least 1, got {sampling.max_new_tokens}"
+    elif choices is not None and (not choices or not all(choices)):
+        problem = "guided choice needs at least one choice, and none may be empty"
+    elif choices is not None and max(map(len, choices)) > sampling.max_new_tokens:
+        longest = max(map(len, choices))
+        problem = f"a choice of {longest} tokens exceeds max_new_tokens {sampling.max_new_tokens}"
+    if problem:
+        raise UsageError(f"request {request.key!r} cannot be answered: {problem}")
+
+
+def check_keys(requests: Sequence[Request], in_flight: Iterable[str]) -> None:
+    """Refuse a key that is in flight already, or twice among new requests.
+
+    Raises: UsageError: names the key.
+    """
+    seen = set(in_flight)
+    for request in requests:
+        if request.key in seen:
+            raise UsageError(f"two requests with the key {request.key!r} are in flight; keys must differ")
+        seen.add(request.key)
+
+
+def sample(engine: Engine, requests: Sequence[Request]) -> list[Action]:
+    """Answer all requests and return the actions in their order.
+
+    Raises: EngineFailure: any request failed.
+    """
+    engine.submit(requests)
+    done: dict[str, Action] = {}
+    while len(done) < len(requests):
+        for completion in engine.poll():
+            if completion.failure is not None:
+                raise completion.failure
+            assert completion.action is not None
+            done[completion.key] = completion.action
+    return [done[request.key] for request in requests]

@@ -1,0 +1,1 @@
+"""The default engine: continuous batching over kept caches, in this process."""

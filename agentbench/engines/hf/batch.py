@@ -1,0 +1,312 @@
+"""The running batch: which requests have rows, growing and sharing the memory, and one step for all of them.
+
+Leaves out the queue and everything about text (`hf`), the model (`forward`) and drawing tokens (`sampler`).
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ...engine import Request
+from ...types import Finish
+from .forward import Forward
+from .sampler import ChoiceTable, IntArray, RowSettings, sample_rows
+from .table import SlotTable
+
+_LOG = logging.getLogger(__name__)
+
+_CAPACITY_STEP = 64
+_FIRST_ROWS = 4
+_MASK_LIMIT = 2**26
+_SHARED = 32
+"""Prompts with fewer tokens in common are not worth a copy."""
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """A request on its way.
+
+    Attributes:
+        prompt: its ids [P].
+        room: how many tokens the reply may have.
+        deadline: on the monotonic clock, in seconds.
+        order: when it was submitted.
+    """
+
+    request: Request
+    prompt: IntArray
+    room: int
+    deadline: float
+    order: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a job ended: what it said and why it stopped, or the error that ended it."""
+
+    job: Job
+    token_ids: list[int]
+    logprobs: list[float]
+    finish: Finish = "stop"
+    error: Exception | None = None
+
+
+class SlotBatch:
+    """Runs jobs on the rows of one cache.
+
+    Attributes:
+        running: job by row.
+        ended: outcomes that nobody has taken yet.
+        displaced: jobs that lost their row to older ones when memory ran out; they have to start over.
+        prefilled_tokens: prompt tokens computed so far.
+        cached_tokens: prompt tokens that were found in the cache instead.
+    """
+
+    def __init__(
+        self,
+        forward: Forward,
+        *,
+        slots: int,
+        max_context: int,
+        prefill_tokens: int,
+        token_limit: int,
+        end_ids: IntArray,
+    ) -> None:
+        """Start empty and small.
+
+        Args:
+            forward: computes logits.
+            slots: most rows there may be.
+            max_context: most tokens in a row.
+            prefill_tokens: prompt tokens computed in one forward pass.
+            token_limit: most tokens in all rows together; one row may always be as long as it needs.
+            end_ids: tokens that end a reply.
+        """
+        rows = min(_FIRST_ROWS, slots)
+        self.running: dict[int, Job] = {}
+        self.ended: list[Outcome] = []
+        self.displaced: list[Job] = []
+        self.prefilled_tokens = self.cached_tokens = 0
+        self._forward = forward
+        self._slots, self._max_context, self._prefill_tokens = slots, max_context, prefill_tokens
+        self._token_limit = token_limit
+        self._end_ids = end_ids
+        self._table = SlotTable(rows, _CAPACITY_STEP)
+        self._settings = RowSettings.empty(rows)
+        self._choices = ChoiceTable(rows)
+        self._move(np.arange(rows), rows, _CAPACITY_STEP)
+
+    @property
+    def full(self) -> bool:
+        """Whether no further job can run now."""
+        return len(self.running) >= self._row_limit(self._table.capacity)
+
+    def is_busy(self, slot: str) -> bool:
+        """Whether a conversation has a job running."""
+        row = self._table.find(slot)
+        return row is not None and bool(self._table.busy[row])
+
+    def admit(self, job: Job) -> bool:
+        """Give a job a row, if one can be had; its prompt is computed by `compute_prompts`."""
+        try:
+            self._reserve(len(job.prompt) + 1)
+            row = self._row_for(job.request.slot)
+        except Exception as error:
+            self._break_all(error)
+            self.ended.append(Outcome(job, [], [], "abort", error))
+            return True
+        if row is None:
+            return False
+        self.running[row] = job
+        self._settings.put(row, job.request.sampling, job.request.seed, job.room)
+        self._choices.put(row, job.request.choices)
+        self._table.begin(row, job.prompt)
+        if not self._forward.keeps:
+            self._table.length[row] = 0
+        return True
+
+    def compute_prompts(self) -> None:
+        """Compute the prompts of jobs just admitted.
+
+        Where several begin alike (the members of a group), the first is computed and the others copy from it.
+        """
+        fresh = sorted(row for row in self.running if self._settings.position[row] == 0)
+        if not self._forward.keeps:
+            self.prefilled_tokens += int(self._table.known[fresh].sum())
+            return self._advance(np.array(fresh, np.int64))
+        firsts: dict[bytes, int] = {}
+        for row in fresh:
+            if self._table.length[row] < _SHARED:
+                firsts.setdefault(self._table.tokens[row, :_SHARED].tobytes(), row)
+        later = [row for row in fresh if self._table.length[row] < _SHARED and row not in firsts.values()]
+        for rows in ([row for row in fresh if row not in later], later):
+            rows = [row for row in rows if row in self.running]
+            for row in rows:
+                self._borrow(row)
+            self.cached_tokens += int(self._table.length[rows].sum())
+            self.prefilled_tokens += int((self._table.known[rows] - self._table.length[rows]).sum())
+            if rows:
+                self._prefill(np.array(rows, np.int64))
+
+    def _borrow(self, row: int) -> None:
+        """Copy the beginning of a prompt from the row that holds most of it, if that saves work."""
+        donor, shared = self._table.donor(row)
+        if shared - self._table.length[row] >= _SHARED:
+            self._forward.copy(donor, row, shared)
+            self._table.length[row] = shared
+
+    def _prefill(self, rows: IntArray) -> None:
+        """Compute prompts, similar lengths together, long ones piece by piece."""
+        table = self._table
+        piece = max(1, min(self._prefill_tokens, _MASK_LIMIT // table.capacity))
+        for row in rows:
+            while table.known[row] - table.length[row] > piece and int(row) in self.running:
+                self._advance(row[None], until=table.length[row][None] + piece)
+        rows = np.array([row for row in rows if int(row) in self.running], np.int64)
+        work = table.known[rows] - table.length[rows]
+        group: list[int] = []
+        for index in np.argsort(work, kind="stable"):
+            if group and (len(group) + 1) * work[index] > piece:
+                self._advance(np.sort(rows[group]))
+                group = []
+            group.append(int(index))
+        if group:
+            self._advance(np.sort(rows[group]))
+
+    def step(self) -> None:
+        """Sample one token for every running job."""
+        if not self.running:
+            return
+        try:
+            self._reserve(int(self._table.known[list(self.running)].max()) + 1)
+        except Exception as error:
+            self._break_all(error)
+        else:
+            self._advance(np.array(sorted(self.running)))
+
+    def end(self, row: int, finish: Finish) -> None:
+        """End a running job with what it has said so far; its row keeps the cache for the next turn."""
+        job, table = self.running.pop(row), self._table
+        said = slice(len(job.prompt), int(table.known[row]))
+        outcome = Outcome(job, table.tokens[row, said].tolist(), table.logprobs[row, said].tolist(), finish)
+        self.ended.append(outcome)
+        table.finish(row)
+
+    def release(self, slot: str) -> None:
+        """Forget a conversation's cache."""
+        self._table.release(slot)
+
+    def clear(self) -> None:
+        """Forget everything; running jobs have to start over."""
+        for row in list(self.running):
+            self._displace(row)
+        for row in range(self._table.rows):
+            self._table.drop(row)
+            self._forward.clear(row)
+
+    # -- memory ------------------------------------------------------------------------------------
+
+    def _row_for(self, slot: str) -> int | None:
+        """Find a row: an idle one, else a new one, else that of the conversation that has been idle longest."""
+        row = self._table.acquire(slot, evict=False)
+        limit = self._row_limit(self._table.capacity)
+        if row is None and self._table.rows < limit:
+            self._move(np.arange(self._table.rows), min(limit, 2 * self._table.rows), self._table.capacity)
+            row = self._table.acquire(slot, evict=False)
+        return self._table.acquire(slot, evict=True) if row is None else row
+
+    def _row_limit(self, capacity: int) -> int:
+        return max(1, min(self._slots, self._token_limit // capacity))
+
+    def _reserve(self, tokens: int) -> None:
+        """Make rows long enough; where memory ends, idle caches go first, then the youngest jobs start over."""
+        if tokens <= self._table.capacity:
+            return
+        wanted = min(self._max_context, max(tokens, self._table.capacity * 3 // 2))
+        capacity = -(-wanted // _CAPACITY_STEP) * _CAPACITY_STEP
+        rows = min(self._table.rows, self._row_limit(capacity))
+        oldest = sorted(self.running, key=lambda row: self.running[row].order)
+        for row in reversed(oldest[rows:]):
+            self._displace(row)
+        self._move(np.array(self._table.by_worth(oldest[:rows])[:rows], np.int64), rows, capacity)
+
+    def _move(self, source: IntArray, rows: int, capacity: int) -> None:
+        """Resize every table and the cache alike, keeping the rows `source`."""
+        self._forward.move(source, rows, capacity)
+        self._table.move(source, rows, capacity)
+        self._settings = self._settings.take(source, rows)
+        self._choices.move(source, rows)
+        self.running = {new: self.running[int(old)] for new, old in enumerate(source) if old in self.running}
+
+    def _displace(self, row: int) -> None:
+        self.displaced.append(self.running.pop(row))
+        self._table.finish(row)
+
+    # -- computing ---------------------------------------------------------------------------------
+
+    def _advance(self, rows: IntArray, until: IntArray | None = None) -> None:
+        """Compute what is known of `rows` and sample one token each; with `until`, compute that far only."""
+        table = self._table
+        ends = table.known[rows] if until is None else until
+        try:
+            logits = self._forward.extend(table.tokens, rows, table.length[rows], ends)
+            table.length[rows] = ends
+            if until is None:
+                self._sample(rows, logits)
+        except Exception as error:  # of the model or the device: these jobs fail, the others go on
+            self._break(rows, error)
+
+    def _sample(self, rows: IntArray, logits: Any) -> None:
+        """Draw one token per row and end the jobs whose reply ends with it."""
+        import torch
+
+        table, settings = self._table, self._settings.take(rows)
+        guided = self._choices.guided[rows]
+        ids, logps = sample_rows(
+            logits,
+            settings,
+            end_ids=torch.from_numpy(self._end_ids).to(logits.device),
+            allowed_RV=self._choices.allowed(rows, settings.position, logits),
+            guided_R=guided,
+        )
+        new, logprobs = ids.cpu().numpy(), logps.cpu().numpy()
+        table.tokens[rows, table.known[rows]] = new
+        table.logprobs[rows, table.known[rows]] = logprobs
+        table.known[rows] += 1
+        self._settings.position[rows] += 1
+        complete = self._choices.advance(rows, settings.position, new)
+        stopped = np.where(guided, complete, (new[:, None] == self._end_ids).any(-1))
+        finite = np.isfinite(logprobs)
+        over = stopped | (settings.position + 1 >= settings.max_tokens)
+        for index in np.flatnonzero(over & finite):
+            self.end(int(rows[index]), "stop" if stopped[index] else "length")
+        if not finite.all():
+            self._break(rows[~finite], FloatingPointError("the model's logits are not finite"))
+
+    def _break(self, rows: IntArray, error: Exception) -> None:
+        """Fail the jobs on `rows` and forget their caches, which may hold anything."""
+        import torch
+
+        _LOG.warning("a forward pass over %d requests failed", len(rows), exc_info=error)
+        for row in map(int, rows):
+            self.fail(row, error)
+            self._table.drop(row)
+            self._forward.clear(row)
+        if isinstance(error, torch.OutOfMemoryError):
+            torch.cuda.empty_cache()
+
+    def _break_all(self, error: Exception) -> None:
+        """Fail every running job and give all memory back: resizing the cache stopped half-way."""
+        self._forward.reset()
+        self._break(np.array(sorted(self.running), np.int64), error)
+        for row in range(self._table.rows):
+            self._table.drop(row)
+
+    def fail(self, row: int, error: Exception) -> None:
+        """End a running job with an error."""
+        self.ended.append(Outcome(self.running.pop(row), [], [], "abort", error))
+        self._table.finish(row)

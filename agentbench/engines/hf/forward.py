@@ -1,0 +1,257 @@
+"""The forward pass of a continuously changing batch: feeds new tokens of some rows, returns the logits after the last.
+
+`CachedForward` keeps keys and values in slots and works with every decoder of `transformers` that hands them to a
+cache object and takes a 4-dimensional mask; `obstacle` and `agrees_with_plain_forward` find those that do not, and
+`FullForward` serves them without a cache. Leaves out scheduling (`hf`) and sampling (`sampler`).
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from .cache import SlotCache
+from .sampler import IntArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+KEY_STEP = 32
+"""Attention looks at a multiple of this many positions, so that its sums do not depend on batch mates."""
+
+MIN_TOKENS = 4
+"""Smallest number of tokens in one forward pass, and what longer pieces are a multiple of: matrix products of fewer
+rows take other code paths on CPU, whose last bits differ. With it, float32 results on CPU have been seen not to depend
+on batch mates at all."""
+
+_FULL_TOKENS = 4096
+
+
+class Forward(Protocol):
+    """Computes the logits that follow the last token of some rows.
+
+    Attributes:
+        keeps: whether tokens fed once need not be fed again.
+    """
+
+    keeps: bool
+
+    def extend(self, tokens: IntArray, rows: IntArray, starts: IntArray, ends: IntArray) -> Tensor:
+        """Feed `tokens[row, start:end]` for each row (ascending); return the logits after the last one [R, V]."""
+        ...
+
+    def move(self, source: IntArray, rows: int, capacity: int) -> None:
+        """Keep the rows `source`, renumbered from 0, with room for `rows` rows of `capacity` tokens."""
+        ...
+
+    def copy(self, source: int, target: int, tokens: int) -> None:
+        """Give row `target` the first `tokens` tokens of row `source`."""
+        ...
+
+    def clear(self, row: int) -> None:
+        """Overwrite a row whose numbers may be broken."""
+        ...
+
+    def reset(self) -> None:
+        """Give back all memory, also after a `move` that raised."""
+        ...
+
+
+class CachedForward:
+    """Extends rows of a `SlotCache`."""
+
+    keeps = True
+
+    def __init__(self, model: Any) -> None:
+        """Bind a model to a new, small cache."""
+        self.model = model
+        self.cache = SlotCache(MIN_TOKENS, KEY_STEP)
+        self._keeps_logits = keeps_logits(model)
+
+    def extend(self, tokens: IntArray, rows: IntArray, starts: IntArray, ends: IntArray) -> Tensor:
+        """Feed the new tokens of each row, aligned at their ends, and return the logits after the last one.
+
+        Short rows are padded at the front; padding is written nowhere and looks at position 0 only. Rows are read in
+        place where they lie close together (idle rows between them are carried along), else copied.
+        """
+        import torch
+
+        query = int((ends - starts).max())
+        if query > 1:
+            query = -(-query // MIN_TOKENS) * MIN_TOKENS
+        batch, read = self._batch(rows, query)
+        at = batch.searchsorted(rows)
+        start_B, end_B = np.full(len(batch), query), np.full(len(batch), query)
+        start_B[at], end_B[at] = starts, ends
+        position_BQ = end_B[:, None] - query + np.arange(query)
+        real_BQ = position_BQ >= start_B[:, None]
+        position_BQ = np.where(real_BQ, position_BQ, 0)
+        flat_BQ = np.where(real_BQ, batch[:, None] * self.cache.capacity + position_BQ, self.cache.trash)
+        held = np.minimum(batch, len(tokens) - 1)  # spare rows of the cache are unknown to the caller
+        token_BQ = np.where(real_BQ, tokens[held[:, None], position_BQ], 0)
+        device = self.model.device
+        packed = torch.from_numpy(np.stack([token_BQ, position_BQ, flat_BQ])).to(device)
+        width = min(self.cache.capacity, -(-int(ends.max()) // KEY_STEP) * KEY_STEP)
+        self.cache.aim(
+            packed[2].reshape(-1),
+            slice(read.start, read.stop) if isinstance(read, range) else torch.from_numpy(read).to(device),
+            width,
+            query,
+        )
+        logits = self._logits(packed[0], packed[1], width)
+        return logits if len(at) == len(batch) else logits[torch.from_numpy(at).to(device)]
+
+    def _batch(self, rows: IntArray, query: int) -> tuple[IntArray, range | IntArray]:
+        """Choose the rows to compute: a range when that costs little, else just `rows`; sorted in either case."""
+        low, high = int(rows.min()), int(rows.max()) + 1
+        if query == 1 and high - low < MIN_TOKENS:
+            low = max(0, min(low, self.cache.rows - MIN_TOKENS))
+            high = min(self.cache.rows, max(high, low + MIN_TOKENS))
+        most = max(len(rows) * 3 // 2, MIN_TOKENS) if query == 1 else len(rows)
+        if high - low <= most:
+            return np.arange(low, high), range(low, high)
+        batch = np.sort(rows)
+        if query == 1 and len(batch) < MIN_TOKENS:
+            others = np.setdiff1d(np.arange(self.cache.rows), batch)[: MIN_TOKENS - len(batch)]
+            batch = np.sort(np.concatenate([batch, others]))
+        return batch, batch
+
+    def _logits(self, token_BQ: Tensor, position_BQ: Tensor, width: int) -> Tensor:
+        import torch
+
+        dtype = self.model.dtype
+        seen_BQK = torch.arange(width, device=token_BQ.device) <= position_BQ[:, :, None]
+        mask_B1QK = torch.where(
+            seen_BQK,
+            torch.zeros((), dtype=dtype, device=token_BQ.device),
+            torch.full((), torch.finfo(dtype).min, dtype=dtype, device=token_BQ.device),
+        )[:, None]
+        keep = -(-MIN_TOKENS // token_BQ.shape[0])
+        options = {"logits_to_keep": min(keep, token_BQ.shape[1])} if self._keeps_logits else {}
+        output = self.model(
+            input_ids=token_BQ,
+            position_ids=position_BQ,
+            attention_mask=mask_B1QK,
+            past_key_values=self.cache,
+            use_cache=True,
+            **options,
+        )
+        logits: Tensor = output.logits[:, -1]
+        return logits
+
+    def move(self, source: IntArray, rows: int, capacity: int) -> None:
+        """Resize the cache."""
+        self.cache.move(source, max(rows, MIN_TOKENS), capacity)
+
+    def copy(self, source: int, target: int, tokens: int) -> None:
+        """Copy the beginning of a row."""
+        self.cache.copy(source, target, tokens)
+
+    def clear(self, row: int) -> None:
+        """Zero a row."""
+        self.cache.clear(row)
+
+    def reset(self) -> None:
+        """Start with an empty cache."""
+        self.cache = SlotCache(self.cache.rows, self.cache.capacity)
+
+
+class FullForward:
+    """Computes every row from its first token each time: slow, and right for every causal model."""
+
+    keeps = False
+
+    def __init__(self, model: Any) -> None:
+        """Bind a model."""
+        self.model = model
+        self._keeps_logits = keeps_logits(model)
+
+    def extend(self, tokens: IntArray, rows: IntArray, starts: IntArray, ends: IntArray) -> Tensor:
+        """Run the whole rows, a few at a time where they are long."""
+        import torch
+
+        few = max(1, _FULL_TOKENS // int(ends.max()))
+        parts = [slice(start, start + few) for start in range(0, len(rows), few)]
+        return torch.cat([self._logits(tokens, rows[part], ends[part]) for part in parts])
+
+    def _logits(self, tokens: IntArray, rows: IntArray, ends: IntArray) -> Tensor:
+        """Run rows padded at the front, as `generate` does."""
+        import torch
+
+        width = int(ends.max())
+        position_BT = ends[:, None] - width + np.arange(width)
+        real_BT = position_BT >= 0
+        position_BT = np.where(real_BT, position_BT, 0)
+        token_BT = np.where(real_BT, tokens[rows[:, None], position_BT], 0)
+        packed = torch.from_numpy(np.stack([token_BT, position_BT, real_BT.astype(np.int64)]))
+        token, position, mask = packed.to(self.model.device)
+        output = self.model(
+            input_ids=token,
+            position_ids=position,
+            attention_mask=mask,
+            use_cache=False,
+            **({"logits_to_keep": 1} if self._keeps_logits else {}),
+        )
+        logits: Tensor = output.logits[:, -1]
+        return logits
+
+    def move(self, source: IntArray, rows: int, capacity: int) -> None:
+        """Nothing is kept."""
+
+    def copy(self, source: int, target: int, tokens: int) -> None:
+        """Nothing is kept."""
+
+    def clear(self, row: int) -> None:
+        """Nothing is kept."""
+
+    def reset(self) -> None:
+        """Nothing is kept."""
+
+
+def keeps_logits(model: Any) -> bool:
+    """Whether the model can be asked for the logits of the last tokens only."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return "logits_to_keep" in inspect.signature(inner.forward).parameters
+
+
+def obstacle(config: Any, max_context: int) -> str:
+    """Say why a model's cache cannot be kept in slots, as far as its configuration tells; "" when it can."""
+    if config._attn_implementation not in ("sdpa", "eager"):
+        return f"its attention {config._attn_implementation!r} takes no full mask, as 'sdpa' and 'eager' do"
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    window = getattr(config, "sliding_window", None) or getattr(config, "attention_chunk_size", None)
+    if getattr(config, "use_sliding_window", True) is False:
+        window = None
+    odd = kinds - {"full_attention", "sliding_attention", "chunked_attention"}
+    if odd:
+        return f"it has layers of type {', '.join(sorted(odd))}"
+    if (kinds != {"full_attention"} or not getattr(config, "layer_types", None)) and window:
+        if max_context <= window:
+            return ""
+        return f"it forgets after {window} tokens (max_context={window} would do, it is {max_context})"
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") in ("dynamic", "longrope"):
+        return f"its rope_type is {rope['rope_type']!r}, which rescales old positions"
+    return ""
+
+
+def agrees_with_plain_forward(model: Any) -> int:
+    """Try two short conversations on a small cache and compare with the model run from the start each time.
+
+    Returns: bytes that one kept token takes, 0 when the results differ.
+    """
+    import torch
+
+    vocab = model.get_input_embeddings().num_embeddings
+    tokens = np.arange(1, 1 + 2 * 8, dtype=np.int64).reshape(2, 8) % vocab
+    cached, full = CachedForward(model), FullForward(model)
+    slack = 1e-3 if model.dtype == torch.float32 else 0.1
+    for starts, ends in (([0, 0], [5, 3]), ([5, 3], [6, 4]), ([6, 4], [8, 6])):
+        got = cached.extend(tokens, np.array([0, 1]), np.array(starts), np.array(ends)).float()
+        for row in (0, 1):
+            want = full.extend(tokens, np.array([row]), np.array([0]), np.array([ends[row]])).float()
+            if not torch.allclose(got[row], want[0], rtol=0.0, atol=float(slack * want.std() + 1e-6)):
+                return 0
+    return cached.cache.token_bytes()

@@ -1,0 +1,369 @@
+"""The engine for throughput: vLLM in this process, with token ids in and out and continuous batching.
+
+Requests join and leave the running batch at any step; `poll` steps until something is finished. Conversations share
+vLLM's prefix cache, which finds the longest common beginning by itself. A reply depends on its request and seed alone,
+but for the rounding of logits, which batch mates can move. Leaves out vLLM's own interface (`adapter`) and what
+happens to weights inside the worker (`worker`).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from ...engine import Completion, Request, check_keys, check_request
+from ...errors import EngineFailure, UsageError
+from ...types import Action, Finish
+from .adapter import Backend, Piece, check_version, generation, on_cpu, scoring
+from .model import examine
+
+_LOG = logging.getLogger(__name__)
+_FINISHES = {"stop", "length"}
+
+
+@dataclass(slots=True)
+class _Job:
+    """A request on its way, and what it has said so far."""
+
+    request: Request
+    parameters: Any
+    deadline: float
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+
+
+class VLLMEngine:
+    """Samples from a vLLM engine of this process.
+
+    Attributes:
+        tokenizer: whose ids are spoken.
+        max_context: prompt plus reply.
+        policy_version: number of weight updates seen.
+        generated_tokens: tokens sampled so far.
+        prefilled_tokens: prompt tokens computed so far.
+        cached_tokens: prompt tokens found in the prefix cache instead.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        tokenizer: Any,
+        *,
+        name: str,
+        vocab: int,
+        max_context: int,
+        end_ids: Sequence[int],
+        identity: dict[str, Any],
+        request_timeout: float | None = None,
+    ) -> None:
+        """Wrap a started backend; `build` makes one from a model's name.
+
+        Args:
+            backend: speaks to vLLM.
+            tokenizer: of the model.
+            name: for the records.
+            vocab: ids that the model embeds.
+            max_context: prompt plus reply.
+            end_ids: tokens that end a reply.
+            identity: further entries of `info`: revision, dtype, weights.
+            request_timeout: seconds from submission after which a request fails; None waits forever.
+        """
+        self.tokenizer = tokenizer
+        self.max_context = max_context
+        self.policy_version = 0
+        self.generated_tokens = self.prefilled_tokens = self.cached_tokens = 0
+        self._backend, self._name, self._vocab = backend, name, vocab
+        self._end_ids, self._identity, self._timeout = list(end_ids), dict(identity), request_timeout
+        self._jobs: dict[str, _Job] = {}
+        self._scored: dict[str, Piece | EngineFailure] = {}
+        self._ready: list[Completion] = []
+        self._count = 0
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """Say which model answers; `weights` is `loading.weights_digest`."""
+        return {
+            "name": "vllm",
+            "model": self._name,
+            "vllm": self._backend.version,
+            "max_context": self.max_context,
+            **self._identity,
+        }
+
+    # --- sampling -----------------------------------------------------------------------------------------------------
+
+    def submit(self, requests: Sequence[Request]) -> None:
+        """Queue requests.
+
+        Raises: UsageError: a request makes no sense; then none of them is queued.
+        """
+        for request in requests:
+            check_request(request, self._vocab)
+        check_keys(requests, (job.request.key for job in self._jobs.values()))
+        jobs = [self._job(request) for request in requests]
+        for job in jobs:
+            used = len(job.request.token_ids)
+            if used >= self.max_context:
+                self._fail(
+                    job, f"the prompt of {used} tokens leaves no room in max_context {self.max_context}"
+                )
+            else:
+                self._start(job)
+
+    def _job(self, request: Request) -> _Job:
+        sampling, choices, prompt = request.sampling, request.choices, request.token_ids
+        if choices is not None and not all(map(self._ends_once, choices)):
+            raise UsageError(
+                f"request {request.key!r} cannot be answered: vllm needs choices with one end token, their last; "
+                "use engine: hf"
+            )
+        room = max(1, min(sampling.max_new_tokens, self.max_context - len(prompt)))
+        parameters = generation(
+            sampling, seed=request.seed, room=room, end_ids=self._end_ids, choices=choices
+        )
+        deadline = math.inf if self._timeout is None else time.monotonic() + self._timeout
+        return _Job(request, parameters, deadline)
+
+    def _ends_once(self, choice: Sequence[int]) -> bool:
+        return [token in self._end_ids for token in choice] == [False] * (len(choice) - 1) + [True]
+
+    def _start(self, job: _Job) -> None:
+        """Hand a job to vLLM, from the beginning."""
+        job.token_ids, job.logprobs = [], []
+        id = self._new_id()
+        try:
+            self._backend.add(id, job.request.token_ids, job.parameters)
+        except Exception as error:  # vLLM refuses this one request
+            self._fail(job, f"{type(error).__name__}: {error}")
+        else:
+            self._jobs[id] = job
+
+    def _new_id(self) -> str:
+        self._count += 1
+        return str(self._count)
+
+    def poll(self) -> list[Completion]:
+        """Work until something is finished; [] when nothing is queued."""
+        while not self._ready and self._jobs:
+            self._expire(time.monotonic())
+            if self._jobs:
+                self._step()
+        ready, self._ready = self._ready, []
+        return ready
+
+    def _step(self) -> None:
+        """Let vLLM compute one step, and take in what it brought."""
+        try:
+            pieces = self._backend.step()
+        except Exception as error:  # nothing that ran can be trusted any more
+            _LOG.warning("a step over %d requests failed", len(self._jobs), exc_info=error)
+            self._break_all(f"{type(error).__name__}: {error}")
+            return
+        for piece in pieces:
+            if piece.id in self._scored:
+                self._scored[piece.id] = piece
+            elif piece.id in self._jobs:
+                self._take(piece)
+
+    def _take(self, piece: Piece) -> None:
+        job = self._jobs[piece.id]
+        if not job.token_ids:
+            self.cached_tokens += piece.cached_tokens
+            self.prefilled_tokens += len(job.request.token_ids) - piece.cached_tokens
+        job.token_ids += piece.token_ids
+        job.logprobs += piece.logprobs
+        self.generated_tokens += len(piece.token_ids)
+        if not all(map(math.isfinite, piece.logprobs)):
+            self._backend.abort([piece.id])
+            self._fail(self._jobs.pop(piece.id), "FloatingPointError: the model's logits are not finite")
+        elif piece.finish in _FINISHES:
+            self._end(self._jobs.pop(piece.id), cast("Finish", piece.finish))
+        elif piece.finish:
+            self._fail(self._jobs.pop(piece.id), f"vllm ended it for the reason {piece.finish!r}")
+
+    def _end(self, job: _Job, finish: Finish) -> None:
+        ids = job.token_ids
+        said = ids[:-1] if ids and ids[-1] in self._end_ids else ids
+        text = self.tokenizer.decode(said, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        action = Action(text, ids, job.logprobs, finish, self.policy_version)
+        self._ready.append(Completion(job.request.key, action))
+
+    def _fail(self, job: _Job, message: str) -> None:
+        self._ready.append(Completion(job.request.key, failure=EngineFailure(message)))
+
+    def _break_all(self, message: str) -> None:
+        jobs, self._jobs = self._jobs, {}
+        self._scored = {id: EngineFailure(message) for id in self._scored}
+        for job in jobs.values():
+            self._fail(job, message)
+        self._backend.abort([*jobs, *self._scored])
+        self._backend.drop_cache()  # it counts what the broken step should have computed
+
+    def _expire(self, now: float) -> None:
+        """Fail what has waited or run for too long."""
+        late = [id for id, job in self._jobs.items() if job.deadline < now]
+        self._backend.abort(late)
+        for id in late:
+            self._fail(self._jobs.pop(id), f"not answered within {self._timeout} seconds")
+
+    def abort(self, keys: Iterable[str]) -> None:
+        """Stop requests; each is answered with what it has said so far and finish "abort"."""
+        wanted = set(keys)
+        stopped = [id for id, job in self._jobs.items() if job.request.key in wanted]
+        self._backend.abort(stopped)
+        for id in stopped:
+            self._end(self._jobs.pop(id), "abort")
+
+    def release(self, slot: str) -> None:
+        """Nothing to do: the prefix cache forgets what was used longest ago."""
+
+    # --- scoring ------------------------------------------------------------------------------------------------------
+
+    def score(self, token_ids: Sequence[int]) -> list[float]:
+        """Log-prob in nats, at temperature 1, of each token but the first, given those before it.
+
+        Raises: EngineFailure: it could not be computed.
+        """
+        (piece,) = self.score_rows([token_ids])
+        assert piece.scores is not None
+        found: list[float] = piece.scores[:, 0].tolist()
+        return found
+
+    def score_rows(self, rows: Sequence[Sequence[int]], top_k: int = 0) -> list[Piece]:
+        """Score rows of at least two tokens; `Piece.scores` also holds the `top_k` likeliest.
+
+        Raises: UsageError, EngineFailure: a row makes no sense, or could not be scored.
+        """
+        if any(not 2 <= len(row) <= self.max_context for row in rows):
+            sizes = sorted(len(row) for row in rows)
+            raise UsageError(
+                f"vllm scores rows of 2 to {self.max_context} tokens, got {sizes[0]} to {sizes[-1]}"
+            )
+        if any(min(row) < 0 or max(row) >= self._vocab for row in rows):
+            raise UsageError(f"a row to score has an id outside the vocabulary of {self._vocab}")
+        mine = [self._new_id() for _ in rows]
+        waiting = Piece("", (), (), "", 0)
+        self._scored = dict.fromkeys(mine, waiting)
+        try:
+            for id, row in zip(mine, rows, strict=True):
+                self._backend.add(id, row, scoring(top_k))
+            while any(found is waiting for found in self._scored.values()):
+                self._step()
+            found = [self._scored[id] for id in mine]
+        finally:
+            self._backend.abort(mine)
+            self._scored = {}
+        pieces = [piece for piece in found if isinstance(piece, Piece)]
+        broken = next((item for item in found if isinstance(item, EngineFailure)), None)
+        if broken is not None:
+            raise broken
+        if not all(
+            piece.scores is not None and bool((piece.scores[:, 0] > -math.inf).all()) for piece in pieces
+        ):
+            raise EngineFailure("vllm gave no finite log-prob for a scored token")
+        return pieces
+
+    # --- weights ------------------------------------------------------------------------------------------------------
+
+    def load_weights(self, named_tensors: Iterable[tuple[str, Any]]) -> int:
+        """Replace the weights and drop the prefix cache; running requests start over, so no reply mixes two policies.
+
+        Raises: ContractError: a name or shape does not fit, or a weight was left out; the old weights are in place.
+        """
+        jobs, self._jobs = self._jobs, {}
+        self._backend.abort(jobs)
+        try:
+            loaded = self._backend.call("load_named", named_tensors, self.policy_version + 1)
+            self._identity["weights"] = loaded["weights"]
+        finally:
+            self._backend.drop_cache()
+            self.policy_version += 1
+            for job in jobs.values():
+                self._start(job)
+        return self.policy_version
+
+    def sleep(self) -> None:
+        """Give the accelerator's memory to others until `wake`; needs `build(..., sleeps=True)` on CUDA.
+
+        Raises: UsageError: requests are under way, or this engine cannot sleep.
+        """
+        if self._jobs:
+            raise UsageError(f"{len(self._jobs)} requests are under way; an engine sleeps only when idle")
+        self._backend.sleep()
+
+    def wake(self) -> None:
+        """Take the memory again; answers are as before."""
+        self._backend.wake()
+
+
+def build(
+    model: str,
+    *,
+    dtype: str = "auto",
+    max_context: int | None = None,
+    slots: int = 64,
+    prefill_tokens: int | None = None,
+    cache_bytes: int | None = None,
+    trust_remote_code: bool = False,
+    revision: str | None = None,
+    request_timeout: float | None = None,
+    sleeps: bool = False,
+    vllm: dict[str, Any] | None = None,
+) -> VLLMEngine:
+    """Start vLLM on a model.
+
+    Args:
+        model: a local Hugging Face folder, or a hub id "org/name"; weights as safetensors.
+        dtype: "auto" takes the checkpoint's (float16 becomes float32 on CPU), else float32, bfloat16 or float16.
+        max_context: prompt plus reply; None takes the model's longest.
+        slots: requests running at a time.
+        prefill_tokens: prompt tokens computed in one step; None takes 2048 on CPU, where a whole prompt always fits,
+            and vLLM's own number on CUDA.
+        cache_bytes: memory for keys and values; None takes enough for all slots on CPU, but at most a quarter
+            of all RAM; on CUDA vLLM's own share.
+        trust_remote_code: run Python code that comes with the model.
+        revision: branch, tag or commit on the hub.
+        request_timeout: seconds from submission after which a request fails; None waits forever.
+        sleeps: start so that `sleep` works (CUDA).
+        vllm: further keyword arguments of vLLM's `EngineArgs`, over ours.
+    Raises: UsageError: vLLM or the model cannot be used; says why.
+    """
+    check_version()
+    if slots < 1 or (prefill_tokens is not None and prefill_tokens < 1):
+        raise UsageError(f"slots and prefill_tokens must be at least 1, got {slots} and {prefill_tokens}")
+    found = examine(model, dtype, max_context, revision, on_cpu=on_cpu(), trust_remote_code=trust_remote_code)
+    if cache_bytes is None and on_cpu():
+        cache_bytes = found.cache_bytes(slots)
+    backend = Backend(
+        str(found.folder),
+        dtype=found.dtype,
+        max_context=found.max_context,
+        slots=slots,
+        prefill_tokens=prefill_tokens,
+        cache_bytes=cache_bytes,
+        trust_remote_code=trust_remote_code,
+        sleeps=sleeps,
+        options=vllm,
+    )
+    weights = backend.call("digest_of", str(found.folder))
+    engine = VLLMEngine(
+        backend,
+        found.tokenizer,
+        name=model,
+        vocab=found.vocab,
+        max_context=found.max_context,
+        end_ids=found.end_ids,
+        identity={"revision": found.revision, "dtype": found.dtype, "weights": weights},
+        request_timeout=request_timeout,
+    )
+    try:
+        engine.score([0, 0])  # some architectures fail only when they compute
+    except EngineFailure as error:
+        raise UsageError(
+            f"vllm loaded {model!r} but cannot compute with it: {error}; use engine: hf"
+        ) from error
+    return engine

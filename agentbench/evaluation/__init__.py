@@ -1,0 +1,1 @@
+"""Evaluation as data: frozen panels, and one configuration that plays them."""

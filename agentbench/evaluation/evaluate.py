@@ -1,0 +1,243 @@
+"""One evaluation as data: panel -> episodes minus those on record -> rollout -> records -> numbers.
+
+Leaves out how episodes run (`rollout`), who acts in them (`policies`), what the numbers mean (`summary`) and
+printing (`cli`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from itertools import chain
+from pathlib import Path
+from typing import Any, Protocol
+
+from pydantic import Field
+
+from ..env import EnvSpec
+from ..errors import ConfigError, CorruptData, UsageError
+from ..machine import versions
+from ..policies.build import PolicyConfig, build_policy
+from ..policies.chat import ChatPolicy
+from ..policy import Policy
+from ..registry import env_spec
+from ..rollout.episode import Episode, Limits
+from ..rollout.schedule import run_episodes
+from ..runs.episodes import Key, read_episodes
+from ..runs.folder import RunFolder, check_output, read_timings
+from ..runs.report import write_pages
+from ..runs.summary import Plan, Summary, summarise
+from ..types import Trajectory, derive_seed
+from .panels import ResolvedPanel, digest, load_panel
+
+Progress = Callable[[Trajectory | None, int, int], None]
+"""`progress(episode, done, total)`, called once with None before the first episode and after each one."""
+
+
+class Team(Protocol):
+    """Several processes that play one panel together; a `agentbench.trainer.Trainer` is one."""
+
+    process_index: int
+    num_processes: int
+
+    def gather(self, items: list[Any]) -> list[Any]:
+        """Concatenate plain values over all processes, on process 0 only."""
+        ...
+
+
+_FREE = frozenset(
+    {
+        "output_dir",
+        "concurrency",
+        "step_seconds",
+        "episode_seconds",
+        "retries",
+        "allow_missing",
+        "max_error_rate",
+    }
+)
+
+
+class EvalConfig(PolicyConfig):
+    """One evaluation. Equal configurations give equal records, whatever the concurrency.
+
+    Attributes:
+        panel: panel id or file.
+        output_dir: run folder; None keeps nothing.
+        limit: play only the first tasks of the panel.
+        repeats: episodes per task, each with its own seed.
+        max_turns: None takes the env's own.
+        max_episode_tokens: sampled tokens per episode.
+        step_seconds: limit of one env step; `episode_seconds` of one episode. Over them is an error, not a failure.
+        retries: how often an episode that its infrastructure broke is run again.
+        env_options: keyword options of the env, over those of the panel.
+        allow_missing: go on without tasks that are absent or corrupt.
+        max_error_rate: share of errors above which no headline is given.
+    """
+
+    panel: str
+    output_dir: str | None = None
+    limit: int | None = Field(default=None, ge=1)
+    seed: int = 0
+    repeats: int = Field(default=1, ge=1)
+    concurrency: int = Field(default=16, ge=1)
+    max_turns: int | None = Field(default=None, ge=1)
+    max_episode_tokens: int | None = Field(default=None, ge=1)
+    step_seconds: float | None = Field(default=None, gt=0)
+    episode_seconds: float | None = Field(default=None, gt=0)
+    retries: int = Field(default=1, ge=0)
+    env_options: dict[str, Any] = Field(default_factory=dict)
+    allow_missing: bool = False
+    max_error_rate: float = Field(default=0.01, ge=0, le=1)
+
+
+def evaluate(
+    config: EvalConfig,
+    *,
+    resume: bool = False,
+    retry_errors: bool = False,
+    policy: Policy | None = None,
+    progress: Progress | None = None,
+    team: Team | None = None,
+) -> Summary:
+    """Play a panel and return its numbers; with `output_dir` everything is recorded as it happens.
+
+    Args:
+        config: what to play, and how.
+        resume: go on with the records in `output_dir`.
+        retry_errors: on resume, play episodes again that ended in an infrastructure failure.
+        policy: acts instead of the one that `config` names, such as a model in training.
+        progress: told after each episode.
+        team: processes that share the work; this is its process 0, the others call `assist`.
+    Raises: UsageError: something the caller can fix; episodes finished so far are on record.
+    """
+    if config.output_dir is not None:  # before a model is loaded for nothing
+        check_output(Path(config.output_dir), config.model_dump(mode="json"), resume=resume, free=_FREE)
+    panel = load_panel(config.panel)
+    spec = env_spec(panel.env)
+    resolved = panel.resolve(spec, allow_missing=config.allow_missing)
+    tasks = resolved.tasks[: config.limit]
+    plan = _plan(config, resolved, spec, tasks)
+    actor = policy or build_policy(config, spec, config.max_turns)
+    if config.max_episode_tokens is not None and isinstance(actor, ChatPolicy):
+        raise ConfigError(f"max_episode_tokens counts token ids, which engine {config.engine!r} has none of")
+    before = _since({}, actor)  # an engine in training has played other episodes already
+    found: dict[Key, Trajectory] = {}
+    with ExitStack() as stack:
+        run = None
+        if policy is None:  # this function built it
+            stack.callback(getattr(getattr(actor, "engine", None), "close", lambda: None))
+        if config.output_dir is not None:
+            run = stack.enter_context(_open(config, plan, actor, resume=resume))
+            found = {(item.task, item.repeat): item for item in read_episodes(run.path)}
+            if retry_errors:
+                found = {key: item for key, item in found.items() if item.ok}
+        items = [key for key in _keys(tasks, config.repeats) if key not in found]
+        if progress:
+            progress(None, len(found), len(found) + len(items))
+        total = len(found) + len(items)
+        mine = items[:: team.num_processes] if team else items
+        played = _play(config, spec, panel.env_options, actor, mine)
+        for item in chain(played, _from_others(team)):
+            found[item.task, item.repeat] = item
+            if run:
+                run.append(item, None if team else _since(before, actor))
+            if progress:
+                progress(item, len(found), total)
+        summary = summarise(
+            found.values(),
+            plan,
+            actor.info,
+            timings=read_timings(run.path) if run else None,
+            max_error_rate=config.max_error_rate,
+        )
+        if run:
+            write_pages(run.path, summary)
+    return summary
+
+
+def assist(config: EvalConfig, policy: Policy, team: Team) -> None:
+    """Play this process's share of an evaluation that process 0 of the team makes at the same time."""
+    panel = load_panel(config.panel)
+    spec = env_spec(panel.env)
+    tasks = panel.resolve(spec, allow_missing=config.allow_missing).tasks[: config.limit]
+    mine = list(_keys(tasks, config.repeats))[team.process_index :: team.num_processes]
+    team.gather(list(_play(config, spec, panel.env_options, policy, mine)))
+
+
+def _from_others(team: Team | None) -> Iterator[Trajectory]:
+    """Episodes of the team's other processes, once all have finished."""
+    if team is not None:
+        yield from team.gather([])
+
+
+def _since(before: Mapping[str, float], actor: Policy) -> dict[str, float]:
+    """What the actor's engine has used beyond `before`; {} where nothing is counted."""
+    now: Mapping[str, float] = getattr(actor, "usage", {})
+    return {name: value - before.get(name, 0) for name, value in now.items()}
+
+
+def _keys(tasks: Sequence[str], repeats: int) -> Iterator[Key]:
+    return ((task, repeat) for repeat in range(repeats) for task in tasks)
+
+
+def _plan(config: EvalConfig, resolved: ResolvedPanel, spec: EnvSpec, tasks: Sequence[str]) -> Plan:
+    banners = resolved.banners()
+    if len(tasks) < len(resolved.tasks):
+        banners.append(f"only the first {len(tasks)} of {len(resolved.tasks)} tasks (--limit)")
+    return Plan(
+        id=resolved.panel.id,
+        sha256=resolved.panel.sha256,
+        digest=digest(tasks),
+        env=spec.id,
+        rules=spec.rules,
+        split=resolved.panel.split,
+        tasks=len(tasks),
+        repeats=config.repeats,
+        banners=tuple(banners),
+    )
+
+
+def _open(config: EvalConfig, plan: Plan, actor: Policy, *, resume: bool) -> RunFolder:
+    path = Path(config.output_dir or "")
+    run = RunFolder.open(path, config.model_dump(mode="json"), resume=resume, free=_FREE)
+    facts = {"panel": plan.model_dump(mode="json"), "policy": actor.info, **versions()}
+    try:
+        # Packages may change on resume and stay as first recorded; what is played and by whom may not change.
+        run.fix_versions(facts, binding=("panel", "policy"))
+    except UsageError:
+        run.close()
+        raise
+    return run
+
+
+def _play(
+    config: EvalConfig,
+    spec: EnvSpec,
+    panel_options: Mapping[str, Any],
+    actor: Policy,
+    items: Sequence[Key],
+) -> Iterator[Trajectory]:
+    episodes = (
+        Episode(spec, task, derive_seed(config.seed, spec.id, task, repeat), repeat) for task, repeat in items
+    )
+    limits = Limits(
+        max_turns=config.max_turns,
+        max_tokens=config.max_episode_tokens,
+        step_seconds=config.step_seconds,
+        episode_seconds=config.episode_seconds,
+        retries=config.retries,
+    )
+    try:
+        yield from run_episodes(
+            episodes,
+            actor,
+            concurrency=config.concurrency,
+            limits=limits,
+            env_options={**panel_options, **config.env_options},
+            tolerate_corrupt=config.allow_missing,
+        )
+    except CorruptData as error:
+        raise CorruptData(
+            f"{error}; finished episodes are kept. Replace the file, or go on without it: --allow-missing --resume"
+        ) from error

@@ -1,0 +1,235 @@
+"""Opens a causal language model and its tokenizer, replaces its weights, and tells weights apart; one-line errors.
+
+Leaves out what is done with them (`hf`, `agentbench.trainers`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import CorruptData, UsageError, missing_dependency
+
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_WEIGHTS = ("*.safetensors", "*.bin", "*.safetensors.index.json", "*.bin.index.json")
+_TOKENIZER = ("tokenizer*", "vocab.*", "spiece.model")
+DTYPES = {
+    "float32": "float32",
+    "fp32": "float32",
+    "bfloat16": "bfloat16",
+    "bf16": "bfloat16",
+    "float16": "float16",
+    "fp16": "float16",
+}
+"""Every name of a dtype that is understood, and torch's."""
+
+
+def open_model(
+    model: str,
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    attn_implementation: str | None = None,
+) -> tuple[Any, Any]:
+    """Load a model, ready to answer (eval mode, on its device), and its tokenizer.
+
+    Args:
+        model: a local Hugging Face folder, or a hub id "org/name".
+        dtype: "auto" takes the checkpoint's (float16 becomes float32 on CPU), else float32, bfloat16 or float16.
+        device: "auto" takes CUDA when there is one, else the CPU.
+        revision: branch, tag or commit on the hub.
+        trust_remote_code: run Python code that comes with the model.
+        attn_implementation: "sdpa" or "eager"; None lets transformers choose.
+    Returns: (model, tokenizer).
+    Raises:
+        MissingDependency: torch or transformers is not installed.
+        CorruptData: the files are there but cannot be used.
+        UsageError: nothing of that name, or the folder lacks something.
+    """
+    try:
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+    except ImportError as error:
+        raise missing_dependency(error.name or "transformers", "train", "the engine 'hf'") from error
+    local = check_name(model)
+    if local:
+        model = str(Path(model).expanduser())
+    where = _device(device)
+    wanted = _dtype(dtype)
+    source: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    if local:
+        source["local_files_only"] = True
+    with quiet_transformers():
+        tokenizer = _load(model, "tokenizer", AutoTokenizer.from_pretrained, source)
+        if attn_implementation is not None:
+            source["attn_implementation"] = attn_implementation
+        loaded, report = _load(
+            model,
+            "weights",
+            AutoModelForCausalLM.from_pretrained,
+            {**source, "dtype": wanted, "output_loading_info": True},
+        )
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise CorruptData(
+            f"the weights of {model!r} lack {len(missing)} tensors, such as {missing[0]!r}; "
+            "they would be random; save the whole model with save_pretrained"
+        )
+    if dtype == "auto" and where.type == "cpu" and loaded.dtype == torch.float16:
+        loaded = loaded.float()
+    return loaded.to(where).eval(), tokenizer
+
+
+def open_tokenizer(folder: Path | str, *, trust_remote_code: bool = False) -> Any:
+    """Load the tokenizer of a local folder alone.
+
+    Raises: CorruptData: it cannot be loaded.
+    """
+    try:
+        from transformers import AutoTokenizer
+    except ImportError as error:
+        raise missing_dependency("transformers", "train", "a tokenizer") from error
+    options = {"trust_remote_code": trust_remote_code, "local_files_only": True}
+    with quiet_transformers():
+        return _load(str(folder), "tokenizer", AutoTokenizer.from_pretrained, options)
+
+
+def find_tokenizer(name: str, needed_by: str) -> Any:
+    """Load the tokenizer of a folder or hub id for an engine that has no model here.
+
+    Args:
+        name: local folder or hub id.
+        needed_by: what wants it, for the error when transformers is missing.
+    Raises: MissingDependency, UsageError: it cannot be loaded.
+    """
+    try:
+        from transformers import AutoTokenizer
+    except ImportError as error:
+        raise missing_dependency("transformers", "train", needed_by) from error
+    try:
+        return AutoTokenizer.from_pretrained(name)
+    except Exception as error:
+        first = next((line for line in str(error).splitlines() if line.strip()), "")
+        raise UsageError(
+            f"cannot load the tokenizer of {name!r}: {type(error).__name__}: {first}; name a local folder or hub id "
+            "in engine_options.tokenizer"
+        ) from error
+
+
+def check_name(model: str) -> bool:
+    """Check a model's name before anything is loaded; returns whether it is a local folder."""
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        _check_folder(folder)
+        return True
+    if folder.is_file():
+        raise UsageError(f"{model!r} is a file; give the folder that holds config.json and the weights")
+    if not _HUB_NAME.fullmatch(model) or model.startswith("."):
+        raise UsageError(
+            f"no folder {model!r}, and it is not a hub id of the form 'org/name'; give the path of a Hugging Face "
+            "folder (config.json, weights, tokenizer) or a hub id such as 'Qwen/Qwen3-0.6B'"
+        )
+    return False
+
+
+def _check_folder(folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        if (folder / "adapter_config.json").is_file():
+            raise UsageError(f"{str(folder)!r} holds a LoRA adapter only; merge it into its base model")
+        raise UsageError(f"{str(folder)!r} is not a Hugging Face model folder: it has no config.json")
+    if not any(next(folder.glob(pattern), None) for pattern in _WEIGHTS):
+        raise UsageError(
+            f"{str(folder)!r} has no weights (*.safetensors); save the model with save_pretrained"
+        )
+    if not any(next(folder.glob(pattern), None) for pattern in _TOKENIZER):
+        raise UsageError(
+            f"{str(folder)!r} has no tokenizer (tokenizer.json); save one there with "
+            "AutoTokenizer.from_pretrained(BASE_MODEL).save_pretrained(FOLDER)"
+        )
+
+
+def _load(model: str, what: str, load: Any, options: dict[str, Any]) -> Any:
+    """Call a `from_pretrained`; whatever it raises becomes one line."""
+    try:
+        return load(model, **options)
+    except Exception as error:
+        first = next((line for line in str(error).splitlines() if line.strip()), "")
+        kind = CorruptData if options.get("local_files_only") else UsageError
+        raise kind(f"cannot load the {what} of {model!r}: {type(error).__name__}: {first}") from error
+
+
+def _device(name: str) -> Any:
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"no device {name!r}; allowed: auto, cpu, cuda, cuda:0 ...") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UsageError(f"device {name!r} was asked for, but torch sees no CUDA device; use --device cpu")
+    return device
+
+
+def _dtype(name: str) -> Any:
+    import torch
+
+    if name == "auto":
+        return "auto"
+    if name not in DTYPES:
+        raise UsageError(f"no dtype {name!r}; allowed: auto, {', '.join(DTYPES)}")
+    return getattr(torch, DTYPES[name])
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers from drawing progress bars inside the block."""
+    from transformers.utils import logging as transformers_logging
+
+    logging: Any = transformers_logging
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def end_ids(model: Any, tokenizer: Any) -> npt.NDArray[np.int64]:
+    """Every token that ends a reply: the model's end tokens, the tokenizer's, and ChatML's where the template has it.
+
+    Raises: UsageError: there is none, so no reply would ever end.
+    """
+    found: set[int] = set()
+    generation = getattr(model, "generation_config", None)
+    for source in (getattr(generation, "eos_token_id", None), tokenizer.eos_token_id):
+        found.update([source] if isinstance(source, int) else source or [])
+    if "<|im_end|>" in str(getattr(tokenizer, "chat_template", "")):
+        marker = tokenizer.encode("<|im_end|>", add_special_tokens=False)
+        found.update(marker if len(marker) == 1 else [])
+    if not found:
+        raise UsageError("model and tokenizer name no end token; set eos_token_id in generation_config.json")
+    return np.array(sorted(found), np.int64)
+
+
+def max_context_of(config: Any, asked: int | None) -> int:
+    """The longest context of a model, or the shorter one asked for.
+
+    Raises: UsageError: the model cannot have it, or names none and none was asked for.
+    """
+    longest: Any = getattr(config, "max_position_embeddings", None)
+    if asked is None and longest is None:
+        raise UsageError("this model names no longest context (max_position_embeddings); pass max_context")
+    if asked is not None and (asked < 2 or (longest is not None and asked > longest)):
+        raise UsageError(f"max_context must be from 2 to {longest or 'any number'}, got {asked}")
+    return int(asked or longest)

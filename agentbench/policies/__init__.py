@@ -1,0 +1,1 @@
+"""Who acts: experts, scripts and language models behind the contract in `agentbench.policy`."""

@@ -1,0 +1,110 @@
+"""A model behind an endpoint that takes messages: the same prompts and parsers as `policy.ModelPolicy`, without tokens.
+
+Recorded actions hold text alone. Leaves out how messages travel (`engines.openai`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..dialogue.parse import Parser
+from ..dialogue.prompt import Prompt
+from ..dialogue.render import Rendered, opening_messages, prompt_slots, shown_of
+from ..engine import Message, TextEngine, TextRequest
+from ..policy import Decision, View
+from ..types import SamplingParams, derive_seed
+from .model import decide_on
+
+
+class ChatPolicy:
+    """A language model that is spoken to in messages."""
+
+    def __init__(
+        self,
+        engine: TextEngine,
+        prompt: Prompt,
+        parser: Parser,
+        sampling: SamplingParams,
+        *,
+        history: int,
+        max_turns: int,
+        author: str = "student",
+    ) -> None:
+        """Put an engine, a prompt and a parser together.
+
+        Args:
+            engine: answers messages.
+            prompt: writes them.
+            parser: reads commands out of replies.
+            sampling: temperature and limits.
+            history: observation-action pairs shown in a fresh prompt.
+            max_turns: filled into the prompt.
+            author: stamped on every action.
+        """
+        self.engine = engine
+        self.prompt = prompt
+        self.parser = parser
+        self.sampling = sampling
+        self.history, self.max_turns, self.author = history, max_turns, author
+        self._conversations: dict[str, tuple[Message, ...]] = {}
+        self._pending: dict[str, Rendered] = {}
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """Say which model acts, how it samples, and with which prompt."""
+        return {
+            "policy": "model",
+            "author": self.author,
+            "engine": self.engine.info,
+            "prompt": self.prompt.info,
+            "parser": self.parser.name,
+            "guided": False,
+            "sampling": {name: getattr(self.sampling, name) for name in SamplingParams.__slots__},
+        }
+
+    @property
+    def usage(self) -> dict[str, float]:
+        """What the engine has used so far."""
+        return self.engine.usage
+
+    def submit(self, views: Sequence[View]) -> None:
+        """Write each episode's messages and send them."""
+        for view in views:
+            self._pending[view.key] = Rendered([], [], fresh=True, shown=shown_of(view.info))
+        self.engine.ask(
+            [
+                TextRequest(
+                    key=view.key,
+                    messages=self._messages(view),
+                    sampling=self.sampling,
+                    seed=derive_seed(view.seed, "turn", len(view.turns)),
+                )
+                for view in views
+            ]
+        )
+
+    def _messages(self, view: View) -> tuple[Message, ...]:
+        slots = prompt_slots(view, history=self.history, max_turns=self.max_turns)
+        text = self.prompt.message(slots, first=not view.turns)
+        if self.prompt.layout == "growing" and view.turns:
+            said: Message = {"role": "assistant", "content": view.turns[-1].action.text}
+            asked: Message = {"role": "user", "content": text}
+            messages = (*self._conversations[view.key], said, asked)
+        else:
+            messages = tuple(opening_messages(self.prompt, text))
+        if self.prompt.layout == "growing":
+            self._conversations[view.key] = messages
+        return messages
+
+    def poll(self) -> list[tuple[str, Decision]]:
+        """Parse whatever replies are ready."""
+        return [
+            (item.key, decide_on(item, self.parser, self.author, self._pending.pop(item.key)))
+            for item in self.engine.poll()
+        ]
+
+    def forget(self, key: str) -> None:
+        """Drop the conversation of an ended episode."""
+        self._pending.pop(key, None)
+        self._conversations.pop(key, None)

@@ -1,0 +1,138 @@
+"""A language model as a policy: prompt ids in, sampled ids kept, reply parsed. Leaves out text engines (`chat`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from ..dialogue.parse import Parser
+from ..dialogue.render import Rendered, Renderer
+from ..engine import Completion, Engine, Request
+from ..errors import ContextFull, UsageError
+from ..policy import Decision, View
+from ..types import Action, Failure, SamplingParams, derive_seed
+
+
+class ModelPolicy:
+    """A language model: prompt rendered to ids once, sampled ids kept, reply parsed into a command."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        renderer: Renderer,
+        parser: Parser,
+        sampling: SamplingParams,
+        *,
+        author: str = "student",
+        guided: bool = False,
+    ) -> None:
+        """Put an engine, a renderer and a parser together.
+
+        Args:
+            engine: samples replies.
+            renderer: writes prompts as token ids.
+            parser: reads commands out of replies.
+            sampling: temperature and limits.
+            author: stamped on every action.
+            guided: sample only among the admissible commands (guided choice); needs an env that lists them.
+        """
+        self.engine = engine
+        self.renderer = renderer
+        self.parser = parser
+        self.sampling = sampling
+        self.author = author
+        self.guided = guided
+        self._pending: dict[str, Rendered] = {}
+        self._ready: list[tuple[str, Decision]] = []
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """Say which model acts, how it samples, and with which prompt."""
+        sampling = {name: getattr(self.sampling, name) for name in SamplingParams.__slots__}
+        return {
+            "policy": "model",
+            "author": self.author,
+            "engine": self.engine.info,
+            "prompt": self.renderer.prompt.info,
+            "parser": self.parser.name,
+            "guided": self.guided,
+            "sampling": sampling,
+        }
+
+    @property
+    def usage(self) -> dict[str, float]:
+        """What the engine has used so far; {} where it does not count."""
+        return dict(getattr(self.engine, "usage", {}))
+
+    def submit(self, views: Sequence[View]) -> None:
+        """Render each episode's prompt and queue it at the engine."""
+        requests = []
+        for view in views:
+            rendered = self.renderer.render(view)
+            total = len(rendered.prompt_ids) + self.sampling.max_new_tokens
+            if total > self.engine.max_context:
+                self._ready.append((view.key, Decision(Action(""), None, end="context_full")))
+                continue
+            self._pending[view.key] = rendered
+            requests.append(
+                Request(
+                    key=view.key,
+                    token_ids=rendered.prompt_ids,
+                    sampling=self.sampling,
+                    seed=derive_seed(view.seed, "turn", len(view.turns)),
+                    slot=view.key,
+                    choices=self._choices(view) if self.guided else None,
+                )
+            )
+        if requests:
+            self.engine.submit(requests)
+
+    def _choices(self, view: View) -> tuple[tuple[int, ...], ...]:
+        if not view.info["admissible"]:
+            raise UsageError(
+                f"guided choice needs admissible commands, but env {view.spec.id!r} lists none here"
+            )
+        return tuple(
+            self.renderer.reply_ids(self.parser.format(command)) for command in view.info["admissible"]
+        )
+
+    def poll(self) -> list[tuple[str, Decision]]:
+        """Parse whatever replies are ready."""
+        ready, self._ready = self._ready, []
+        if ready:
+            return ready
+        for completion in self.engine.poll():
+            rendered = self._pending.pop(completion.key)
+            ready.append((completion.key, decide_on(completion, self.parser, self.author, rendered)))
+        return ready
+
+    def forget(self, key: str) -> None:
+        """Let the engine drop the conversation's cache."""
+        self.engine.release(key)
+
+
+def decide_on(
+    completion: Completion,
+    parser: Parser,
+    author: str,
+    rendered: Rendered,
+) -> Decision:
+    """Turn an engine's answer to a prompt into a decision: read the command, or say why the episode ends here."""
+    error = completion.failure
+    if isinstance(error, ContextFull):
+        return Decision(Action(""), None, end="context_full")
+    if error is not None:
+        failure = Failure(type(error).__name__, str(error), "engine")
+        return Decision(Action(""), None, end="error", failure=failure)
+    assert completion.action is not None
+    parsed = parser.parse(completion.action.text)
+    action = replace(completion.action, author=author)
+    return Decision(
+        action,
+        parsed.command,
+        rendered.context_ids,
+        rendered.fresh,
+        invalid=parsed.failure,
+        shown=rendered.shown,
+    )

@@ -1,0 +1,1 @@
+"""Passages found for a query; knows no benchmark."""

@@ -1,0 +1,350 @@
+"""Runs episodes: many at a time, each one depending on nothing but its own seed.
+
+Continuous scheduling: a finished episode is replaced at once, an env that is done is never stepped, and a slow
+episode delays nobody. This is the one place that turns exceptions of an env or engine into recorded failures.
+Leaves out which episodes to run (`evaluate`, `collect`) and what is learnt from them (`trainers`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..env import INFO_KEYS, EnvSpec, Info, StepReturn, TextEnv
+from ..errors import ContractError, CorruptData, UsageError
+from ..policy import Decision, InstantPolicy, Policy, View
+from ..types import End, Failure, Parent, Trajectory, Turn, author_of
+from .episode import Episode, Limits, replay
+
+
+@dataclass(slots=True)
+class _Running:
+    episode: Episode
+    env: TextEnv
+    view: View
+    max_turns: int
+    started: float
+    opening: Info
+    tokens: int = 0
+    decision: Decision | None = None
+    label: Decision | None = None
+    step_started: float = 0.0
+
+
+@dataclass(slots=True)
+class _Rollout:
+    """State of one call of `run_episodes`."""
+
+    policies: Mapping[str, Policy]
+    limits: Limits
+    env_options: Mapping[str, Any]
+    tolerate_corrupt: bool
+    threads: ThreadPoolExecutor
+    labeller: InstantPolicy | None = None
+    running: dict[str, _Running] = field(default_factory=dict)
+    waiting: list[_Running] = field(default_factory=list)
+    pending: Counter[str] = field(default_factory=Counter)
+    steps: dict[Future[StepReturn], str] = field(default_factory=dict)
+    idle_envs: list[tuple[EnvSpec, TextEnv]] = field(default_factory=list)
+    attempts: Counter[str] = field(default_factory=Counter)
+    forks: dict[tuple[str, int], Any] = field(default_factory=dict)
+    finished: list[Trajectory] = field(default_factory=list)
+
+    # --- beginning ---------------------------------------------------------------------------------------------
+
+    def begin(self, episode: Episode) -> None:
+        """Reset an env for the episode and queue its first decision."""
+        started = time.monotonic()
+        env: TextEnv | None = None
+        try:
+            env = self._take_env(episode.spec)
+            observation, info, turns = self._reset(env, episode)
+        except UsageError as error:
+            if not (self.tolerate_corrupt and isinstance(error, CorruptData)):
+                raise
+            self.attempts[episode.key] = self.limits.retries + 1
+            self._fail(episode, started, [], _failure(error, "env"))
+            return
+        except Exception as error:
+            if isinstance(error, ContractError):
+                raise
+            self._fail(episode, started, [], _failure(error, "env"))
+            return
+        seed = episode.seed if episode.sampling_seed is None else episode.sampling_seed
+        view = View(
+            episode.key, episode.spec, env, episode.task, seed, episode.repeat, observation, info, turns
+        )
+        max_turns = self.limits.max_turns or episode.max_turns or episode.spec.max_turns
+        run = _Running(episode, env, view, max_turns, started, opening=info)
+        self.running[episode.key] = run
+        self.waiting.append(run)
+
+    def _take_env(self, spec: EnvSpec) -> TextEnv:
+        for position, (owner, env) in enumerate(self.idle_envs):
+            if owner is spec:
+                del self.idle_envs[position]
+                return env
+        return spec.make(**self.env_options)
+
+    def _reset(self, env: TextEnv, episode: Episode) -> tuple[str, Info, list[Turn]]:
+        observation, info = env.reset(seed=episode.seed, options={"task": episode.task})
+        if episode.start is None:
+            return observation, info, []
+        start = episode.start
+        turns = list(start.trajectory.turns[: start.turn])
+        fork = (start.trajectory.id, start.turn)
+        if env.can_snapshot and fork in self.forks:
+            observation, info = env.restore(self.forks[fork])
+            return observation, info, turns
+        observation, info = replay(env, observation, info, start)
+        if env.can_snapshot:
+            self.forks[fork] = env.snapshot()
+        return observation, info, turns
+
+    # --- acting ------------------------------------------------------------------------------------------------
+
+    def ask(self) -> None:
+        """Hand every waiting episode to the author of its next turn."""
+        by_author: dict[str, list[View]] = {}
+        for run in self.waiting:
+            author = author_of(run.episode.authors, len(run.view.turns))
+            by_author.setdefault(author, []).append(run.view)
+        if self.labeller is not None and self.waiting:
+            self.labeller.submit([run.view for run in self.waiting])
+            for key, decision in self.labeller.poll():
+                self.running[key].label = decision
+        self.waiting = []
+        for author, views in by_author.items():
+            if author not in self.policies:
+                known = ", ".join(sorted(self.policies))
+                raise ContractError(f"no policy for author {author!r}; the rollout was given: {known}")
+            self.policies[author].submit(views)
+            self.pending[author] += len(views)
+
+    def listen(self) -> None:
+        """Take the decisions that are ready and send their commands to the envs."""
+        for author in [name for name, count in self.pending.items() if count]:
+            for key, decision in self.policies[author].poll():
+                self.pending[author] -= 1
+                run = self.running.get(key)
+                if run is not None:
+                    self._act(run, decision)
+
+    def _act(self, run: _Running, decision: Decision) -> None:
+        if decision.end == "error":
+            assert decision.failure is not None
+            self._drop(run, decision.failure)
+            return
+        if decision.end:
+            self._end(run, "context_full")
+            return
+        run.decision = decision
+        run.step_started = time.monotonic()
+        command = decision.env_action or ""
+        if run.episode.spec.blocking:
+            self.steps[self.threads.submit(run.env.step, command)] = run.episode.key
+            return
+        try:
+            result = run.env.step(command)
+        except Exception as error:
+            self._drop(run, _failure(error, "env"))
+            return
+        self._answer(run, result)
+
+    def gather(self) -> None:
+        """Take the env steps that threads have finished; give up on those over their limit."""
+        if not self.steps:
+            return
+        idle = not self.waiting and not any(self.pending.values())
+        done, _ = wait(self.steps, timeout=0.05 if idle else 0, return_when=FIRST_COMPLETED)
+        for future in list(self.steps):
+            run = self.running.get(self.steps[future])
+            if future in done:
+                del self.steps[future]
+                if run is None:
+                    continue
+                error = future.exception()
+                if error is not None:
+                    self._drop(run, _failure(error, "env"))
+                else:
+                    self._answer(run, future.result())
+            elif run is not None and self._overdue(run):
+                del self.steps[future]
+                self._drop(run, self._step_timeout())
+
+    def _overdue(self, run: _Running) -> bool:
+        limit = self.limits.step_seconds
+        return limit is not None and time.monotonic() - run.step_started > limit
+
+    def _step_timeout(self) -> Failure:
+        return Failure("StepTimeout", f"an env step took longer than {self.limits.step_seconds} s", "env")
+
+    def _answer(self, run: _Running, result: StepReturn) -> None:
+        """Record the turn and decide whether the episode goes on."""
+        observation, reward, terminated, truncated, info = result
+        if self._overdue(run):
+            self._drop(run, self._step_timeout())
+            return
+        decision, view = run.decision, run.view
+        assert decision is not None
+        kept = {
+            name: value
+            for name, value in info.items()
+            if name not in INFO_KEYS and run.opening.get(name) != value  # what never changes is not repeated
+        }
+        penalty = run.episode.spec.invalid_penalty if decision.invalid else 0.0
+        view.turns.append(
+            Turn(
+                index=len(view.turns),
+                observation=view.observation,
+                action=decision.action,
+                env_action=decision.env_action,
+                reward=float(reward) - penalty,
+                context_ids=decision.context_ids,
+                fresh=decision.fresh,
+                invalid=decision.invalid,
+                penalty=penalty,
+                label=run.label.action if run.label is not None else None,
+                shown=decision.shown,
+                info=kept,
+            )
+        )
+        view.observation, view.info = observation, info
+        run.tokens += len(decision.action.token_ids)
+        limit, seconds = self.limits.max_tokens, self.limits.episode_seconds
+        if terminated:
+            self._end(run, "terminated")
+        elif truncated or len(view.turns) >= run.max_turns:
+            self._end(run, "max_turns")
+        elif limit is not None and run.tokens >= limit:
+            self._end(run, "max_tokens")
+        elif seconds is not None and time.monotonic() - run.started > seconds:
+            self._drop(run, Failure("EpisodeTimeout", f"the episode took longer than {seconds} s", "policy"))
+        else:
+            self.waiting.append(run)
+
+    # --- ending ------------------------------------------------------------------------------------------------
+
+    def _end(self, run: _Running, end: End) -> None:
+        info = run.view.info
+        self._close(run)
+        self.idle_envs.append((run.episode.spec, run.env))
+        self.finished.append(
+            _trajectory(
+                run.episode,
+                run.view.turns,
+                end,
+                started=run.started,
+                success=bool(info["success"]),
+                score=float(info["score"]),
+                task_type=str(info["task_type"]),
+                final_observation=run.view.observation,
+            )
+        )
+
+    def _drop(self, run: _Running, failure: Failure) -> None:
+        """Retry or record an episode that its infrastructure broke; its env is not used again."""
+        self._close(run)
+        self._fail(run.episode, run.started, run.view.turns, failure, str(run.view.info.get("task_type", "")))
+
+    def _close(self, run: _Running) -> None:
+        del self.running[run.episode.key]
+        for name in {name for _, name in run.episode.authors}:
+            if name in self.policies:
+                self.policies[name].forget(run.episode.key)
+
+    def _fail(
+        self, episode: Episode, started: float, turns: list[Turn], failure: Failure, task_type: str = ""
+    ) -> None:
+        self.attempts[episode.key] += 1
+        if self.attempts[episode.key] <= self.limits.retries:
+            self.begin(episode)
+            return
+        self.finished.append(
+            _trajectory(
+                episode,
+                turns,
+                "error",
+                started=started,
+                success=None,
+                score=0.0,
+                task_type=task_type,
+                error=failure,
+            )
+        )
+
+
+def run_episodes(
+    episodes: Iterable[Episode],
+    policy: Policy | Mapping[str, Policy],
+    *,
+    concurrency: int = 16,
+    limits: Limits | None = None,
+    env_options: Mapping[str, Any] | None = None,
+    tolerate_corrupt: bool = False,
+    labeller: InstantPolicy | None = None,
+) -> Iterator[Trajectory]:
+    """Run episodes and yield each trajectory as it ends, in any order.
+
+    Args:
+        episodes: consumed lazily; keys must be unique.
+        policy: the acting policy, or author name -> policy.
+        concurrency: episodes under way at once; does not change any trajectory.
+        limits: what an episode may use.
+        env_options: keyword arguments of the env factory.
+        tolerate_corrupt: record a task whose data is corrupt as a failed episode instead of stopping.
+        labeller: asked on every turn what it would do; kept in `Turn.label`.
+    Raises:
+        UsageError: the caller can fix it (missing data, corrupt data, a policy that cannot play this env).
+        ContractError: a plug-in broke its protocol, for instance an env that is not deterministic on replay.
+    """
+    if concurrency < 1:
+        raise UsageError(f"concurrency must be at least 1, got {concurrency}")
+    policies = policy if isinstance(policy, Mapping) else {"student": policy}
+    threads = ThreadPoolExecutor(max_workers=concurrency, thread_name_prefix="env")
+    state = _Rollout(policies, limits or Limits(), env_options or {}, tolerate_corrupt, threads, labeller)
+    queue = iter(episodes)
+    more = True
+    try:
+        while more or state.running:
+            while more and len(state.running) < concurrency:
+                episode = next(queue, None)
+                if episode is None:
+                    more = False
+                else:
+                    state.begin(episode)
+            state.ask()
+            state.listen()
+            state.gather()
+            finished, state.finished = state.finished, []
+            yield from finished
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)
+        for _, env in state.idle_envs:
+            env.close()
+
+
+def _failure(error: BaseException, where: Any) -> Failure:
+    return Failure(type(error).__name__, str(error), where)
+
+
+def _trajectory(
+    episode: Episode, turns: list[Turn], end: End, *, started: float, **values: Any
+) -> Trajectory:
+    start = episode.start
+    return Trajectory(
+        id=episode.key,
+        env=episode.spec.id,
+        task=episode.task,
+        seed=episode.seed,
+        turns=tuple(turns),
+        end=end,
+        repeat=episode.repeat,
+        parent=Parent(start.trajectory.id, start.turn) if start else None,
+        seconds=time.monotonic() - started,
+        **values,
+    )

@@ -1,0 +1,195 @@
+"""The run directory: what was asked, what happened, line by line, in a form that survives kill -9.
+
+- `config.yaml`: the resolved configuration; itself a valid input.
+- `versions.json`: what the run stands on (panel, policy, packages); written once.
+- `episodes.jsonl`: one finished episode a line, in any order; reproducible to the byte once sorted.
+- `timings.jsonl`: wall seconds and whatever else is not reproducible.
+- `metrics.jsonl`: numbers by training step.
+
+Lines are only ever appended and each is flushed. Opening for resume cuts off a torn last line; otherwise reading is
+strict. Leaves out numbers computed from records (`report`) and checkpoints (`training`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+import yaml
+
+from ..errors import CorruptData, MissingData, UsageError
+from ..types import Trajectory
+from .episodes import EPISODES, Key, encode_episode
+from .files import Lines, encode_json, read_json, read_lines, write_whole
+
+TIMINGS, METRICS = "timings.jsonl", "metrics.jsonl"
+CONFIG, VERSIONS = "config.yaml", "versions.json"
+
+
+_ABSENT = "(not set)"
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Wall seconds by episode; wall seconds and what the engine used in all sittings of the run together."""
+
+    seconds: Mapping[Key, float]
+    wall: float
+    usage: Mapping[str, float] = field(default_factory=dict)
+
+
+class RunFolder:
+    """A run directory open for writing; use as a context manager."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._started, self._appended = time.monotonic(), False
+        self.episodes = Lines(path / EPISODES)
+        self.timings = Lines(path / TIMINGS)
+
+    @classmethod
+    def open(
+        cls,
+        path: Path,
+        config: Mapping[str, Any],
+        *,
+        resume: bool = False,
+        free: frozenset[str] = frozenset(),
+    ) -> RunFolder:
+        """Start a run folder, or go on with one.
+
+        Args:
+            path: the folder; made when absent. With `resume` it may also be new.
+            config: resolved configuration of plain values, written to config.yaml.
+            resume: continue what is on record there.
+            free: top-level keys that may change on resume because they move no result.
+        Raises: UsageError: the folder is in use without `resume`, or was made with another configuration.
+        """
+        check_output(path, config, resume=resume, free=free)
+        if not (path / CONFIG).exists():
+            path.mkdir(parents=True, exist_ok=True)
+            text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+            write_whole(path / CONFIG, text.encode())
+        return cls(path)
+
+    def fix_versions(self, versions: Mapping[str, Any], *, binding: tuple[str, ...] = ()) -> None:
+        """Write versions.json, or on resume check that the `binding` parts are still the same.
+
+        Raises: UsageError: a binding part has changed; names its key.
+        """
+        file = self.path / VERSIONS
+        if not file.exists():
+            write_whole(file, encode_json(dict(versions)))
+            return
+        old = read_json(file)
+        # Through JSON, so that tuples and numpy numbers compare like what was read.
+        new = orjson.loads(orjson.dumps(dict(versions), option=orjson.OPT_SERIALIZE_NUMPY))
+        for part in binding:
+            difference = first_difference(old.get(part), new.get(part), part)
+            if difference is not None:
+                raise UsageError(_resume_refused(self.path, *difference))
+
+    def append(self, trajectory: Trajectory, usage: Mapping[str, float] | None = None) -> None:
+        """Record one finished episode, and what the engine has used in this sitting so far."""
+        # The timing first: whatever the moment of a kill, every recorded episode has its timing.
+        at = time.monotonic() - self._started
+        key = {"task": trajectory.task, "repeat": trajectory.repeat}
+        first = {} if self._appended else {"first": True}
+        used = {"usage": dict(usage)} if usage else {}
+        self.timings.append({**key, "seconds": trajectory.seconds, "at": at, **first, **used})
+        self._appended = True
+        self.episodes.append(encode_episode(trajectory))
+
+    def close(self) -> None:
+        """Close the files, which also releases their locks."""
+        self.episodes.close()
+        self.timings.close()
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def check_output(
+    path: Path, config: Mapping[str, Any], *, resume: bool = False, free: frozenset[str] = frozenset()
+) -> None:
+    """Refuse, without touching anything, a folder that `RunFolder.open` would refuse.
+
+    Raises: UsageError: the folder is in use without `resume`, or was made with another configuration.
+    """
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"output {path} is a file; give a folder")
+    if not path.is_dir() or not any(path.iterdir()):
+        return
+    if not resume:
+        raise UsageError(f"output folder {path} is not empty; --resume goes on with it, or choose another")
+    if (path / CONFIG).exists():
+        _require_same(read_config(path), config, path, free)
+    elif any((path / name).exists() for name in (EPISODES, METRICS)):
+        raise UsageError(f"cannot resume {path}: it has records but no {CONFIG}")
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Read config.yaml of a run folder.
+
+    Raises: MissingData: there is none. CorruptData: not YAML.
+    """
+    file = path / CONFIG
+    if not file.exists():
+        raise MissingData(f"{path} is no run folder: it has no {CONFIG}")
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise CorruptData(f"{file} is not YAML: {' '.join(str(error).split())}") from error
+    return dict(values or {})
+
+
+def read_timings(path: Path) -> Timings:
+    """Read wall times from a run folder; empty when they were not kept."""
+    seconds: dict[Key, float] = {}
+    usage: Counter[str] = Counter()
+    sitting: dict[str, float] = {}
+    wall = last = 0.0
+    for number, line in read_lines(path / TIMINGS):
+        try:
+            seconds[line["task"], line["repeat"]] = line["seconds"]
+            at = line["at"]
+        except KeyError as error:
+            raise CorruptData(f"{path / TIMINGS} line {number} lacks {error}") from error
+        wall += at if line.get("first") else at - last  # the clock starts anew with each sitting
+        last = at
+        if line.get("first"):
+            usage.update(sitting)
+        sitting = line.get("usage", {})
+    usage.update(sitting)
+    return Timings(seconds, wall, dict(usage))
+
+
+def first_difference(old: Any, new: Any, where: str = "") -> tuple[str, Any, Any] | None:
+    """Find the first place where two nested values differ: (dotted key, old, new); None when equal."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for key in [*old, *(key for key in new if key not in old)]:
+            dotted = f"{where}.{key}" if where else str(key)
+            found = first_difference(old.get(key, _ABSENT), new.get(key, _ABSENT), dotted)
+            if found is not None:
+                return found
+        return None
+    return None if old == new else (where, old, new)
+
+
+def _require_same(old: Mapping[str, Any], new: Mapping[str, Any], path: Path, free: frozenset[str]) -> None:
+    left, right = ({key: value for key, value in item.items() if key not in free} for item in (old, new))
+    difference = first_difference(left, right)
+    if difference is not None:
+        raise UsageError(_resume_refused(path, *difference))
+
+
+def _resume_refused(path: Path, key: str, old: Any, new: Any) -> str:
+    return f"cannot resume {path}: {key} was {old!r} and is now {new!r}; use the same value or another folder"

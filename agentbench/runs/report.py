@@ -1,0 +1,141 @@
+"""The pages of a run, summary.json and report.md: rendered from its numbers, and checked for staleness.
+
+Leaves out how the numbers come about (`summary`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import MissingData
+from .episodes import EPISODES
+from .files import encode_json, write_whole
+from .stats import Estimate
+from .summary import SUMMARY, Rates, Summary, load_summary, summarise_run
+
+REPORT = "report.md"
+
+
+def render(summary: Summary) -> str:
+    """Write the page of a run as Markdown."""
+    plan = summary.plan
+    lines = [f"# {plan.id}", "", *_banners(summary)]
+    lines += [
+        f"Policy: {_policy_name(summary.policy)}. Env: {plan.env}, rules {plan.rules}, split {plan.split}."
+    ]
+    lines += [f"Episodes: {summary.recorded} of {summary.planned} ({plan.tasks} tasks × {plan.repeats}).", ""]
+    if summary.overall is not None:
+        lines += _rates_table({"all": summary.overall, **summary.task_types})
+    if summary.pass_at_k:
+        lines += ["", "| k | pass@k |", "|---|---|"]
+        lines += [f"| {k} | {_percent(value)} |" for k, value in summary.pass_at_k.items()]
+    lines += ["", "| | |", "|---|---|"]
+    lines += [f"| {name} | {value} |" for name, value in _facts(summary)]
+    return "\n".join(lines) + "\n"
+
+
+def _banners(summary: Summary) -> list[str]:
+    found = list(summary.plan.banners)
+    if summary.recorded < summary.planned:
+        found.append(
+            f"incomplete: {summary.recorded} of {summary.planned} episodes are on record (--resume goes on)"
+        )
+    if summary.missing:
+        names = ", ".join(summary.missing)
+        found.append(f"{len(summary.missing)} tasks could not be played, their data is corrupt: {names}")
+    if summary.withheld:
+        found.append(
+            f"headline withheld: {_percent(summary.error_rate)} of the episodes broke, "
+            f"{_percent(summary.max_error_rate)} are allowed (--max-error-rate)"
+        )
+    return [line for text in found for line in (f"> **{text}**", "")]
+
+
+def _rates_table(rows: Mapping[str, Rates]) -> list[str]:
+    lines = [
+        "| tasks | n | success | 95 % interval | score | 95 % interval | turns | turns when won |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, row in rows.items():
+        success, interval = ("–", "–") if row.success is None else _value_and_interval(row.success)
+        won = "–" if row.turns_won is None else f"{row.turns_won:.1f}"
+        cells = [
+            name or "(none)",
+            str(row.n),
+            success,
+            interval,
+            *_value_and_interval(row.score),
+            f"{row.turns:.1f}",
+        ]
+        lines.append("| " + " | ".join([*cells, won]) + " |")
+    return lines
+
+
+def _facts(summary: Summary) -> list[tuple[str, str]]:
+    facts = [("errors (not scored)", _listed(summary.errors)), ("ends", _listed(summary.ends))]
+    facts.append((f"parse failures in {summary.turns_total} turns", _listed(summary.invalid)))
+    if summary.sampled_tokens is not None:
+        facts.append(("sampled tokens per episode", f"{summary.sampled_tokens:.1f}"))
+    if summary.prompt_tokens is not None:
+        facts.append(("prompt tokens per episode", f"{summary.prompt_tokens:.1f}"))
+    if summary.seconds is not None:
+        facts.append(("wall seconds", f"{summary.seconds:.1f}"))
+    if summary.episode_seconds is not None:
+        facts.append(("wall seconds per episode (they overlap)", f"{summary.episode_seconds:.2f}"))
+    facts += [
+        (f"engine: {name.replace('_', ' ')}", f"{value:,.10g}") for name, value in summary.usage.items()
+    ]
+    return facts
+
+
+def _policy_name(policy: Mapping[str, Any]) -> str:
+    engine = policy.get("engine")
+    model = f", {engine.get('model', engine.get('name', '?'))}" if isinstance(engine, Mapping) else ""
+    return f"{policy.get('policy', '?')}{model}"
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in counts.items()) or "none"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f} %"
+
+
+def _value_and_interval(item: Estimate) -> tuple[str, str]:
+    return _percent(item.value), f"{100 * item.low:.1f} – {100 * item.high:.1f}"
+
+
+def pages(run: Path, max_error_rate: float | None = None) -> dict[str, bytes]:
+    """Write what summary.json and report.md of a run should hold; without records the summary is taken as it is.
+
+    Raises: MissingData: neither records nor a summary are there.
+    """
+    if (run / EPISODES).exists():
+        summary = summarise_run(run, max_error_rate)
+    elif (run / SUMMARY).exists():
+        summary = load_summary(run)
+    else:
+        raise MissingData(f"{run} is no run folder: it has neither {EPISODES} nor {SUMMARY}")
+    return {SUMMARY: encode_json(summary.model_dump()), REPORT: render(summary).encode()}
+
+
+def write_pages(run: Path, summary: Summary) -> None:
+    """Write summary.json and report.md into a run folder."""
+    write_whole(run / SUMMARY, encode_json(summary.model_dump()))
+    write_whole(run / REPORT, render(summary).encode())
+
+
+def stale_pages(run: Path) -> list[str]:
+    """Name the pages of a run that do not follow from its records."""
+    return [
+        name
+        for name, data in pages(run, _written_limit(run)).items()
+        if not (run / name).exists() or (run / name).read_bytes() != data
+    ]
+
+
+def _written_limit(run: Path) -> float | None:
+    return load_summary(run).max_error_rate if (run / SUMMARY).exists() else None

@@ -1,0 +1,239 @@
+"""Numbers of a run, computed from its records alone. Plays nothing; leaves out the page that shows them (`report`).
+
+Infrastructure failures are counted apart and never scored as the agent's. Above the allowed share of them no headline
+is given. Episodes whose data is corrupt count as missing tasks.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from ..config import Section, validate
+from ..errors import MissingData
+from ..types import Trajectory
+from .episodes import read_episodes
+from .files import read_json
+from .folder import VERSIONS, Timings, read_config, read_timings
+from .stats import Estimate, bootstrap_mean, pass_at_k, wilson_repeated
+
+SUMMARY = "summary.json"
+
+
+class Plan(Section):
+    """What a run set out to play; kept under "panel" in versions.json.
+
+    Attributes:
+        id: panel id.
+        sha256: digest of the panel file's ids.
+        digest: of the ids to play, `limit` included; equal digests mean comparable runs.
+        env: plug-in name; `rules` is its version of everything that moves a score.
+        tasks: number of tasks to play.
+        repeats: episodes per task.
+        banners: what keeps this from being the official panel.
+    """
+
+    id: str
+    sha256: str
+    digest: str
+    env: str
+    rules: str
+    split: str
+    tasks: int
+    repeats: int
+    banners: tuple[str, ...] = ()
+
+
+class Rates(Section):
+    """Figures of one group of episodes, errors excluded.
+
+    Attributes:
+        n: scored episodes; `tasks` are the different tasks among them.
+        success: with a 95 % Wilson interval; None where the env has no yes/no outcome.
+        score: mean with a 95 % bootstrap interval over tasks.
+        turns: mean per episode; `turns_won` of the successful ones.
+    """
+
+    n: int
+    tasks: int
+    success: Estimate | None
+    score: Estimate
+    turns: float
+    turns_won: float | None
+
+
+class Summary(Section):
+    """All numbers of a run.
+
+    Attributes:
+        plan: what was to be played, by whom in `policy`.
+        recorded: episodes on record, of `planned`.
+        errors: infrastructure failures by type; `error_rate` is their share of the episodes that had data.
+        missing: tasks whose data is corrupt.
+        withheld: the share of errors is above `max_error_rate`, so `overall` and what follows is not given.
+        task_types: rates by stratum.
+        pass_at_k: k -> estimate averaged over the tasks that have at least k scored episodes.
+        sampled_tokens: mean per episode; None for policies without tokens. `prompt_tokens` are those newly read.
+        invalid: parse failures by kind, of `turns_total` turns.
+        ends: episodes by how they ended, errors included.
+        seconds: wall time from the start of the run to its last episode, all sittings; None when not kept.
+        episode_seconds: mean wall time of an episode, queueing for its turn included.
+        usage: what a remote engine counted, all sittings: requests, retries, tokens, seconds, cost.
+    """
+
+    plan: Plan
+    policy: dict[str, Any]
+    planned: int
+    recorded: int
+    errors: dict[str, int]
+    error_rate: float
+    max_error_rate: float
+    missing: tuple[str, ...]
+    withheld: bool
+    overall: Rates | None
+    task_types: dict[str, Rates]
+    pass_at_k: dict[int, float]
+    sampled_tokens: float | None
+    prompt_tokens: float | None
+    invalid: dict[str, int]
+    turns_total: int
+    ends: dict[str, int]
+    seconds: float | None
+    episode_seconds: float | None
+    usage: dict[str, float] = Field(default_factory=dict)
+
+    @property
+    def fell_short(self) -> bool:
+        """Whether the run is no full, scored evaluation of what was planned."""
+        return self.withheld or self.recorded < self.planned
+
+
+def is_missing(episode: Trajectory) -> bool:
+    """Tell whether an episode could not be played because its data is corrupt."""
+    return episode.error is not None and episode.error.type == "CorruptData"
+
+
+def summarise(
+    episodes: Iterable[Trajectory],
+    plan: Plan,
+    policy: Mapping[str, Any],
+    *,
+    timings: Timings | None = None,
+    max_error_rate: float = 0.01,
+) -> Summary:
+    """Compute all numbers of a run; the order of the episodes does not matter.
+
+    Args:
+        episodes: what is on record.
+        plan: what was to be played.
+        policy: who played, as the policy describes itself.
+        timings: wall times; they are not reproducible, all else is.
+        max_error_rate: share of infrastructure failures above which no headline is given.
+    """
+    items = sorted(episodes, key=lambda item: (item.task, item.repeat))
+    scored = [item for item in items if item.ok]
+    missing = tuple(sorted({item.task for item in items if is_missing(item)}))
+    broken = [item for item in items if not item.ok and not is_missing(item)]
+    error_rate = len(broken) / (len(broken) + len(scored)) if broken else 0.0
+    withheld = error_rate > max_error_rate
+    shown = [] if withheld else scored
+    by_type: dict[str, list[Trajectory]] = {}
+    for item in shown:
+        by_type.setdefault(item.task_type, []).append(item)
+    with_types = sorted(by_type) if set(by_type) - {""} else []
+    return Summary(
+        plan=plan,
+        policy=dict(policy),
+        planned=plan.tasks * plan.repeats,
+        recorded=len(items),
+        errors=_counts(item.error.type for item in broken if item.error),
+        error_rate=error_rate,
+        max_error_rate=max_error_rate,
+        missing=missing,
+        withheld=withheld,
+        overall=_rates(shown) if shown else None,
+        task_types={name: _rates(by_type[name]) for name in with_types},
+        pass_at_k=_pass_at_k(shown) if plan.repeats > 1 else {},
+        sampled_tokens=_mean_tokens(scored, "sampled"),
+        prompt_tokens=_mean_tokens(scored, "prompt"),
+        invalid=_counts(turn.invalid for item in scored for turn in item.turns if turn.invalid),
+        turns_total=sum(len(item.turns) for item in scored),
+        ends=_counts(item.end for item in items),
+        seconds=timings.wall if timings else None,
+        episode_seconds=_mean(list(timings.seconds.values())) if timings and timings.seconds else None,
+        usage=dict(timings.usage) if timings else {},
+    )
+
+
+def _counts(names: Iterable[str]) -> dict[str, int]:
+    return dict(sorted(Counter(names).items()))
+
+
+def _by_task(episodes: Sequence[Trajectory]) -> list[list[Trajectory]]:
+    tasks: dict[str, list[Trajectory]] = {}
+    for item in episodes:
+        tasks.setdefault(item.task, []).append(item)
+    return list(tasks.values())
+
+
+def _rates(episodes: Sequence[Trajectory]) -> Rates:
+    tasks = _by_task(episodes)
+    yes_no = all(item.success is not None for item in episodes)
+    won = [item for item in episodes if item.success]
+    return Rates(
+        n=len(episodes),
+        tasks=len(tasks),
+        success=wilson_repeated([[bool(item.success) for item in task] for task in tasks])
+        if yes_no
+        else None,
+        score=bootstrap_mean([sum(item.score for item in task) / len(task) for task in tasks]),
+        turns=_mean([len(item.turns) for item in episodes]),
+        turns_won=_mean([len(item.turns) for item in won]) if won else None,
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _pass_at_k(episodes: Sequence[Trajectory]) -> dict[int, float]:
+    tasks = [[bool(item.success) for item in task] for task in _by_task(episodes)]
+    found = {}
+    for k in range(1, max(map(len, tasks), default=0) + 1):
+        enough = [task for task in tasks if len(task) >= k]
+        found[k] = sum(pass_at_k(len(task), sum(task), k) for task in enough) / len(enough)
+    return found
+
+
+def _mean_tokens(episodes: Sequence[Trajectory], kind: str) -> float | None:
+    totals = [
+        sum(len(turn.action.token_ids if kind == "sampled" else turn.context_ids) for turn in item.turns)
+        for item in episodes
+    ]
+    return _mean(totals) if any(totals) else None
+
+
+def read_plan(run: Path) -> tuple[Plan, dict[str, Any]]:
+    """Read what a run set out to play, and who plays, from its versions.json."""
+    versions = read_json(run / VERSIONS)
+    if "panel" not in versions:
+        raise MissingData(f"{run / VERSIONS} names no panel: this is no evaluation run")
+    return validate(Plan, versions["panel"], f"{run / VERSIONS}: panel."), dict(versions.get("policy", {}))
+
+
+def summarise_run(run: Path, max_error_rate: float | None = None) -> Summary:
+    """Compute the numbers of a run folder from its records."""
+    plan, policy = read_plan(run)
+    if max_error_rate is None:
+        max_error_rate = float(read_config(run).get("max_error_rate", 0.01))
+    episodes = read_episodes(run)
+    return summarise(episodes, plan, policy, timings=read_timings(run), max_error_rate=max_error_rate)
+
+
+def load_summary(run: Path) -> Summary:
+    """Read summary.json of a run folder whose records may be elsewhere."""
+    return validate(Summary, read_json(run / SUMMARY), f"{run / SUMMARY}: ")

@@ -1,0 +1,1 @@
+"""Training as data: configuration, checks, the loop, and what the loop needs."""

@@ -1,0 +1,70 @@
+"""Starts a training run on several processes of this machine, and ends them together.
+
+What torchrun does, with one clear line and the run's own exit code at the end. For several machines start torchrun or
+`accelerate launch` on each (docs/scaling.md). Leaves out what the processes do (`loop`).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import uuid
+from collections.abc import Sequence
+
+from ..errors import TrainingError, UsageError, missing_dependency
+
+
+def launch(words: Sequence[str], processes: int) -> int:
+    """Run `agentbench WORDS` as `processes` processes; returns the exit code of the first that failed, else 0.
+
+    When one of them fails or dies, the others are stopped.
+
+    Raises: UsageError: this is already one of several processes, or torch is missing.
+        TrainingError: a process was killed.
+    """
+    if "RANK" in os.environ:
+        raise UsageError(
+            "--num-processes starts processes itself; leave it out under torchrun or accelerate launch"
+        )
+    try:
+        import torch
+        from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+        from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+    except ImportError as error:
+        raise missing_dependency("torch", "train", "training") from error
+    if not torch.accelerator.is_available():
+        os.environ["ACCELERATE_USE_CPU"] = "1"  # accelerate trains twice, each alone, without it
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    logging.getLogger("torch.distributed.elastic").setLevel(
+        logging.CRITICAL
+    )  # the failed process speaks for itself
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+        monitor_interval=0.2,
+    )
+    try:
+        elastic_launch(config, sys.executable)("-m", "agentbench", *words)
+    except ChildFailedError as error:
+        rank, failure = min(error.failures.items(), key=lambda item: _how_late(item[1].exitcode))
+        if failure.exitcode > 0:
+            return int(failure.exitcode)
+        raise TrainingError(
+            f"process {rank} of {processes} died ({failure.signal_name()}), the others were stopped; checkpoints are "
+            "intact, --resume goes on from the newest"
+        ) from None
+    return 0
+
+
+def _how_late(exit_code: int) -> int:
+    """Order failures by which explains the others: a killed process, one that gave up, one stopped on their account."""
+    if exit_code > 0:
+        return 1
+    return 2 if exit_code == -signal.SIGTERM else 0

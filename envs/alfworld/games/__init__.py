@@ -1,0 +1,1 @@
+"""Games: which there are, where they come from, how they are kept."""

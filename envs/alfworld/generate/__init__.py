@@ -1,0 +1,1 @@
+"""Synthetic households and problems."""

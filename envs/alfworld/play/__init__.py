@@ -1,0 +1,1 @@
+"""Playing a household: rules, state, goals, text."""

@@ -1,0 +1,1 @@
+"""Players: the expert, the explorer that reads text alone, and their planning."""

@@ -1,0 +1,1 @@
+"""The shop: pages, catalogue, search, goals, reward."""

@@ -1,0 +1,1 @@
+"""Where a shop's products come from: imported files, or generated ones."""

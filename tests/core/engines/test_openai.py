@@ -1,0 +1,367 @@
+import threading
+import time
+
+import pytest
+from places import FAKE_ENDPOINT
+
+from agentbench.config import validate
+from agentbench.engine import TextEngine, TextRequest
+from agentbench.engines import http as http_client
+from agentbench.engines.http import HttpClient, ServerUnavailable
+from agentbench.engines.openai import build
+from agentbench.errors import ConfigError, ContextFull, UsageError
+from agentbench.evaluation.evaluate import EvalConfig, evaluate
+from agentbench.registry import load
+from agentbench.runs.episodes import encode_episode, read_episodes
+from agentbench.runs.folder import read_timings
+from agentbench.types import SamplingParams
+
+FakeServer = load("envs", f"{FAKE_ENDPOINT}:FakeServer")
+CHAT = "/v1/chat/completions"
+COMMANDS = ("go left", "go right", "open door")
+
+
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch):
+    monkeypatch.setattr(http_client, "_FIRST_WAIT", 0.01)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+
+
+@pytest.fixture
+def server():
+    with FakeServer(chat=walk) as running:
+        yield running
+
+
+def walk(messages, seed):
+    """Reply with a command that depends on the messages and the seed."""
+    text = "".join(message["content"] for message in messages)
+    return f"<think>hm</think><action>{COMMANDS[(sum(text.encode()) + seed) % 3 if seed else 0]}</action>"
+
+
+def ask(key="a", text="hello", seed=7, **sampling):
+    return TextRequest(key, ({"role": "user", "content": text},), SamplingParams(**sampling), seed)
+
+
+def answer(engine, *requests):
+    engine.ask(requests)
+    found = {}
+    while len(found) < len(requests):
+        found |= {item.key: item for item in engine.poll()}
+    assert engine.poll() == []
+    return found
+
+
+def config(tmp_path, server, output="run", **keys):
+    options = {"base_url": server.url, "retries": 1} | keys.pop("engine_options", {})
+    values = {"panel": "corridor/test@1", "limit": 6, "policy": "model", "engine": "openai", "retries": 0}
+    values |= {"model_name_or_path": "m", "engine_options": options, "max_turns": 5, "concurrency": 2}
+    return validate(EvalConfig, values | {"output_dir": str(tmp_path / output)} | keys)
+
+
+def records(path):
+    return sorted(encode_episode(episode) for episode in read_episodes(path))
+
+
+# --- what is sent and read ------------------------------------------------------------------------------------------
+
+
+def test_messages_and_sampling_go_out_and_text_comes_back(server):
+    engine = build("m", base_url=server.url)
+    assert isinstance(engine, TextEngine)
+    found = answer(engine, ask(seed=2**40 + 5, temperature=0.5, top_p=0.9, max_new_tokens=33))
+    assert found["a"].action.text.startswith("<think>")
+    assert (found["a"].action.token_ids, found["a"].action.logprobs) == ((), ())
+    assert server.bodies(CHAT)[-1] == {
+        "model": "m",
+        "messages": [{"role": "user", "content": "hello"}],
+        "temperature": 0.5,
+        "top_p": 0.9,
+        "max_tokens": 33,
+        "seed": 5,  # (2**40 + 5) mod 2**31
+    }
+
+
+def test_extra_body_and_the_field_of_the_limit(server):
+    extra = {"chat_template_kwargs": {"enable_thinking": False}}
+    engine = build("m", base_url=server.url, max_tokens_field="max_completion_tokens", extra_body=extra)
+    answer(engine, ask(top_k=4))
+    sent = server.bodies(CHAT)[-1]
+    assert sent["max_completion_tokens"] == 512
+    assert "max_tokens" not in sent
+    assert sent["top_k"] == 4
+    assert sent["chat_template_kwargs"] == {"enable_thinking": False}
+
+
+def test_completions_send_the_chat_template_as_text(server, tmp_path):
+    pytest.importorskip("transformers")
+    from agentbench.models.tiny import make_tokenizer
+
+    make_tokenizer(tmp_path, [])
+    server.chat = lambda prompt, seed: "got " + prompt
+    engine = build("m", base_url=server.url, api="completions", tokenizer=str(tmp_path))
+    text = answer(engine, ask(text="hi"))["a"].action.text
+    assert text == "got <|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_a_refusal_is_what_the_model_said_and_a_content_filter_is_a_failure(server):
+    engine = build("m", base_url=server.url)
+    refusal = {"choices": [{"message": {"content": None, "refusal": "No."}, "finish_reason": "stop"}]}
+    filtered = {"choices": [{"message": {"content": "x"}, "finish_reason": "content_filter"}]}
+    server.faults[CHAT] = [(200, {}, refusal)]
+    assert answer(engine, ask())["a"].action.text == "No."
+    server.faults[CHAT] = [(200, {}, filtered)]
+    assert "content_filter" in str(answer(engine, ask())["a"].failure)
+
+
+# --- faults -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [
+        ("die", "connection"),
+        ("truncated", "malformed"),
+        ("slow", "timeout"),
+        ((500, {}, {"error": {"message": "boom"}}), "server_error"),
+        ((503, {}, {}), "server_error"),
+        ((429, {}, {}), "rate_limit"),
+        ((200, {}, {"choices": []}), "malformed"),
+    ],
+)
+def test_faults_are_retried_and_counted(server, fault, kind):
+    engine = build("m", base_url=server.url, request_timeout=2.5)
+    server.faults[CHAT] = [fault, fault]
+    found = answer(engine, ask())
+    assert found["a"].action.text == walk([{"content": "hello"}], 7)
+    assert engine.usage[f"retries_{kind}"] == 2
+    assert engine.usage["requests"] == 4  # the probe, two faults, the answer
+    assert engine.usage["failures"] == 0
+
+
+def test_retry_after_is_honoured_by_every_request(server):
+    engine = build("m", base_url=server.url)
+    server.faults[CHAT] = [(429, {"Retry-After": "0.6"}, {})]
+    began = time.monotonic()
+    engine.ask([ask("a")])
+    while len(server.bodies(CHAT)) < 2:  # the probe, and the one that is told to wait
+        time.sleep(0.01)
+    time.sleep(0.1)
+    engine.ask([ask("b")])
+    found = []
+    while len(found) < 2:
+        found += engine.poll()
+        assert time.monotonic() - began >= 0.6
+    assert len(server.bodies(CHAT)) == 4
+
+
+def test_a_wait_that_is_too_long_is_not_waited_for(server):
+    engine = build("m", base_url=server.url)
+    server.faults[CHAT] = [(429, {"Retry-After": "4000"}, {})]
+    failure = answer(engine, ask())["a"].failure
+    assert "asks to wait 4000 s" in str(failure)
+
+
+def test_an_empty_quota_is_not_retried(server):
+    engine = build("m", base_url=server.url)
+    server.faults[CHAT] = [(429, {}, {"error": {"message": "no money", "code": "insufficient_quota"}})]
+    assert "no money" in str(answer(engine, ask())["a"].failure)
+    assert len(server.bodies(CHAT)) == 2
+
+
+def test_after_the_retries_the_request_fails_and_the_others_do_not(server):
+    engine = build("m", base_url=server.url, retries=2)
+    server.faults[CHAT] = ["die", "die", "die"]
+    failure = answer(engine, ask("a"))["a"].failure
+    assert isinstance(failure, ServerUnavailable)
+    assert "no usable answer in 3 attempts" in str(failure)
+    assert answer(engine, ask("b"))["b"].action is not None
+    assert engine.usage["failures"] == 1
+
+
+def test_a_full_context_ends_the_episode_and_other_refusals_are_errors(server):
+    engine = build("m", base_url=server.url)
+    words = "This model's maximum context length is 4096 tokens."
+    server.faults[CHAT] = [
+        (400, {}, {"error": {"message": words}}),
+        (400, {}, {"error": {"message": "too big", "code": "context_length_exceeded"}}),
+        (400, {}, {"error": {"message": "unknown field top_k"}}),
+    ]
+    assert isinstance(answer(engine, ask())["a"].failure, ContextFull)
+    assert isinstance(answer(engine, ask())["a"].failure, ContextFull)
+    other = answer(engine, ask())["a"].failure
+    assert not isinstance(other, ContextFull)
+    assert "unknown field top_k" in str(other)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model": "other"}, "404.*does not exist.*check the model's name"),
+        ({"base_url": "http://127.0.0.1:9"}, "no usable answer in 4 attempts.*is base_url right"),
+        ({"base_url": "ftp://x"}, "is no http address"),
+        ({"base_url": "http://me:secret@x/v1"}, "holds a name or password"),
+        ({"api": "completions"}, "needs engine_options.tokenizer"),
+        ({"api": "responses"}, "api must be 'chat' or 'completions'"),
+        ({"api_key_env": "NO_SUCH_KEY"}, "'NO_SUCH_KEY' .* is not set"),
+        ({"prices": {"prompt": 1}}, "prices needs the keys prompt and completion"),
+        ({"max_in_flight": 0}, "max_in_flight at least 1"),
+    ],
+)
+def test_what_cannot_work_is_refused_at_the_start(server, options, message):
+    with pytest.raises(UsageError, match=message):
+        build(**{"model": "m", "base_url": server.url} | options)
+
+
+# --- keys and limits --------------------------------------------------------------------------------------------------
+
+
+def test_the_key_is_sent_and_never_shown(server, monkeypatch):
+    monkeypatch.setenv("MY_KEY", "sk-secret")
+    engine = build("m", base_url=server.url, api_key_env="MY_KEY")
+    assert {key for _, _, key in server.seen} == {"Bearer sk-secret"}
+    server.faults[CHAT] = [(401, {}, {"error": {"message": "Incorrect API key provided: sk-secret"}})]
+    failure = answer(engine, ask())["a"].failure
+    assert "Incorrect API key provided: (key)" in str(failure)
+    assert "sk-secret" not in str(engine.info)
+    server.faults[CHAT] = [(401, {}, {"error": {"message": "wrong key sk-secret"}})]
+    with pytest.raises(UsageError, match="api_key_env") as refused:
+        build("m", base_url=server.url, api_key_env="MY_KEY")
+    assert "sk-secret" not in str(refused.value)
+
+
+def test_no_more_requests_at_a_time_than_allowed(server):
+    engine = build("m", base_url=server.url, max_in_flight=3)
+    server.delay = 0.05
+    answer(engine, *(ask(str(i)) for i in range(12)))
+    assert 2 <= server.most_at_once <= 3
+
+
+def test_requests_per_minute_space_the_starts(server):
+    http = HttpClient(server.url, requests_per_minute=1200)  # one every 50 ms
+    began = time.monotonic()
+    futures = [http.start("/v1/models", None, lambda _: None, retries=0) for _ in range(5)]
+    for future in futures:
+        future.result()
+    assert time.monotonic() - began >= 4 * 0.05
+    http.close()
+
+
+def test_cost_is_tokens_times_prices(server):
+    engine = build("m", base_url=server.url, prices={"prompt": 2.0, "completion": 10.0})
+    answer(engine, ask())
+    # the probe and one request, 10 prompt and 4 completion tokens each: (20 * 2 + 8 * 10) / 1e6
+    assert engine.usage["cost"] == pytest.approx(120e-6)
+    assert (engine.usage["prompt_tokens"], engine.usage["completion_tokens"]) == (20, 8)
+
+
+# --- evaluations ------------------------------------------------------------------------------------------------------
+
+
+def test_an_evaluation_is_reproducible_and_says_what_it_used(server, tmp_path):
+    first = evaluate(config(tmp_path, server, "a"))
+    evaluate(config(tmp_path, server, "b", concurrency=5))
+    assert records(tmp_path / "a") == records(tmp_path / "b")
+    turns = sum(len(episode.turns) for episode in read_episodes(tmp_path / "a"))
+    assert first.usage["completion_tokens"] == 4 * turns  # without the probe at the start
+    assert f"| engine: requests | {turns} |" in (tmp_path / "a" / "report.md").read_text()
+    assert all(
+        turn.action.text and not turn.action.token_ids
+        for e in read_episodes(tmp_path / "a")
+        for turn in e.turns
+    )
+
+
+def test_an_engine_used_before_counts_the_evaluation_alone(server, tmp_path):
+    from agentbench.policies.build import build_policy
+    from agentbench.registry import env_spec
+
+    asked = config(tmp_path, server)
+    policy = build_policy(asked, env_spec("corridor"), 5)
+    evaluate(asked, policy=policy)
+    again = evaluate(config(tmp_path, server, "again"), policy=policy)
+    turns = sum(len(episode.turns) for episode in read_episodes(tmp_path / "again"))
+    assert again.usage["requests"] == turns
+
+
+def test_a_growing_conversation_is_sent_whole(server, tmp_path):
+    server.chat = lambda messages, seed: "go left"
+    evaluate(config(tmp_path, server, limit=1, prompt="agentbench.prompts:corridor/transcript"))
+    last = server.bodies(CHAT)[-1]["messages"]
+    (episode,) = read_episodes(tmp_path / "run")
+    spoken = [text for turn in episode.turns for text in (turn.observation, "go left")][:-1]
+    assert [message["content"].strip() for message in last] == [text.strip() for text in spoken]
+    assert [message["role"] for message in last] == (["user", "assistant"] * len(spoken))[: len(spoken)]
+
+
+def test_a_context_that_is_full_is_no_error(server, tmp_path):
+    server.chat = lambda messages, seed: (
+        (400, {"error": {"message": "maximum context length"}}) if seed else "x"
+    )
+    summary = evaluate(config(tmp_path, server))
+    assert summary.ends == {"context_full": 6}
+    assert summary.errors == {}
+
+
+def test_a_server_that_dies_leaves_errors_and_resume_ends_as_if_it_had_not(server, tmp_path):
+    evaluate(config(tmp_path, server, "undisturbed"))
+    fragile = FakeServer(chat=walk)
+    enough = 8
+
+    def stop_when_asked_enough():
+        while len(fragile.seen) < enough:
+            time.sleep(0.001)
+        fragile.stop()
+
+    fragile.delay = 0.01
+    thread = threading.Thread(target=stop_when_asked_enough)
+    thread.start()
+    broken = evaluate(config(tmp_path, fragile, "disturbed"))
+    thread.join()
+    assert broken.withheld
+    assert broken.overall is None
+    assert set(broken.errors) == {"ServerUnavailable"}
+    with FakeServer(chat=walk, port=fragile.port):
+        summary = evaluate(config(tmp_path, fragile, "disturbed"), resume=True, retry_errors=True)
+    assert summary.errors == {}
+    assert records(tmp_path / "disturbed") == records(tmp_path / "undisturbed")
+    # both sittings are counted, the attempts in vain included
+    assert read_timings(tmp_path / "disturbed").usage["retries_connection"] >= 1
+    assert summary.usage["requests"] > len(fragile.seen)
+
+
+def test_options_that_the_engine_does_not_have_are_named(server, tmp_path):
+    with pytest.raises(ConfigError, match="'basurl'; its options: api, api_key_env, base_url"):
+        evaluate(config(tmp_path, server, engine_options={"basurl": "x"}))
+    with pytest.raises(ConfigError, match="missing a required argument: 'model'"):
+        evaluate(config(tmp_path, server, model_name_or_path=None))
+
+
+def test_settings_that_need_token_ids_are_refused(server, tmp_path):
+    with pytest.raises(ConfigError, match="guided choice needs token ids"):
+        evaluate(config(tmp_path, server, guided=True))
+    with pytest.raises(ConfigError, match="max_episode_tokens counts token ids"):
+        evaluate(config(tmp_path, server, max_episode_tokens=10))
+
+
+def test_training_on_text_is_refused(server, tmp_path):
+    pytest.importorskip("torch")
+    from agentbench.models.tiny import make_model, make_tokenizer
+    from agentbench.training.config import TrainConfig
+    from agentbench.training.loop import train
+
+    folder = make_model(tmp_path / "m", make_tokenizer(tmp_path / "m", []), hidden=32, layers=1, heads=2)
+    values = {"algorithm": "grpo", "output_dir": str(tmp_path / "t"), "model_name_or_path": str(folder)}
+    values |= {"env": {"name": "corridor", "split": "train"}, "max_steps": 1}
+    server.models.append(str(folder))
+    values["rollout"] = {"engine": "openai", "engine_options": {"base_url": server.url}, "group_size": 2}
+    with pytest.raises(UsageError, match="only what was sampled token by token can be trained on"):
+        train(validate(TrainConfig, values))
+
+
+def test_a_closed_engine_leaves_no_thread(server):
+    before = threading.active_count()
+    engine = build("m", base_url=server.url)
+    engine.ask([ask()])
+    engine.close()
+    assert threading.active_count() <= before + 1  # the server may still be writing its answer

@@ -1,0 +1,123 @@
+import pytest
+
+from agentbench.runs.folder import Timings
+from agentbench.runs.stats import wilson
+from agentbench.runs.summary import Plan, summarise
+from agentbench.types import Action, Failure, Trajectory, Turn
+
+PLAN = Plan(
+    id="toy/test@1", sha256="0" * 64, digest="1" * 64, env="toy", rules="1", split="all", tasks=4, repeats=1
+)
+
+
+def episode(task, success, *, turns=1, kind="", repeat=0, tokens=0, context=0, invalid="", end="terminated"):
+    said = Action("x", (7,) * tokens, (-0.1,) * tokens)
+    return Trajectory(
+        id=f"{task}#{repeat}",
+        env="toy",
+        task=task,
+        seed=0,
+        turns=tuple(Turn(i, "", said, "x", 0.0, (1,) * context, invalid=invalid) for i in range(turns)),
+        success=success,
+        score=float(success),
+        end=end,
+        repeat=repeat,
+        task_type=kind,
+    )
+
+
+def broken(task, error="RuntimeError"):
+    return Trajectory(
+        id=task, env="toy", task=task, seed=0, turns=(), success=None, score=0.0, end="error",
+        error=Failure(error, "broke", "env"),
+    )  # fmt: skip
+
+
+def summary(episodes, tasks=4, repeats=1, **keys):
+    plan = PLAN.model_copy(update={"tasks": tasks, "repeats": repeats})
+    return summarise(episodes, plan, {"policy": "test"}, **keys)
+
+
+def test_figures_by_hand():
+    found = summary(
+        [
+            episode("a", True, turns=3, kind="pick", tokens=2, context=10),
+            episode(
+                "b", False, turns=5, kind="pick", tokens=4, context=20, invalid="no_action", end="max_turns"
+            ),
+            episode("c", True, turns=1, kind="heat", tokens=6, context=30),
+        ],
+        tasks=3,
+    )
+    assert found.overall.success == wilson(2, 3)
+    assert found.overall.turns == 3.0  # (3 + 5 + 1) / 3
+    assert found.overall.turns_won == 2.0  # (3 + 1) / 2
+    assert found.sampled_tokens == pytest.approx(32 / 3)  # 3*2 + 5*4 + 1*6 = 32
+    assert found.prompt_tokens == pytest.approx(160 / 3)  # 3*10 + 5*20 + 1*30 = 160
+    assert found.invalid == {"no_action": 5}
+    assert found.turns_total == 9
+    assert found.ends == {"max_turns": 1, "terminated": 2}
+    assert {name: rates.success.value for name, rates in found.task_types.items()} == {
+        "heat": 1.0,
+        "pick": 0.5,
+    }
+    assert not found.fell_short
+
+
+def test_errors_are_never_failures():
+    items = [episode("a", True), episode("b", True), episode("c", False), broken("d")]
+    found = summary(items, max_error_rate=0.25)
+    assert found.overall.success == wilson(2, 3)
+    assert found.errors == {"RuntimeError": 1}
+    assert found.error_rate == 0.25
+    assert not found.withheld
+
+
+def test_above_the_allowed_share_of_errors_nothing_is_scored():
+    items = [episode("a", True), episode("b", True), episode("c", False), broken("d")]
+    found = summary(items, max_error_rate=0.24)
+    assert found.withheld
+    assert (found.overall, found.task_types, found.pass_at_k) == (None, {}, {})
+
+
+def test_corrupt_tasks_are_missing_and_no_errors():
+    found = summary([episode("a", True), broken("b", "CorruptData")], tasks=2)
+    assert (found.missing, found.errors, found.error_rate, found.fell_short) == (("b",), {}, 0.0, False)
+
+
+def test_only_errors_leave_nothing_to_score():
+    found = summary([broken("a")], tasks=1, max_error_rate=1.0)
+    assert (found.overall, found.error_rate) == (None, 1.0)
+
+
+def test_an_unfinished_run_fell_short():
+    assert summary([episode("a", True)], tasks=2).fell_short
+
+
+def test_pass_at_k_averages_tasks_with_enough_episodes():
+    items = [episode("a", True, repeat=0), episode("a", False, repeat=1)]
+    items += [episode("b", False, repeat=0), episode("b", False, repeat=1)]
+    items += [episode("c", True, repeat=0)]  # its second repeat broke
+    found = summary(items, tasks=3, repeats=2)
+    assert found.pass_at_k[1] == pytest.approx((0.5 + 0 + 1) / 3)
+    assert found.pass_at_k[2] == pytest.approx((1 + 0) / 2)
+
+
+def test_the_order_of_the_records_does_not_matter():
+    items = [episode(name, name in "ac", turns=i + 1, kind=name) for i, name in enumerate("abcd")]
+    assert summary(items) == summary(items[::-1])
+
+
+def test_without_yes_no_outcomes_only_the_score_is_given():
+    items = [episode("a", True), episode("b", True)]
+    object.__setattr__(items[0], "success", None)
+    found = summary(items, tasks=2)
+    assert found.overall.success is None
+    assert found.overall.score.value == 1.0
+
+
+def test_seconds_come_from_the_timings():
+    items = [episode("a", True), episode("b", True)]
+    found = summary(items, timings=Timings({("a", 0): 1.0, ("b", 0): 3.0}, 3.5))
+    assert (found.seconds, found.episode_seconds) == (3.5, 2.0)
+    assert summary(items).seconds is None

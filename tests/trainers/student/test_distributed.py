@@ -1,0 +1,66 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from together import learn
+
+HERE = Path(__file__).parents[1]
+
+
+def launch(models, output, algorithm, *, processes=2, asked=2, fsdp=False):
+    output.mkdir(exist_ok=True)
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        str(processes),
+    ]
+    words = [
+        models["student"],
+        models["teacher"],
+        str(output),
+        algorithm,
+        str(asked),
+        "fsdp" if fsdp else "ddp",
+    ]
+    return subprocess.run(
+        [*command, str(HERE / "together.py"), *words],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "fsdp"),
+    [("atod", False), ("atod", True), ("token", False), ("full", False), ("full", True)],
+)
+def test_two_processes_learn_what_one_learns(models, tmp_path, algorithm, fsdp):
+    result = launch(models, tmp_path / "two", algorithm, fsdp=fsdp)
+    assert result.returncode == 0, result.stderr[-3000:]
+    *theirs, resumed = json.loads((tmp_path / "two" / "metrics.json").read_text())
+    ours, weights = learn(models["student"], models["teacher"], algorithm, 1, False)
+    for one, two in zip(ours, theirs, strict=True):
+        assert one.keys() == two.keys()
+        for name in one:
+            # probed figures look at the first rows of each process, and alarms at such figures
+            if name not in {"entropy", "engine_gap", "engine_gap_max", "engine_ratio", "engine_ratio_max"}:
+                assert two[name] == pytest.approx(one[name], abs=1e-4), name
+    together = torch.load(tmp_path / "two" / "weights.pt")
+    assert together.keys() == weights.keys()
+    for name, tensor in weights.items():
+        assert torch.allclose(together[name], tensor, atol=1e-4), name
+    assert resumed["resumed"] == resumed["after"]
+
+
+def test_launch_of_another_number_of_processes_is_refused(models, tmp_path):
+    result = launch(models, tmp_path / "out", "opd", processes=2, asked=1)
+    assert result.returncode != 0
+    assert "num_processes = 1, but 2 process(es) were launched" in result.stderr

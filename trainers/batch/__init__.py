@@ -1,0 +1,1 @@
+"""Lists of trajectories become tables of tensors, once."""

@@ -1,0 +1,1 @@
+"""Figures of a step, and the alarms that read them."""

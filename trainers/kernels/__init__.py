@@ -1,0 +1,1 @@
+"""Losses on hidden states and head, a chunk of the vocabulary's products at a time."""

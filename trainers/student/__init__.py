@@ -1,0 +1,1 @@
+"""The model that learns, on one process or several."""

@@ -1,0 +1,100 @@
+"""Frozen models that score the student's tokens.
+
+Three depths of access: the sampled token's log-prob, the top K of the distribution, or hidden states and head for a
+divergence over the full vocabulary. `LocalTeacher` offers all; a remote one may offer `score` alone.
+Leaves out divergences and every use of the scores.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from agentbench.training.config import TeacherConfig
+
+from ..batch.micro import Micro, micro_batches
+from ..batch.tables import Batch
+from ..kernels.fused import LinearHead, chunk_rows, chunks, log_probs
+from ..kernels.tokens import logprob
+from ..student.hidden import HiddenHead, Kernel, check_tokenizers, load
+from ..student.student import Student
+from .contract import TeacherScores, require_top_k
+
+
+class LocalTeacher:
+    """A frozen Hugging Face model in this process."""
+
+    def __init__(self, config: TeacherConfig, student: Student) -> None:
+        """Load it beside the student.
+
+        Args:
+            config: names the model.
+            student: whose tokens it will read; gives vocabulary, device, temperature and token budget.
+        Raises: UsageError: it cannot be loaded or has another tokenizer.
+        """
+        name = config.model_name_or_path
+        dtype = student.dtype if config.dtype == "auto" else getattr(torch, config.dtype)
+        model, tokenizer = load(name, dtype, student.device, config.revision)
+        check_tokenizers(student.tokenizer, tokenizer, name)
+        self.net = HiddenHead(model, dtype).to(student.device).eval().requires_grad_(False)
+        self.vocab_size, self.temperature = student.vocab_size, student.temperature
+        self.device, self.budget = student.device, student.run.tokens_per_micro_batch
+
+    def score(self, batch: Batch, top_k: int = 0) -> TeacherScores:
+        """Score every trained token; with `top_k`, also keep the K likeliest ids of each."""
+        shape = tuple(batch.tokens_BT.shape)
+        scores = TeacherScores(
+            torch.zeros(shape),
+            torch.zeros(shape),
+            torch.zeros((*shape, top_k), dtype=torch.long) if top_k else None,
+            torch.zeros((*shape, top_k)) if top_k else None,
+        )
+        for micro in micro_batches(batch, self.budget, self.device):
+            head = self.linear_head(micro)
+            logp_X, entropy_X = self._logprob(head, micro)
+            micro.place(logp_X, scores.logp_BT)
+            assert scores.entropy_BT is not None
+            micro.place(entropy_X, scores.entropy_BT)
+            if scores.topk_ids_BTK is not None and scores.topk_logp_BTK is not None:
+                ids_XK, logp_XK = self._top_k(head, top_k)
+                micro.place(ids_XK, scores.topk_ids_BTK)
+                micro.place(logp_XK, scores.topk_logp_BTK)
+        return scores
+
+    @torch.no_grad()
+    def linear_head(self, micro: Micro) -> LinearHead:
+        """Hidden states that predict the trained tokens, and the head: the whole distribution, uncomputed."""
+        kernel: Kernel = lambda hidden_XD, head_VD: (hidden_XD, head_VD)  # noqa: E731
+        with self._autocast():
+            return LinearHead(*self.net(micro.tokens_BT, micro.local, kernel))
+
+    @torch.no_grad()
+    def _logprob(self, head: LinearHead, micro: Micro) -> tuple[Tensor, Tensor]:
+        return logprob(
+            head.hidden_ND,
+            head.head_VD,
+            micro.token_X,
+            vocab_size=self.vocab_size,
+            temperature=self.temperature,
+        )
+
+    @torch.no_grad()
+    def _top_k(self, head: LinearHead, k: int) -> tuple[Tensor, Tensor]:
+        require_top_k(k, self.vocab_size)
+        n = len(head.hidden_ND)
+        ids_XK = torch.empty((n, k), dtype=torch.long, device=self.device)
+        logp_XK = torch.empty((n, k), device=self.device)
+        head_VD = head.head_VD[: self.vocab_size].to(head.hidden_ND.dtype)
+        for rows in chunks(n, chunk_rows(head.hidden_ND, self.vocab_size, None)):
+            best = log_probs(head.hidden_ND[rows], head_VD, self.temperature).topk(k, dim=-1)
+            ids_XK[rows], logp_XK[rows] = best.indices, best.values
+        return ids_XK, logp_XK
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        stored = self.net.head_VD.dtype
+        if self.net.dtype == stored or self.net.dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self.net.dtype)
