@@ -33,7 +33,9 @@ BATCHES = ((8, None), (3, 69), (1, 70))
 
 def main() -> int:
     """Run a part; exit code 1 when a value differs."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("part", choices=("alfworld", "webshop", "served"))
     parser.add_argument("folder", nargs="?", type=Path)
     parser.add_argument("--steps", type=int, default=400)
@@ -90,7 +92,9 @@ def alfworld(folder: Path, seed: int) -> dict[str, Any]:
         chosen = sorted(random.Random(seed + size).sample(files, min(count or len(files), len(files))))
         rounds = -(-len(chosen) // size)
         play(chosen, Plan(size, rounds, seed=seed + size), report)
-        play(chosen[:size], Plan(size, 3, steps=6), report)  # three laps of a pool of one batch, seeded by nobody
+        play(
+            chosen[:size], Plan(size, 3, steps=6), report
+        )  # three laps of a pool of one batch, seeded by nobody
         differences += report.differences
         times = {
             name: {"original": round(a, 3), "ours": round(b, 5), "faster": round(a / b)}
@@ -164,7 +168,7 @@ def play_over(url: str, terms: Any, steps: int, seed: int) -> dict[str, Any]:
                 started = time.perf_counter()
                 answer = ask("step", command=command)
                 between = time.perf_counter()
-                text, reward, terminated, truncated, info = local.step(command)
+                text, reward, _, _, info = local.step(command)
                 wire, here = wire + between - started, here + time.perf_counter() - between
                 played += 1
                 differences += answer["observation"]["text"] != text

@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..dialogue.parse import Parser, get_parser
 from ..env import EnvSpec, Info, TextEnv
 from ..errors import AgentBenchError, ContractError, UsageError, unknown_name
-from ..parse import Parser, get_parser
 
 
 class EpisodeOver(AgentBenchError):

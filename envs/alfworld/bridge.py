@@ -1,9 +1,9 @@
 """Importing this module makes other people's ALFWorld loops play the native engine: that line is all there is to do.
 
 Every loop ends at TextWorld's `textworld.gym.make(id)`, which builds its class for a batch of games. The import puts
-ours in its place: a subclass that hands what `batch.Wanted` does not know to TextWorld and says so once. Order of the
-games, seeds, laps, skipping and rendering are TextWorld's own code. Leaves out the playing (`batch`) and comparing
-both (`side_by_side`).
+ours in its place: a subclass that hands what `play.batch.Wanted` does not know to TextWorld and says so once. Order
+of the games, seeds, laps, skipping and rendering are TextWorld's own code. Leaves out the playing (`play.batch`) and
+comparing both (`side_by_side`).
 
 AGENTBENCH_ALFWORLD=0 switches it off, AGENTBENCH_ALFWORLD=settings.yaml sets it up; see `Settings`.
 """
@@ -19,7 +19,7 @@ from agentbench.bridges.bridge import BridgeSettings
 from agentbench.errors import missing_dependency
 
 from . import side_by_side
-from .batch import Games, NativeBatch, Wanted
+from .play.batch import Games, NativeBatch, Wanted
 
 
 class Settings(BridgeSettings):

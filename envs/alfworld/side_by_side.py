@@ -19,10 +19,10 @@ from typing import Any
 import yaml
 
 from agentbench.bridges import Comparison
-from agentbench.data import Progress, silent
+from agentbench.datasets import Progress, silent
 from agentbench.errors import ConfigError, MissingData
 
-from . import games
+from .games import catalog
 
 NONSENSE = ("dance", "", "  look  ", "go to", "take everything", "Look", "open the door", "go to cabinet 99")
 _PAST_THE_END = 3
@@ -185,8 +185,8 @@ def _folders(path: Path) -> list[Path]:
 def write_embedded(folder: Path, count: int = _EMBEDDED) -> list[str]:
     """Write generated games where both sides can read them."""
     files = []
-    for task in games.tasks("mini-test")[:count]:
-        content = games.load(task)
+    for task in catalog.tasks("mini-test")[:count]:
+        content = catalog.load(task)
         file = folder / content.path
         file.parent.mkdir(parents=True)
         file.write_bytes(content.game)

@@ -2,7 +2,7 @@
 
 Importing this module registers "WebAgentTextEnv-v0" with gymnasium, and with the old gym where that is installed;
 `take_names` also answers to the original's import names. Same pages, actions, rewards, goals and draws as the
-original, and as verl-agent's copy where a seed is given. Leaves out the shop (`session`), goals and sessions
+original, and as verl-agent's copy where a seed is given. Leaves out the shop (`shop`), goals and sessions
 (`sim_server`), and HTML: observation mode "html" and images are refused.
 
 AGENTBENCH_WEBSHOP=1 with `agentbench.bridges.from_environment()` takes the names in processes that others start.
@@ -26,8 +26,8 @@ from agentbench.bridges.bridge import BridgeSettings
 from agentbench.errors import UsageError, unknown_name
 
 from . import side_by_side
-from .pages import SEPARATOR
-from .session import BASE_URL, Session
+from .shop.pages import SEPARATOR
+from .shop.session import BASE_URL, Session
 from .sim_server import SimBrowser, SimServer, random_idx, seed_all
 
 GYM_ID = "WebAgentTextEnv-v0"

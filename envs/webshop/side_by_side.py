@@ -17,7 +17,7 @@ from typing import Any
 import orjson
 
 from agentbench.bridges import Comparison
-from agentbench.data import Progress, silent
+from agentbench.datasets import Progress, silent
 from agentbench.errors import MissingData, UsageError
 
 Record = Mapping[str, Any]

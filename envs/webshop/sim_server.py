@@ -21,14 +21,14 @@ import numpy as np
 
 from agentbench.errors import UsageError
 
-from . import market
-from .goals import NO_LIMIT, Goal, GoalOrder, GoalTable, draw_numbers
-from .market import Stock, build_stock
-from .nouns import noun_test
-from .products import CatalogFiles, Product, read_products
-from .reward import Reward
-from .search import RESULTS, ProductSearch
-from .session import BASE_URL, Session, Shop, State, parse_action
+from .shop.goals import NO_LIMIT, Goal, GoalOrder, GoalTable, draw_numbers
+from .shop.nouns import noun_test
+from .shop.products import CatalogFiles, Product, read_products
+from .shop.reward import Reward
+from .shop.search import RESULTS, ProductSearch
+from .shop.session import BASE_URL, Session, Shop, State, parse_action
+from .stock import market
+from .stock.market import Stock, build_stock
 
 ORIGINAL_SHUFFLE = 233
 """The seed with which the original shuffles its goals, whatever came before."""

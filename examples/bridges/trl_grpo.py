@@ -39,7 +39,9 @@ def make_trainer(model: Any, tokenizer: Any, *, env: str, split: str, tasks: int
 
 def main() -> None:
     """Train from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("model")
     parser.add_argument("--env", default="alfworld")
     parser.add_argument("--split", default="mini-train")

@@ -11,8 +11,8 @@ import pytest
 
 from agentbench.bridges import find_bridge, from_environment
 from agentbench.bridges.bridge import _said
-from agentbench.envs.alfworld.batch import Games, NativeBatch, OriginalPlayer, Wanted
-from agentbench.envs.alfworld.engine import Game
+from agentbench.envs.alfworld.play.batch import Games, NativeBatch, OriginalPlayer, Wanted
+from agentbench.envs.alfworld.play.rules import Game
 from agentbench.errors import ConfigError
 
 textworld = pytest.importorskip("textworld", reason="TextWorld plays the other side")
@@ -100,7 +100,7 @@ def test_the_goal_ends_a_game_and_pays_one(household, content):
     batch = NativeBatch(wanted(limit=None), 1, Games(4), strict=False)
     batch.load([household])
     batch.reset()
-    from agentbench.envs.alfworld.expert import Expert
+    from agentbench.envs.alfworld.players.expert import Expert
 
     expert, session = Expert(game), batch.players[0].session
     done = (False,)
@@ -137,7 +137,7 @@ def test_equals_textworld_over_seeds_and_laps(files, size, seed, rounds):
 
 
 def test_a_difference_is_seen(files, monkeypatch):
-    monkeypatch.setattr("agentbench.envs.alfworld.text.NOTHING_HAPPENS", "Nothing at all happens.")
+    monkeypatch.setattr("agentbench.envs.alfworld.play.text.NOTHING_HAPPENS", "Nothing at all happens.")
     report = side_by_side.Comparison()
     monkeypatch.setattr(side_by_side, "NONSENSE", ("dance",))
     monkeypatch.setattr(side_by_side.Script, "next", lambda self, admissible: "dance")
@@ -158,7 +158,9 @@ def everything_said(env, commands):
 def test_every_info_that_is_not_textworlds_alone_is_equal(files):
     names = [name for name in textworld.EnvInfos.__slots__ if name != "extras"]
     kept = [name for name in names if name not in ("facts", "policy_commands", "command_templates")]
-    request = textworld.EnvInfos(**dict.fromkeys(kept, True), extras=["gamefile", "walkthrough", "unheard_of"])
+    request = textworld.EnvInfos(
+        **dict.fromkeys(kept, True), extras=["gamefile", "walkthrough", "unheard_of"]
+    )
     played = []
     for kind in (bridge.original_class(), bridge.native_class()):
         env = kind([files[0]], request_infos=request, batch_size=1, asynchronous=False, wrappers=wrappers())
@@ -171,7 +173,10 @@ def test_every_info_that_is_not_textworlds_alone_is_equal(files):
     ("changes", "reason"),
     [
         ({"auto_reset": True}, "auto_reset"),
-        ({"wrappers": [released.AlfredDemangler(shuffle=True), released.AlfredInfos]}, "domain_randomization"),
+        (
+            {"wrappers": [released.AlfredDemangler(shuffle=True), released.AlfredInfos]},
+            "domain_randomization",
+        ),
         ({"wrappers": [*wrappers(), released.AlfredExpert("handcoded")]}, "AlfredExpert"),
         ({"wrappers": [released.AlfredInfos]}, "AlfredDemangler"),
         ({"request_infos": infos(facts=True)}, "'facts'"),
@@ -240,8 +245,18 @@ def vendored():
 
 def config(folder):
     return {
-        "env": {"goal_desc_human_anns_prob": 0, "task_types": [1], "domain_randomization": False, "expert_type": ""},
-        "dataset": {"data_path": folder, "eval_id_data_path": folder, "num_train_games": 0, "num_eval_games": 0},
+        "env": {
+            "goal_desc_human_anns_prob": 0,
+            "task_types": [1],
+            "domain_randomization": False,
+            "expert_type": "",
+        },
+        "dataset": {
+            "data_path": folder,
+            "eval_id_data_path": folder,
+            "num_train_games": 0,
+            "num_eval_games": 0,
+        },
         "general": {"training_method": "dqn"},
         "rl": {"training": {"max_nb_steps_per_episode": 4}},
     }
@@ -253,7 +268,10 @@ def through_the_class(module, folder):
     made.game_files.sort()
     env = made.init_env(batch_size=1)
     kind = type(env.batch_env).__name__
-    return [env.seed(3), *everything_said(env, [["look"], ["dance"], ["look"], ["inventory"], ["look"]])], kind
+    return [
+        env.seed(3),
+        *everything_said(env, [["look"], ["dance"], ["look"], ["inventory"], ["look"]]),
+    ], kind
 
 
 def as_ragen_does(files):
@@ -347,7 +365,9 @@ def test_rays_actors_play_the_same(files):
     ray = pytest.importorskip("ray", reason="Ray is not installed; processes stand in for it above")
     alone = in_actor(files, 5)
     hook = {"worker_process_setup_hook": "agentbench.bridges.from_environment"}
-    ray.init(num_cpus=2, runtime_env={"env_vars": {"AGENTBENCH_ALFWORLD": "1"}, **hook}, logging_level="ERROR")
+    ray.init(
+        num_cpus=2, runtime_env={"env_vars": {"AGENTBENCH_ALFWORLD": "1"}, **hook}, logging_level="ERROR"
+    )
     try:
         played = ray.get([ray.remote(in_actor).remote(files, 5) for _ in range(4)])
     finally:

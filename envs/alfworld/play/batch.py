@@ -17,8 +17,9 @@ from typing import Any, Protocol
 
 from agentbench.bridges import say_once
 
-from .engine import Game, Session
 from .pddl import CorruptGame, UnsupportedGame
+from .rules import Game
+from .session import Session
 
 NEVER_SAID = (
     "description", "inventory", "location", "win_facts", "fail_facts", "last_action", "game", "max_score",
