@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from places import SHARED_DATA
 
 from agentbench.bridges import find_bridge, from_environment
 from agentbench.bridges.bridge import _said
@@ -26,7 +27,7 @@ from agentbench.envs.alfworld import bridge, side_by_side  # noqa: E402
 # TextWorld leaves files open and unpacks its planner with deprecated calls
 pytestmark = pytest.mark.filterwarnings("ignore::Warning")
 
-ARCHIVES = Path(__file__).parents[4] / "shared" / "data" / "alfworld"
+ARCHIVES = SHARED_DATA / "alfworld"
 
 
 @pytest.fixture(autouse=True)
