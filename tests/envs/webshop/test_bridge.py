@@ -241,7 +241,11 @@ def test_modes(make):
     assert env.reset(session=7)[0] == "http://127.0.0.1:3000/7"
     env.observation_mode = "text_rich"
     assert env.observation.startswith("WebShop\nInstruction: \n")
-    assert env.state == {"url": "http://127.0.0.1:3000/7", "html": "", "instruction_text": env.instruction_text}
+    assert env.state == {
+        "url": "http://127.0.0.1:3000/7",
+        "html": "",
+        "instruction_text": env.instruction_text,
+    }
 
 
 def test_random_queries_draw_from_the_random_state(make):
@@ -327,7 +331,9 @@ def test_it_can_be_subclassed_as_ragen_does(make, files):
             self.observation_mode, self.server = "text", None
             Base.__init__(self)
             given = {"file_path": files / "items_shuffle_1000.json", "server": None, "limit_goals": -1}
-            WebAgentTextEnv.__init__(self, observation_mode="text", filter_goals=None, human_goals=False, **given)
+            WebAgentTextEnv.__init__(
+                self, observation_mode="text", filter_goals=None, human_goals=False, **given
+            )
 
         def reset(self, seed=None, session=None, instruction_text=None):
             return WebAgentTextEnv.reset(self, session=session, instruction_text=instruction_text)[0]
@@ -349,7 +355,8 @@ GYM = """
 import {gym} as gym, sys
 import agentbench.envs.webshop.bridge
 env = gym.make("WebAgentTextEnv-v0", observation_mode="text", file_path=sys.argv[1], seed=0)
-print(env.reset(session=1)[1], env.step("search[lamp]")[1:], env.server.goals[1] == env.server.user_sessions["1"]["goal"])
+goal = env.server.goals[1]
+print(env.reset(session=1)[1], env.step("search[lamp]")[1:], goal == env.server.user_sessions["1"]["goal"])
 """
 
 
@@ -357,7 +364,14 @@ print(env.reset(session=1)[1], env.step("search[lamp]")[1:], env.server.goals[1]
 def test_old_and_new_gym_make_it(files, gym):
     if gym == "gym":
         pytest.importorskip("importlib.util").find_spec("gym") or pytest.skip("the old gym is not installed")
-    words = [sys.executable, "-W", "ignore", "-c", GYM.format(gym=gym), str(files / "items_shuffle_1000.json")]
+    words = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-c",
+        GYM.format(gym=gym),
+        str(files / "items_shuffle_1000.json"),
+    ]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     assert done.stdout.split("\n")[-2] == "None (0.0, False, None) True"
 
