@@ -10,6 +10,7 @@ Source: the wire of OpenEnv 0.4 to 0.10, as its generic client speaks it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import ipaddress
 from base64 import b64decode
@@ -26,7 +27,7 @@ from ..config import Section, validate
 from ..errors import AgentBenchError, UsageError
 from .descriptions import SplitData, listing, schemas, split_of
 from .episode import EpisodeOver, Moment, Seat, Terms
-from .sockets import Answer, Limits, Request, Socket, listen
+from .sockets import Answer, Limits, Request, Socket, apart, listen
 
 _Value = TypeVar("_Value")
 
@@ -172,14 +173,15 @@ class Server:
         seat: Seat | None = None
         try:
             try:
-                seat = await asyncio.to_thread(Seat, self.terms)
+                seat = await apart(lambda: Seat(self.terms))
             except Exception as error:
                 return await socket.send(_error("FACTORY_ERROR", f"{type(error).__name__}: {error}"))
             await self._listen_to(socket, seat)
         finally:
             self.sessions.discard(task)
             if seat is not None:
-                seat.close()
+                with contextlib.suppress(Exception):  # nobody is left to tell
+                    seat.close()
 
     async def _listen_to(self, socket: Socket, seat: Seat) -> None:
         while True:
@@ -234,16 +236,16 @@ class Server:
         if kind == "reset":
             wanted = validate(ResetData, data, "data.")
             # in a thread: the first game of a benchmark may take seconds to open, which no other session waits for
-            return await self._limited(seat, lambda: seat.reset(**wanted.model_dump()), apart=True)
+            return await self._limited(seat, lambda: seat.reset(**wanted.model_dump()), waits=True)
         command = validate(StepData, data, "data.").command
-        return await self._limited(seat, lambda: seat.step(command), apart=self.terms.spec.blocking)
+        return await self._limited(seat, lambda: seat.step(command), waits=self.terms.spec.blocking)
 
-    async def _limited(self, seat: Seat, act: Callable[[], _Value], *, apart: bool) -> _Value:
+    async def _limited(self, seat: Seat, act: Callable[[], _Value], *, waits: bool) -> _Value:
         """Act, in a thread where it may take long; whatever the env raises is an answer, not an end."""
         try:
-            if not apart:
+            if not waits:
                 return act()
-            return await asyncio.wait_for(asyncio.to_thread(act), self.service.step_seconds)
+            return await asyncio.wait_for(apart(act), self.service.step_seconds)
         except (UsageError, EpisodeOver):
             raise
         except TimeoutError as error:
@@ -301,7 +303,7 @@ class Server:
         try:
             said = orjson.loads(request.body)
             asked = validate(SplitData, said if isinstance(said, dict) else {"split": said})
-            content = await asyncio.to_thread(listing, self.terms, listings[request.path], asked)
+            content = await apart(lambda: listing(self.terms, listings[request.path], asked))
         except ValueError as error:  # no JSON, or a value that is not allowed
             return Answer(422, {"detail": str(error)})
         except IndexError:

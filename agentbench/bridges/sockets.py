@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import orjson
@@ -20,6 +21,7 @@ import orjson
 if TYPE_CHECKING:
     from websockets.server import ServerProtocol
 
+_Value = TypeVar("_Value")
 _HEAD_BYTES = 1 << 14
 _PIECE = 1 << 16
 _HEAD_SECONDS = 10.0
@@ -137,6 +139,36 @@ class Socket:
             elif self._writer.can_write_eof():
                 self._writer.write_eof()
         await self._writer.drain()
+
+
+async def apart(act: Callable[[], _Value]) -> _Value:
+    """Run something that may wait in a thread of its own.
+
+    A thread each, and none that the end of the process waits for: with a pool, calls that never return would one
+    after the other take all its threads from everybody else.
+    """
+    loop = asyncio.get_running_loop()
+    result: asyncio.Future[_Value] = loop.create_future()
+
+    def settle(value: Any, error: BaseException | None) -> None:
+        if result.cancelled():
+            return
+        if error is not None:
+            result.set_exception(error)
+        else:
+            result.set_result(value)
+
+    def run() -> None:
+        value, failed = None, None
+        try:
+            value = act()
+        except Exception as error:
+            failed = error
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(settle, value, failed)
+
+    threading.Thread(target=run, daemon=True).start()
+    return await result
 
 
 Respond = Callable[[Request], Awaitable[Answer]]

@@ -49,7 +49,7 @@ def install(settings: Settings | None = None) -> None:
     """
     global _settings
     _settings = settings if settings is not None else Settings()
-    _games.kept = _settings.games_kept
+    _games.kept, _games.quiet = _settings.games_kept, _settings.quiet
     if not _settings.enabled:
         return uninstall()
     gym = _textworld()

@@ -92,6 +92,7 @@ class Games:
     def __init__(self, kept: int) -> None:
         """Keep at most `kept` games; 0 keeps none."""
         self.kept = kept
+        self.quiet = False
         self._games: OrderedDict[tuple[str, int, int], Game] = OrderedDict()
 
     def load(self, path: str) -> Game:
@@ -235,12 +236,16 @@ class NativeBatch:
         try:
             game = self.games.load(path)
         except (UnsupportedGame, CorruptGame) as refusal:
-            say_once("game", f"TextWorld plays what the native engine does not know; the first is {refusal}")
+            self._say("game", f"TextWorld plays what the native engine does not know; the first is {refusal}")
             return OriginalPlayer(self.wanted, path)
         if "walkthrough" in self.wanted.extras and not game.walkthrough:
-            say_once("walkthrough", f"TextWorld plays {path}, which holds no walkthrough and needs a plan")
+            self._say("walkthrough", f"TextWorld plays {path}, which holds no walkthrough and needs a plan")
             return OriginalPlayer(self.wanted, path)
         return NativePlayer(self.wanted, path, game)
+
+    def _say(self, about: str, message: str) -> None:
+        if not self.games.quiet:
+            say_once(about, message)
 
     def reset(self) -> tuple[tuple[str, ...], dict[str, list[Any]]]:
         """Start all games: observations, and for each info the values of all games."""
