@@ -1,8 +1,9 @@
 """Loads prompt templates. Leaves out tokenisation (`render`) and the templates themselves (`prompts/`).
 
-A prompt is a YAML file with the keys `layout`, `parser` (optional, else the env's), `system` (optional), `first` and
-`later`; the last three are jinja2 templates over these slots: `observation`, `admissible`, `history` (list of
-(observation, action) pairs inside the window), `turn` (from 1), `steps` (turn - 1), `max_turns`, `info`.
+A prompt is a YAML file with the keys `layout`, `parser` (optional, else the env's), `stop` (optional: texts that end
+a reply), `system` (optional), `first` and `later`; the last three are jinja2 templates over these slots: `observation`,
+`admissible`, `history` (list of (observation, action) pairs inside the window), `turn` (from 1), `steps` (turn - 1),
+`max_turns`, `info`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import jinja2
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from ..config import StopStrings
 from ..errors import ConfigError, UnknownName
 
 Layout = Literal["fresh", "growing"]
@@ -32,6 +34,7 @@ class _File(BaseModel):
     model_config = ConfigDict(extra="forbid")
     layout: Layout
     parser: str | None = None
+    stop: StopStrings = []
     system: str = ""
     first: str
     later: str
@@ -45,6 +48,7 @@ class Prompt:
         name: the reference it was loaded by.
         layout: "fresh" writes one single-message prompt per turn; "growing" keeps one conversation.
         parser: parser name this prompt asks replies for; None leaves it to the env.
+        stop: stop strings of replies, unless the configuration names others; see `SamplingParams`.
         digest: first 12 hex digits of the file's sha256; part of every record.
         source: the keys of the file, from which the prompt can be loaded again.
     """
@@ -57,6 +61,7 @@ class Prompt:
     first: jinja2.Template
     later: jinja2.Template
     source: dict[str, Any]
+    stop: tuple[str, ...] = ()
 
     @property
     def info(self) -> dict[str, str]:
@@ -108,6 +113,7 @@ def _load(reference: str, written: str | None) -> Prompt:
         first,
         later,
         parsed.model_dump(exclude_unset=True),
+        tuple(parsed.stop),
     )
 
 

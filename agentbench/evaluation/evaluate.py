@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
+from ..engine import Engine, TextEngine
 from ..env import EnvSpec
 from ..errors import ConfigError, CorruptData, UsageError
 from ..machine import versions
@@ -112,6 +113,7 @@ def evaluate(
     policy: Policy | None = None,
     progress: Progress | None = None,
     team: Team | None = None,
+    engine: Engine | TextEngine | None = None,
 ) -> Summary:
     """Play a panel and return its numbers; with `output_dir` everything is recorded as it happens.
 
@@ -122,10 +124,11 @@ def evaluate(
         policy: acts instead of the one that `config` names, such as a model in training.
         progress: told after each episode.
         team: processes that share the work; this is its process 0, the others call `assist`.
+        engine: holds the model that `config` names already; it is left open. None opens one.
     Raises: UsageError: something the caller can fix; episodes finished so far are on record.
     """
     panel = config.load_panel()
-    spec = env_spec(panel.env)
+    spec = env_spec(panel.env).under({**panel.env_options, **config.env_options})
     notes: list[str] = []
     if policy is None:
         config, notes = follow(config, spec)
@@ -134,14 +137,14 @@ def evaluate(
     resolved = panel.resolve(spec, allow_missing=config.allow_missing)
     tasks = resolved.tasks[: config.limit]
     plan = _plan(config, resolved, spec, tasks, notes)
-    actor = policy or build_policy(config, spec, config.max_turns)
+    actor = policy or build_policy(config, spec, config.max_turns, engine=engine)
     if config.max_episode_tokens is not None and isinstance(actor, ChatPolicy):
         raise ConfigError(f"max_episode_tokens counts token ids, which engine {config.engine!r} has none of")
     before = _since({}, actor)  # an engine in training has played other episodes already
     found: dict[Key, Trajectory] = {}
     with ExitStack() as stack:
         run = None
-        if policy is None:  # this function built it
+        if policy is None and engine is None:  # this function opened what it holds
             stack.callback(actor.close)
         if config.output_dir is not None:
             run = stack.enter_context(_open(config, plan, actor, resume=resume))
@@ -175,7 +178,7 @@ def evaluate(
 def assist(config: EvalConfig, policy: Policy, team: Team) -> None:
     """Play this process's share of an evaluation that process 0 of the team makes at the same time."""
     panel = config.load_panel()
-    spec = env_spec(panel.env)
+    spec = env_spec(panel.env).under({**panel.env_options, **config.env_options})
     tasks = panel.resolve(spec, allow_missing=config.allow_missing).tasks[: config.limit]
     mine = list(_keys(tasks, config.repeats))[team.index :: team.count]
     team.collect(list(_play(config, spec, panel.env_options, policy, mine)))
@@ -215,6 +218,8 @@ def _plan(
         repeats=config.repeats,
         banners=tuple(banners),
         counted=dict(spec.counted),
+        figures=spec.figures,
+        sizes=dict(spec.sizes),
     )
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 PROTOCOL = "agentbench.json"
 
 _OF_THE_ENV = ("prompt", "history", "max_turns")
-_DECODING = ("guided", "temperature", "top_p", "top_k", "max_new_tokens", "max_episode_tokens")
+_DECODING = ("guided", "temperature", "top_p", "top_k", "max_new_tokens", "max_episode_tokens", "stop")
 
 
 class Protocol(Section):
@@ -34,7 +34,7 @@ class Protocol(Section):
         prompt: reference of its prompt; `prompt_digest` and `prompt_text` tell whether that still says the same.
         parser: reads commands out of its replies.
         history: observation-action pairs in a prompt; `max_turns` of an episode.
-        temperature: of evaluation, as `top_p`, `top_k`, `guided` and the token limits are.
+        temperature: of evaluation, as `top_p`, `top_k`, `guided`, `stop` and the token limits are.
         panel: what it was evaluated on while training, if anything.
         algorithm: how it was trained; `step` of the run in the folder `run`.
     """
@@ -52,6 +52,7 @@ class Protocol(Section):
     top_k: int = 0
     max_new_tokens: int = 512
     max_episode_tokens: int | None = None
+    stop: list[str] | None = None
     panel: str | None = None
     algorithm: str = ""
     step: int = 0
