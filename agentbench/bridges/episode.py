@@ -43,6 +43,7 @@ class Terms:
     replies: bool = False
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "spec", self.spec.under(self.options))
         object.__setattr__(self, "split", self.split or self.spec.splits[0])
         self.tasks(self.split)
         if self.max_turns is not None and self.max_turns < 1:

@@ -22,7 +22,7 @@ from agentbench.bridges.serving import serving
 from agentbench.bridges.sockets import Limits
 from agentbench.env import EnvSpec, TextEnv
 from agentbench.errors import UsageError
-from agentbench.registry import env_spec
+from agentbench.registry import env_spec, names
 
 TASK = (
     "5-2-black-red-right"  # a corridor of 5 rooms, entered at room 2, to be left by the red door on the right
@@ -96,7 +96,7 @@ def test_an_episode_by_hand(client):
     }
 
 
-@pytest.mark.parametrize("name", ["corridor", "alfworld", "webshop"])
+@pytest.mark.parametrize("name", names("envs"))
 def test_a_served_env_plays_as_the_env_itself(name):
     terms = Terms(env_spec(name))
     spec, rng, tasks, played = terms.spec, random.Random(0), terms.tasks(terms.split), 0
@@ -501,7 +501,7 @@ def pythons():
     return [sys.executable] if importlib.util.find_spec("openenv") else []
 
 
-@pytest.mark.parametrize("name", ["corridor", "alfworld", "webshop"])
+@pytest.mark.parametrize("name", names("envs"))
 def test_openenvs_generic_clients_see_what_a_seat_sees(name):
     if not pythons():
         pytest.skip("openenv is not installed; AGENTBENCH_OPENENV_PYTHONS may name Pythons that have it")
