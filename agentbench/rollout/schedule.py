@@ -96,7 +96,9 @@ class _Rollout:
         view = View(
             episode.key, episode.spec, env, episode.task, seed, episode.repeat, observation, info, turns
         )
-        max_turns = self.limits.max_turns or episode.max_turns or episode.spec.max_turns
+        # A plan may want shorter episodes than the run allows (a curriculum, single decisions), never longer ones.
+        limits = [limit for limit in (self.limits.max_turns, episode.max_turns) if limit is not None]
+        max_turns = min(limits, default=episode.spec.max_turns)
         run = _Running(episode, env, view, max_turns, started, opening=info)
         self.running[episode.key] = run
         self.waiting.append(run)
