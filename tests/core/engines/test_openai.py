@@ -495,7 +495,7 @@ def test_an_answer_without_end_is_cut_off(server, monkeypatch):
 def test_whatever_breaks_in_a_request_belongs_to_that_request(server, monkeypatch):
     from agentbench.engines import openai
 
-    def broken(_):
+    def broken(*_):
         raise RuntimeError("a bug")
 
     engine = build("m", base_url=server.url)
