@@ -429,6 +429,9 @@ class _Run:
         self.outcome.status = message["status"]
         self.outcome.cpu = message["cpu"]
         self.outcome.rss = message["rss"]
+        killed = os.WIFSIGNALED(message["status"]) and os.WTERMSIG(message["status"]) == signal.SIGKILL
+        if killed and not self.outcome.stopped and self.outcome.cpu >= self.limits.cpu:
+            self.outcome.stopped = "time_limit"  # by the kernel, before the clock was read
         return True
 
     # --- clocks ---
