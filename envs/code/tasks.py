@@ -43,7 +43,8 @@ class Task:
         solution_class: the function is a method of `Solution` where there is one.
         setup: texts that the tester runs before the tests; the names of the program replace what they define.
         names: names in the tests that stand for the program's.
-        public: tests that are shown and feed back; `hidden` give the reward and never repeat public inputs.
+        public: tests that are shown and feed back; `hidden` never repeat their inputs.
+        final: the benchmark's own tests, all of which make a success; public and hidden ones where nothing else is said.
         rule: how values are compared, as `sandbox.inside.tester` takes it.
         reference: a whole solution; "" where there is none.
         cpu: processor seconds of the whole program; `call_cpu` of one test. Those of the benchmark's own grader.
@@ -63,6 +64,7 @@ class Task:
     names: tuple[str, ...] = ()
     public: tuple[Test, ...] = ()
     hidden: tuple[Test, ...] = ()
+    final: tuple[Test, ...] = ()
     rule: Mapping[str, Any] = field(default_factory=lambda: {"name": "equal"}, hash=False)
     reference: str = ""
     cpu: float = 10.0
@@ -73,8 +75,8 @@ class Task:
 
     @property
     def tests(self) -> tuple[Test, ...]:
-        """All tests, the public ones first."""
-        return self.public + self.hidden
+        """The tests that decide."""
+        return self.final or self.public + self.hidden
 
     @property
     def judging(self) -> str:
@@ -82,10 +84,13 @@ class Task:
         return {"stdin": "stdout", "calls": "calls, two processes", "asserts": "tests, two processes"}[self.kind]
 
 
-def program_names(texts: Sequence[str], setup: Sequence[str] = ()) -> tuple[str, ...]:
-    """Names that test texts read but nothing defines: they are the program's."""
+def program_names(texts: Sequence[str], setup: Sequence[str] = (), reference: str = "") -> tuple[str, ...]:
+    """Names that test texts read but nothing defines: they are the program's.
+
+    A builtin's name is the program's only where the reference defines it too (Mbpp/126 asks for a function `sum`).
+    """
     read: list[str] = []
-    bound: set[str] = set(vars(builtins))
+    bound: set[str] = set(vars(builtins)) - functions(reference)
     for text in (*setup, *texts):
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.Name):
@@ -100,6 +105,14 @@ def program_names(texts: Sequence[str], setup: Sequence[str] = ()) -> tuple[str,
             elif isinstance(node, ast.Import | ast.ImportFrom):
                 bound |= {(each.asname or each.name).partition(".")[0] for each in node.names}
     return tuple(dict.fromkeys(name for name in read if name not in bound))
+
+
+def functions(program: str) -> set[str]:
+    """Names of the functions that a program defines at its top level; none where it cannot be read."""
+    try:
+        return {node.name for node in ast.parse(program).body if isinstance(node, ast.FunctionDef)}
+    except (SyntaxError, ValueError):
+        return set()
 
 
 def library_imports(program: str) -> str:

@@ -494,6 +494,8 @@ def _drain(fd: int, kept: bytes, limit: int) -> tuple[bool, bytes]:
             data = os.read(fd, 1 << 16)
         except BlockingIOError:
             return True, b"".join(parts)
+        except ConnectionResetError:  # the program died without reading what it was sent
+            data = b""
         if not data:
             return False, b"".join(parts)
         parts.append(data)
