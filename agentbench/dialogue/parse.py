@@ -1,6 +1,6 @@
 """Reads the env command out of a model's reply, and counts every way that fails. Never raises on model text.
 
-Parsers are named in an EnvSpec: "tags:30", "plain". Whether a command makes sense is for the env to say.
+Parsers are named in an EnvSpec: "tags:30", "plain", "whole". Whether a command makes sense is for the env to say.
 """
 
 from __future__ import annotations
@@ -96,11 +96,29 @@ class PlainParser:
         return command
 
 
+class WholeParser:
+    """The whole reply is the command, line breaks and all: for envs that find what they want in it themselves."""
+
+    name = "whole"
+
+    def parse(self, reply: str) -> Parsed:
+        """Hand on the reply."""
+        return Parsed(reply) if reply.strip() else Parsed(None, "empty")
+
+    def format(self, command: str) -> str:
+        """Write the command itself."""
+        return command
+
+
 def get_parser(name: str) -> Parser:
-    """Build the parser of that name: "plain", or "tags:N" with N trailing characters as fallback."""
+    """Build the parser of that name: "plain", "whole", or "tags:N" with N trailing characters as fallback."""
     kind, _, option = name.partition(":")
+    if kind == "whole" and not option:
+        return WholeParser()
     if kind == "plain" and not option:
         return PlainParser()
     if kind == "tags" and option.isdigit():
         return TagParser(int(option))
-    raise unknown_name("parser", name, ["plain", "tags:20", "tags:30"], "N in tags:N is any whole number.")
+    raise unknown_name(
+        "parser", name, ["plain", "whole", "tags:20", "tags:30"], "N in tags:N is any whole number."
+    )

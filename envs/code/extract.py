@@ -207,7 +207,8 @@ def _evalplus(reply: str, task: Task) -> str:
     code = _longest(reply.strip())
     if not parses(code):
         return ""
-    imports, definitions = [], {}
+    imports: list[str] = []
+    definitions: dict[str, ast.stmt] = {}
     for node in ast.parse(code).body:
         if isinstance(node, ast.Import | ast.ImportFrom):
             imports.append(ast.unparse(node))

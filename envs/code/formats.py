@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import doctest
+import gzip
 import hashlib
 import json
 import math
@@ -46,8 +47,9 @@ def read_records(path: Path) -> list[Record]:
     Raises: CorruptData: the file holds something else.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        data = path.read_bytes()
+        text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8")
+    except (OSError, UnicodeDecodeError, EOFError) as error:
         raise CorruptData(f"{path} cannot be read as text: {error}") from error
     records: list[Any] = []
     try:
@@ -177,11 +179,11 @@ def _without(test: str, calls: Sequence[str]) -> str:
     public = {ast.dump(ast.Tuple(_call(call).args, ast.Load())) for call in calls}
 
     class Drop(ast.NodeTransformer):
-        def visit_Assert(self, node: ast.Assert) -> ast.stmt:  # noqa: N802 - ast's own name
+        def visit_Assert(self, node: ast.Assert) -> ast.stmt:
             for part in ast.walk(node.test):
-                if isinstance(part, ast.Call) and getattr(part.func, "id", "") == "candidate":
-                    if ast.dump(ast.Tuple(part.args, ast.Load())) in public:
-                        return ast.Pass()
+                candidate = isinstance(part, ast.Call) and getattr(part.func, "id", "") == "candidate"
+                if candidate and ast.dump(ast.Tuple(part.args, ast.Load())) in public:  # type: ignore[attr-defined]
+                    return ast.Pass()
             return node
 
     return ast.unparse(ast.fix_missing_locations(Drop().visit(tree)))
@@ -251,7 +253,10 @@ def _evalplus(record: Record) -> Task:
     else:
         examples = doc_examples(prompt, entry)
         public = tuple(
-            Test(plain.pack([ast.literal_eval(each) for each in _call(call).args]), plain.pack(ast.literal_eval(value)))
+            Test(
+                plain.pack([ast.literal_eval(each) for each in _call(call).args]),
+                plain.pack(ast.literal_eval(value)),
+            )
             for call, value in examples
         )
     shown = [test.input for test in public]
@@ -304,7 +309,8 @@ def _livecodebench(record: Record) -> Task:
     return Task(
         id=str(record["question_id"]),
         benchmark="livecodebench",
-        statement=record["question_content"].strip() + (f"\n\nStart from:\n{starter.rstrip()}" if starter else ""),
+        statement=record["question_content"].strip()
+        + (f"\n\nStart from:\n{starter.rstrip()}" if starter else ""),
         kind="calls" if functional else "stdin",
         entry=metadata["func_name"] if functional else "",
         prelude=True,
@@ -320,7 +326,10 @@ def _livecodebench(record: Record) -> Task:
 
 
 def _functional(given: str, wanted: str) -> Test:
-    return Test(plain.pack([json.loads(line) for line in given.split("\n") if line.strip()]), plain.pack(json.loads(wanted)))
+    return Test(
+        plain.pack([json.loads(line) for line in given.split("\n") if line.strip()]),
+        plain.pack(json.loads(wanted)),
+    )
 
 
 def _stdin(given: str, wanted: str) -> Test:

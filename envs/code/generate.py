@@ -19,7 +19,20 @@ from agentbench.errors import UnknownName, unknown_name
 from .sandbox.inside import plain
 from .tasks import Task, Test
 
-NAMES = "blend craft fold gather handle mend pick process shape solve trace weigh".split()
+NAMES = (
+    "blend",
+    "craft",
+    "fold",
+    "gather",
+    "handle",
+    "mend",
+    "pick",
+    "process",
+    "shape",
+    "solve",
+    "trace",
+    "weigh",
+)
 NUMBERS = range(2, 10)
 PUBLIC, HIDDEN = 2, 8
 
@@ -173,7 +186,9 @@ class Recipe:
         parts = task_id.split("/")
         try:
             _, form, family, name, said, end = parts
-            steps = tuple((each.partition("-")[0], int(each.partition("-")[2] or 0)) for each in said.split(","))
+            steps = tuple(
+                (each.partition("-")[0], int(each.partition("-")[2] or 0)) for each in said.split(",")
+            )
             known = FAMILIES[family]
             right = all(known.steps[each].numbered == (n in NUMBERS) for each, n in steps)
             if parts[0] != "made" or form not in ("calls", "stdin") or name not in NAMES or not right:
@@ -212,7 +227,7 @@ def _task_ids(split: str) -> tuple[str, ...]:
 
 def _drawn(rng: random.Random, low: int, high: int, forms: tuple[str, ...]) -> Recipe:
     family = rng.choice(list(FAMILIES))
-    steps = []
+    steps: list[tuple[str, int]] = []
     for _ in range(rng.randint(low, high)):
         name = rng.choice([each for each in FAMILIES[family].steps if not steps or each != steps[-1][0]])
         steps.append((name, rng.choice(NUMBERS) if FAMILIES[family].steps[name].numbered else 0))

@@ -5,15 +5,25 @@ Leaves out isolation (`sandbox`), what the verdicts are called (`verdicts`) and 
 
 from __future__ import annotations
 
+import atexit
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import lru_cache
 from typing import Any
 
-from .sandbox import Limits, Outcome, Sandbox, SandboxFailure, Worker, choose, open_worker
+from .sandbox import (
+    Limits,
+    Outcome,
+    Sandbox,
+    SandboxFailure,
+    Worker,
+    choose,
+    open_worker,
+    run_script,
+    run_tests,
+)
 from .sandbox.inside.compare import stdout_equal
 from .tasks import Task, Test
 from .verdicts import TestResult, Verdict, cause, death, first_failure, told
@@ -86,11 +96,19 @@ class Judge:
                 if task.reference_times:
                     limits = _times(task, seconds)
             inputs = [test.input for test in tests]
-            order |= {"kind": "calls", "entry": task.entry, "inputs": inputs, "expected": expected, "rule": task.rule}
+            order |= {
+                "kind": "calls",
+                "entry": task.entry,
+                "inputs": inputs,
+                "expected": expected,
+                "rule": task.rule,
+            }
         outcome = self._tests(task, code, order, limits)
         return _tested(task, outcome, len(tests))
 
-    def run(self, code: str, stdin: str = "", *, limits: Limits | None = None, prelude: bool = False) -> Verdict:
+    def run(
+        self, code: str, stdin: str = "", *, limits: Limits | None = None, prelude: bool = False
+    ) -> Verdict:
         """Run a program for its output alone."""
         limits = limits or Limits()
         outcome = self._script(code, stdin, limits, prelude)
@@ -131,18 +149,20 @@ class Judge:
 
     def _tests(self, task: Task, code: str, order: Mapping[str, Any], limits: Limits) -> Outcome:
         job = {"mode": "calls", "code": code, "prelude": task.prelude, "solution_class": task.solution_class}
-        return self._retried(code, lambda worker: worker.run_tests(job, order, limits))
+        return self._retried(code, lambda worker: run_tests(worker, job, order, limits))
 
     def _script(self, code: str, stdin: str, limits: Limits, prelude: bool) -> Outcome:
         job = {"mode": "script", "code": code, "prelude": prelude}
         data = stdin.encode("utf-8", "surrogatepass")
-        return self._retried(code, lambda worker: worker.run_script(job, data, limits))
+        return self._retried(code, lambda worker: run_script(worker, job, data, limits))
 
     def _scripts(self, task: Task, code: str, tests: Sequence[Test], stop: bool) -> Verdict:
         results: list[TestResult] = []
         worst: dict[str, Any] = {"cpu": 0.0, "rss": 0, "stdout": "", "stderr": ""}
         for test in tests:
-            limits = Limits(cpu=task.cpu, stdout=(1 << 20) + len(test.output.encode("utf-8", "surrogatepass")))
+            limits = Limits(
+                cpu=task.cpu, stdout=(1 << 20) + len(test.output.encode("utf-8", "surrogatepass"))
+            )
             outcome = self._script(code, test.input, limits, task.prelude)
             figures = _figures(outcome)
             worst = figures | {"cpu": worst["cpu"] + figures["cpu"], "rss": max(worst["rss"], figures["rss"])}
@@ -154,7 +174,7 @@ class Judge:
     def _retried(self, code: str, run: Callable[[Worker], Outcome]) -> Outcome:
         """Run on a warm worker, and once more on a fresh one if the sandbox broke; never blame the program."""
         reason = ""
-        for attempt in range(_WARM_FAILURES):
+        for _attempt in range(_WARM_FAILURES):
             with self._slot() as slot:
                 try:
                     worker = self._worker(slot, self._wants_packages(code))
@@ -198,14 +218,31 @@ class Judge:
 _MISSING = object()
 
 
-@lru_cache(maxsize=8)
-def _shared(sandbox: Sandbox, workers: int, pid: int) -> Judge:
-    return Judge(sandbox, workers)
+_judges: dict[tuple[Sandbox, int, int], Judge] = {}
+_lock = threading.Lock()
 
 
 def shared(sandbox: Sandbox, workers: int) -> Judge:
-    """The judge of this process for a sandbox; the first call proves the isolation."""
-    return _shared(sandbox, workers, os.getpid())
+    """The judge of this process for a sandbox; the first call proves the isolation.
+
+    Raises: NoIsolation: none holds here.
+    """
+    key = (sandbox, workers, os.getpid())
+    with _lock:
+        if key not in _judges:
+            if not _judges:
+                atexit.register(close_shared)
+            _judges[key] = Judge(sandbox, workers)
+        return _judges[key]
+
+
+def close_shared() -> None:
+    """End the workers of all shared judges of this process."""
+    with _lock:
+        for (_, _, pid), judge in _judges.items():
+            if pid == os.getpid():
+                judge.close()
+        _judges.clear()
 
 
 def _times(task: Task, seconds: Sequence[float]) -> Limits:
@@ -242,11 +279,11 @@ def _tested(task: Task, outcome: Outcome, total: int) -> Verdict:
         verdict, reason, error = found
         kept = tuple(result for result in results if result.verdict in ("passed", "wrong_answer"))
         return Verdict(verdict, reason, kept, total, task.judging, error=error, **_figures(outcome))
-    verdict = _summed(task, results, total, _figures(outcome))
-    if died := death(outcome):
-        if verdict.reason == "left before the tests were done":
-            return replace(verdict, reason=died)
-    return verdict
+    whole = _summed(task, results, total, _figures(outcome))
+    died = death(outcome)
+    return (
+        replace(whole, reason=died) if died and whole.reason == "left before the tests were done" else whole
+    )
 
 
 def _summed(task: Task, results: Sequence[TestResult], total: int, figures: Mapping[str, Any]) -> Verdict:

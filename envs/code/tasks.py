@@ -44,7 +44,7 @@ class Task:
         setup: texts that the tester runs before the tests; the names of the program replace what they define.
         names: names in the tests that stand for the program's.
         public: tests that are shown and feed back; `hidden` never repeat their inputs.
-        final: the benchmark's own tests, all of which make a success; public and hidden ones where nothing else is said.
+        final: the benchmark's own tests, all of which make a success; where nothing else is said, public and hidden.
         rule: how values are compared, as `sandbox.inside.tester` takes it.
         reference: a whole solution; "" where there is none.
         cpu: processor seconds of the whole program; `call_cpu` of one test. Those of the benchmark's own grader.
@@ -81,7 +81,9 @@ class Task:
     @property
     def judging(self) -> str:
         """How verdicts come about, for the records."""
-        return {"stdin": "stdout", "calls": "calls, two processes", "asserts": "tests, two processes"}[self.kind]
+        return {"stdin": "stdout", "calls": "calls, two processes", "asserts": "tests, two processes"}[
+            self.kind
+        ]
 
 
 def program_names(texts: Sequence[str], setup: Sequence[str] = (), reference: str = "") -> tuple[str, ...]:

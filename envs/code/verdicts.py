@@ -76,7 +76,9 @@ def cause(outcome: Outcome) -> tuple[str, str, Mapping[str, Any] | None] | None:
         return "infrastructure", outcome.reason, None
     if outcome.stopped == "output_limit":
         return "output_limit", outcome.reason, None
-    signalled = os.WTERMSIG(outcome.status) if outcome.status is not None and os.WIFSIGNALED(outcome.status) else 0
+    signalled = (
+        os.WTERMSIG(outcome.status) if outcome.status is not None and os.WIFSIGNALED(outcome.status) else 0
+    )
     if outcome.stopped in ("time_limit", "idle") or signalled == signal.SIGXCPU:
         return "time_limit", outcome.reason or "used up its processor time", None
     if outcome.load is not None:

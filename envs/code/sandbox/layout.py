@@ -1,5 +1,4 @@
-"""What the sandbox contains: interpreter, standard library, allowed packages, shared libraries. Starts nothing but a
-question to the interpreter."""
+"""What the sandbox contains: interpreter, standard library, allowed packages, shared libraries."""
 
 from __future__ import annotations
 
@@ -23,7 +22,8 @@ _QUESTION = """
 import sys, sysconfig, json, os
 print(json.dumps({
   "executable": os.path.realpath(sys._base_executable if sys.prefix != sys.base_prefix else sys.executable),
-  "stdlib": os.path.realpath(sysconfig.get_path("stdlib")), "platstdlib": os.path.realpath(sysconfig.get_path("platstdlib")),
+  "stdlib": os.path.realpath(sysconfig.get_path("stdlib")),
+  "platstdlib": os.path.realpath(sysconfig.get_path("platstdlib")),
   "base": os.path.realpath(sys.base_prefix), "platlibdir": sys.platlibdir, "version": sys.version_info[:3],
   "shared": bool(sysconfig.get_config_var("Py_ENABLE_SHARED")), "name": "python%d.%d" % sys.version_info[:2]}))
 """
@@ -100,7 +100,9 @@ def boot_settings(
         "preload": preload,
         "devices": DEVICES,
         "environment": _environment(item, own),
-        "packages": {name: f"/packages/{Path(place).name}" if own else place for name, place in places.items()},
+        "packages": {
+            name: f"/packages/{Path(place).name}" if own else place for name, place in places.items()
+        },
         "binds": [],
         "hidden": [],
         "links": [],
@@ -111,7 +113,11 @@ def boot_settings(
         settings["binds"] = [
             (item.executable, "/python/bin/python3"),
             (item.stdlib, stdlib),
-            *([(item.platstdlib, f"/python/{item.platlibdir}/{item.name}")] if item.platlibdir != "lib" else []),
+            *(
+                [(item.platstdlib, f"/python/{item.platlibdir}/{item.name}")]
+                if item.platlibdir != "lib"
+                else []
+            ),
             *((path, f"/python/lib/{Path(path).name}") for path in shared),
             (f"{INSIDE}/inside", "/python/judge/inside"),
             *((place, f"/packages/{Path(place).name}") for place in places.values()),
@@ -124,7 +130,11 @@ def boot_settings(
         settings["readable"] = ["/python", "/packages", "/lib", "/lib64", "/usr", "/etc"]
     else:
         settings["readable"] = [
-            *(os.path.join(item.stdlib, name) for name in sorted(os.listdir(item.stdlib)) if name not in _HIDDEN),
+            *(
+                os.path.join(item.stdlib, name)
+                for name in sorted(os.listdir(item.stdlib))
+                if name not in _HIDDEN
+            ),
             item.platstdlib + "/lib-dynload",
             item.executable,
             *shared,

@@ -20,7 +20,9 @@ from agentbench.errors import UsageError, unknown_name
 
 from .inside import kernel, plain
 from .layout import boot_settings
-from .worker import Limits, SandboxFailure, Worker
+from .limits import Limits, SandboxFailure
+from .run import run_tests
+from .worker import Worker
 
 WAYS = ("root", "user", "landlock")
 """In the order in which they are tried."""
@@ -95,7 +97,7 @@ def _self_test(worker: Worker, packages: Sequence[str]) -> list[str]:
             "rule": {"name": "equal"},
             "stop": True,
         }
-        outcome = worker.run_tests(job, tests, Limits(cpu=20, call_cpu=20, idle=20))
+        outcome = run_tests(worker, job, tests, Limits(cpu=20, call_cpu=20, idle=20))
     if not outcome.results or "value" not in outcome.results[0]:
         told = outcome.results[0].get("error", {}) if outcome.results else {}
         load = outcome.load or {}

@@ -102,7 +102,17 @@ def test_a_whole_function_gets_the_imports_and_helpers_of_its_prompt():
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(
-    "reply", ["\x00\x07", "\ud800", "```\n\x00\n```", "(" * 3000, "```" * 500, "<think>" * 99, "- " * 5000, "~~~\n" * 99]
+    "reply",
+    [
+        "\x00\x07",
+        "\ud800",
+        "```\n\x00\n```",
+        "(" * 3000,
+        "```" * 500,
+        "<think>" * 99,
+        "- " * 5000,
+        "~~~\n" * 99,
+    ],
 )
 def test_no_text_raises(mode, reply):
     assert isinstance(extract(reply, TASK, mode).text, str)

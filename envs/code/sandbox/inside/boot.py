@@ -9,14 +9,22 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from . import kernel
 
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 _HIDDEN = ("site-packages", "dist-packages")
-_FLAGS = ((1, 1), (2, 2), (4, 4), (8, 8), (1024, 1024), (2048, 2048), (4096, 1 << 21))  # ST_* of statvfs to MS_*
+_FLAGS = (
+    (1, 1),
+    (2, 2),
+    (4, 4),
+    (8, 8),
+    (1024, 1024),
+    (2048, 2048),
+    (4096, 1 << 21),
+)  # ST_* of statvfs to MS_*
 _OLD = "/.old"
 
 Settings = Mapping[str, Any]
@@ -83,7 +91,9 @@ def _leave_namespaces(way: str) -> None:
 def _build_root(settings: Settings) -> None:
     """Make a root that holds the interpreter, the allowed packages and shared libraries, all read-only."""
     kernel.mount("none", "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
-    kernel.mount("tmpfs", "/tmp", "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "size=1m,nr_inodes=4096,mode=755")
+    kernel.mount(
+        "tmpfs", "/tmp", "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "size=1m,nr_inodes=4096,mode=755"
+    )
     os.mkdir("/tmp" + _OLD)
     kernel.syscall("pivot_root", b"/tmp", b"/tmp" + _OLD.encode())
     os.chdir("/")
@@ -139,7 +149,7 @@ def _start_zygote(settings: Settings) -> None:
     code = "import sys; sys.path.append(sys.argv[1]); from inside.zygote import main; main()"
     flags = ("-s", "-S", "-P", "-B") if settings["python_minor"] >= 11 else ("-s", "-S", "-B")
     os.set_inheritable(settings["control"], True)
-    words: Sequence[str] = (python, *flags, "-c", code, settings["inside"], json.dumps(settings))
+    words = (python, *flags, "-c", code, settings["inside"], json.dumps(settings))
     try:
         os.execve(python, words, settings["environment"])
     except PermissionError as error:

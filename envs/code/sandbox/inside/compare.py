@@ -14,10 +14,11 @@ from .plain import Array
 
 RTOL = 1e-7
 
-_AS_SETS = frozenset(
+_SET_TASKS = (
     "similar_elements find_char_long common_in_nested_lists extract_singly larg_nnum intersection_array "
-    "find_dissimilar Diff".split()
+    "find_dissimilar Diff"
 )
+_AS_SETS = frozenset(_SET_TASKS.split())
 _NOT_NONE = frozenset(("check_str", "text_match_three", "text_starta_endb"))
 
 
@@ -77,7 +78,7 @@ class EvalPlus:
             return False
         if self.dataset == "humaneval" and name == "find_zero":
             (coefficients,) = arguments
-            return abs(sum(c * math.pow(got, i) for i, c in enumerate(coefficients))) <= self.atol
+            return bool(abs(sum(c * math.pow(got, i) for i, c in enumerate(coefficients))) <= self.atol)
         exact = bool(got == expected)
         if self.dataset == "mbpp":
             if name in _AS_SETS:

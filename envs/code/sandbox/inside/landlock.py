@@ -63,8 +63,6 @@ def _allow(ruleset: int, path: str, rights: int) -> None:
         rights &= _FILE_RIGHTS
     rule = ctypes.create_string_buffer(struct.pack("<Qi", rights, place), 12)
     try:
-        kernel.syscall(
-            "landlock_add_rule", ctypes.c_int(ruleset), ctypes.c_int(1), rule, ctypes.c_uint32(0)
-        )
+        kernel.syscall("landlock_add_rule", ctypes.c_int(ruleset), ctypes.c_int(1), rule, ctypes.c_uint32(0))
     finally:
         os.close(place)

@@ -6,11 +6,14 @@ import resource
 import socket
 import sys
 import threading
+from collections.abc import Callable
+from typing import Any
 
 libc = ctypes.CDLL(None, use_errno=True)
 
 
-def refused(call):
+def refused(call: Callable[[], Any]) -> bool:
+    """Whether a call fails."""
     try:
         result = call()
     except (OSError, ValueError):
@@ -18,12 +21,13 @@ def refused(call):
     return isinstance(result, int) and result < 0
 
 
-def surprises(canary, home, packages, numbers):
+def surprises(canary: str, home: str, packages: list[str], numbers: dict[str, int]) -> list[str]:
+    """Try what is forbidden and what is needed; names what came out otherwise."""
     found = []
     parent = os.getppid()
 
-    def raised_limit():
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    def raised_limit() -> None:
+        _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard + 1, hard + 1))
 
     forbidden = {
@@ -39,12 +43,15 @@ def surprises(canary, home, packages, numbers):
         "trace": lambda: libc.syscall(numbers["ptrace"], 0, 0, 0, 0),
         "leave a namespace": lambda: libc.unshare(0x10000000),
         "raise a limit": raised_limit,
-        "execute": lambda: os.execv("/proc/self/exe" if not os.path.exists(sys.executable) else sys.executable, ["python", "-c", "pass"]),
+        "execute": lambda: os.execv(
+            "/proc/self/exe" if not os.path.exists(sys.executable) else sys.executable,
+            ["python", "-c", "pass"],
+        ),
     }
     for name, call in forbidden.items():
         if not refused(call):
             found.append("could " + name)
-    ran = []
+    ran: list[int] = []
     try:
         thread = threading.Thread(target=ran.append, args=(1,))
         thread.start()

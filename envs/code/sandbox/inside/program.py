@@ -19,10 +19,11 @@ from . import plain, wire
 
 FILE = "<solution>"
 _HOST, _TESTER = 3, 4
-_PRELUDE = (
+_MODULES = (
     "string re datetime collections heapq bisect copy math random statistics itertools functools operator io sys json "
     "builtins typing"
-).split()
+)
+_PRELUDE = tuple(_MODULES.split())
 _prelude: dict[str, Any] = {}
 _exit = os._exit
 _BUILTIN_ERRORS = {

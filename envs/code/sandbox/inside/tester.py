@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import contextlib
 import os
 import random
 import select
@@ -83,10 +84,8 @@ class Calls:
 
     def cpu(self) -> float:
         """Processor seconds of the program so far; what was seen last once it is gone."""
-        try:
+        with contextlib.suppress(OSError):
             self.seen = time.clock_gettime(self.clock)
-        except OSError:
-            pass
         return self.seen
 
     seen = 0.0
@@ -118,15 +117,17 @@ class Calls:
         if type(answer) is dict and "v" in answer:
             return answer["v"]
         failure = answer.get("e") if type(answer) is dict else None
-        if type(failure) is not dict or {type(failure.get(key)) for key in ("name", "base", "message")} != {str}:
+        if type(failure) is not dict or {type(failure.get(key)) for key in ("name", "base", "message")} != {
+            str
+        }:
             raise Broken("sent what is no value")
         self.failure = failure
         kind = _ERRORS.get(failure["base"], FromProgram)
         try:
-            error = kind(failure["message"])
+            raised: Exception = kind(failure["message"])
         except TypeError:  # UnicodeDecodeError and the like want more
-            error = FromProgram(failure["message"])
-        raise error
+            raised = FromProgram(failure["message"])
+        raise raised
 
     def __call__(self, name: str, *arguments: Any, **keywords: Any) -> Any:
         """Call with values."""
@@ -158,7 +159,9 @@ def judge(job: Mapping[str, Any], calls: Calls) -> list[dict[str, Any]]:
         try:
             test = next(tests, None)
         except Exception as error:
-            return [{"verdict": "infrastructure", "error": _own("", f"the task's set-up failed: {error!r:.300}")}]
+            return [
+                {"verdict": "infrastructure", "error": _own("", f"the task's set-up failed: {error!r:.300}")}
+            ]
         if test is None:
             break
         calls.begin()
@@ -167,6 +170,10 @@ def judge(job: Mapping[str, Any], calls: Calls) -> list[dict[str, Any]]:
         results.append(result)
         if result.pop("over", False) or (job["stop"] and result["verdict"] != "passed"):
             break
+    if not results:  # nothing to ask, but wait until the program has loaded or failed to
+        with contextlib.suppress(Exception, OverLimit, Broken):
+            calls.begin()
+            calls.raw("__name__", [])
     return results
 
 

@@ -7,6 +7,7 @@ the host straight into the fork.
 from __future__ import annotations
 
 import builtins
+import contextlib
 import gc
 import importlib
 import importlib.machinery
@@ -28,11 +29,12 @@ from typing import Any
 from . import kernel, landlock, program, tester
 from .seccomp import Filter
 
-PRELOAD = (
-    "abc array ast atexit base64 bisect cmath collections.abc contextlib copy csv dataclasses datetime decimal difflib "
-    "enum fractions functools hashlib heapq io itertools json linecache math numbers operator pprint queue random re "
-    "statistics string struct textwrap threading time traceback types typing unicodedata weakref"
-).split()
+_MODULES = (
+    "abc array ast atexit base64 bisect cmath collections.abc contextlib copy csv dataclasses datetime decimal "
+    "difflib enum fractions functools hashlib heapq io itertools json linecache math numbers operator pprint queue "
+    "random re statistics string struct textwrap threading time traceback types typing unicodedata weakref"
+)
+PRELOAD = tuple(_MODULES.split())
 """Modules that programs import most; each would cost a fork more than all the rest."""
 
 _LIMITS = {
@@ -88,7 +90,7 @@ def _prepare(settings: Mapping[str, Any]) -> dict[str, Any]:
     sys.path[:] = [place for place in sys.path if place not in ("", own)]
     sys.argv[:] = ["solution.py"]
     sys.orig_argv[:] = ["python3", "solution.py"]
-    sys.meta_path.append(Packages(settings["packages"]))  # type: ignore[arg-type]
+    sys.meta_path.append(Packages(settings["packages"]))
     for name in PRELOAD:
         importlib.import_module(name)
     for name in ("exit", "quit"):  # site puts them there, and it was skipped
@@ -138,7 +140,8 @@ def _open_streams() -> None:
     for fd in (reading, writing, nothing):
         if fd > 2:
             os.close(fd)
-    sys.stdin = sys.__stdin__ = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, closefd=False)), "utf-8")
+    sys.stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, closefd=False)), "utf-8")
+    sys.__stdin__ = sys.stdin  # type: ignore[misc]
     for fd, name in ((1, "stdout"), (2, "stderr")):
         raw = io.BufferedWriter(io.FileIO(fd, "w", closefd=False))
         errors = "strict" if fd == 1 else "backslashreplace"
@@ -170,10 +173,8 @@ class Zygote:
         while True:
             ready = [fd for fd, _ in poll.poll()]
             if self.reading in ready:
-                try:
+                with contextlib.suppress(BlockingIOError):
                     os.read(self.reading, 4096)
-                except BlockingIOError:
-                    pass
                 self._reap()
             if self.control.fileno() in ready:
                 data, fds, _, _ = socket.recv_fds(self.control, 65536, 8)
