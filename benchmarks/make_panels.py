@@ -22,6 +22,20 @@ GENERATED = (
     ("corridor/test@1", "corridor", "test", 128, "The toy: leave by the named door"),
     ("alfworld/mini@1", "alfworld", "mini-test", 128, "Small generated households, all six task types"),
     (
+        "code/mini@1",
+        "code",
+        "mini-test",
+        256,
+        "Generated programs of one or two steps, three programs a task",
+    ),
+    (
+        "code/small@1",
+        "code",
+        "small-test",
+        256,
+        "Generated programs of two to four steps, three programs a task",
+    ),
+    (
         "alfworld/small@1",
         "alfworld",
         "small-test",
@@ -32,6 +46,37 @@ GENERATED = (
 OFFICIAL = (
     ("alfworld/valid-seen@1", "valid_seen", 140, "Official games in rooms seen in training"),
     ("alfworld/valid-unseen@1", "valid_unseen", 134, "Official games in rooms not seen in training"),
+)
+
+
+# Code: every split as it is published, played with one program a task; the defects are those of `formats.DEFECTS`.
+CODE = (
+    ("humaneval@1", "humaneval", 164, "HumanEval, one program a task"),
+    (
+        "humaneval-plus-seed@1",
+        "humaneval-plus-seed",
+        164,
+        "HumanEval+ of April 2023 with its seed inputs alone; not comparable with published HumanEval+ scores",
+    ),
+    (
+        "mbpp@1",
+        "mbpp",
+        971,
+        "MBPP without 367, 601 and 927, which no program can pass; 596 with sys imported",
+    ),
+    ("mbpp-sanitized@1", "mbpp-sanitized", 427, "Sanitized MBPP, one program a task"),
+    (
+        "mbpp-plus@1",
+        "mbpp-plus",
+        399,
+        "MBPP+ of November 2023; Mbpp/255 without its answers of more than 200,000 parts",
+    ),
+    (
+        "livecodebench-v1-public@1",
+        "livecodebench-v1-public",
+        400,
+        "LiveCodeBench v1 (May 2023 to March 2024), public tests only; not comparable with its leaderboard",
+    ),
 )
 
 
@@ -49,6 +94,17 @@ def panels() -> dict[str, dict[str, Any]]:
             continue
         made[_file(panel)] = _head(panel, "alfworld", split, description, ids) | {
             "official_size": size,
+            "tasks": ids,
+        }
+    for panel, split, size, description in CODE:
+        try:
+            ids = list(env_spec("code").tasks(split))
+        except MissingData as error:
+            print(f"{panel}: left as it is; {error}")
+            continue
+        made[_file(panel)] = _head(panel, "code", split, description, ids) | {
+            "official_size": size,
+            "env_options": {"max_turns": 1},
             "tasks": ids,
         }
     return made

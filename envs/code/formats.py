@@ -56,14 +56,12 @@ def read_records(path: Path) -> list[Record]:
         if text.lstrip().startswith("["):
             records = json.loads(text)
         else:
-            for number, line in enumerate(text.splitlines(), 1):  # noqa: B007 - named in the message
-                if line.strip():
-                    records.append(json.loads(line))
+            records = [json.loads(line) for line in text.split("\n") if line.strip()]
     except ValueError as error:
         raise CorruptData(f"{path} is no JSON ({error})") from error
-    for place, record in enumerate(records):
+    for place, record in enumerate(records, 1):
         if not isinstance(record, dict):
-            raise CorruptData(f"{path}: entry {place + 1} must be an object, found {type(record).__name__}")
+            raise CorruptData(f"{path}: entry {place} must be an object, found {type(record).__name__}")
     return records
 
 

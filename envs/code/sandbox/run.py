@@ -1,4 +1,4 @@
-"""One program in a worker: starts it, watches its clocks and channels, stops it where it must be, tells how it ended."""
+"""One program in a worker: starts it, watches its clocks and channels, stops it, tells how it ended."""
 
 from __future__ import annotations
 
