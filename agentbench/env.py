@@ -5,7 +5,7 @@ Leaves out: limits, parsing and prompts (rollout and policy apply those to every
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -147,6 +147,8 @@ class EnvSpec:
             imitated, those of an all-knowing expert often cannot. None when there is none.
         extra: pip extra to name when an optional package is missing.
         rules: version of everything that moves a score; part of every record.
+        facts: from the env's options, what of this machine may move a score (an interpreter, a sandbox); kept in
+            versions.json, and `compare` says where two runs differ in it. None when there is nothing of the kind.
         blocking: steps may wait (network, subprocess), so rollout runs them in threads.
     """
 
@@ -167,6 +169,7 @@ class EnvSpec:
     explorer: Callable[[str], Explorer] | None = None
     extra: str = ""
     rules: str = "1"
+    facts: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
     blocking: bool = False
 
 

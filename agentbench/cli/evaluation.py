@@ -187,6 +187,8 @@ def compare(
     if json:
         print_json(found)
         return 0
+    for line in found.warnings:
+        print(f"warning: {line}")
     print(f"{found.pairs} pairs of {found.panel} ({found.excluded} left out: an error on either side)")
     rows = [_row(name, row) for name, row in (("success", found.success), ("score", found.score)) if row]
     print_table(("%", "A", "B", "B - A", "95 % interval", "only A / only B", "McNemar p"), rows)

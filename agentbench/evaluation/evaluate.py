@@ -128,7 +128,9 @@ def evaluate(
         if policy is None:  # this function built it
             stack.callback(getattr(getattr(actor, "engine", None), "close", lambda: None))
         if config.output_dir is not None:
-            run = stack.enter_context(_open(config, plan, actor, resume=resume))
+            run = stack.enter_context(
+                _open(config, plan, actor, spec, {**panel.env_options, **config.env_options}, resume=resume)
+            )
             found = {(item.task, item.repeat): item for item in read_episodes(run.path)}
             if retry_errors:
                 found = {key: item for key, item in found.items() if item.ok}
@@ -198,10 +200,20 @@ def _plan(config: EvalConfig, resolved: ResolvedPanel, spec: EnvSpec, tasks: Seq
     )
 
 
-def _open(config: EvalConfig, plan: Plan, actor: Policy, *, resume: bool) -> RunFolder:
+def _open(
+    config: EvalConfig,
+    plan: Plan,
+    actor: Policy,
+    spec: EnvSpec,
+    env_options: Mapping[str, Any],
+    *,
+    resume: bool,
+) -> RunFolder:
     path = Path(config.output_dir or "")
     run = RunFolder.open(path, config.model_dump(mode="json"), resume=resume, free=_FREE)
     facts = {"panel": plan.model_dump(mode="json"), "policy": actor.info, **versions()}
+    if spec.facts is not None:
+        facts["env"] = dict(spec.facts(env_options))
     try:
         # Packages may change on resume and stay as first recorded; what is played and by whom may not change.
         run.fix_versions(facts, binding=("panel", "policy"))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UsageError
 from ..types import Trajectory
 from .episodes import Key, read_episodes
+from .files import read_json
+from .folder import VERSIONS
 from .stats import Estimate, bootstrap_mean, mcnemar
 from .summary import Plan, read_plan
 
@@ -39,6 +42,7 @@ class Comparison:
         pairs: episodes, by (task, repeat), that both runs have and that no error spoilt.
         excluded: episodes of either run without such a partner.
         success: None where the env has no yes/no outcome.
+        warnings: facts of the machines that may have moved a score and differ, one line each.
     """
 
     panel: str
@@ -46,6 +50,7 @@ class Comparison:
     excluded: int
     success: Difference | None
     score: Difference
+    warnings: tuple[str, ...] = ()
 
 
 def compare_runs(run_a: Path, run_b: Path) -> Comparison:
@@ -67,7 +72,17 @@ def compare_runs(run_a: Path, run_b: Path) -> Comparison:
         excluded=len({*a, *b}) - len(pairs),
         success=_difference([(bool(x.success), bool(y.success)) for x, y in pairs], keys) if yes_no else None,
         score=_difference([(x.score, y.score) for x, y in pairs], keys),
+        warnings=tuple(_other_machines(run_a, run_b)),
     )
+
+
+def _other_machines(run_a: Path, run_b: Path) -> Iterator[str]:
+    """Say where the runs' environments stood on other ground: interpreters, sandboxes."""
+    a, b = (dict(read_json(run / VERSIONS).get("env") or {}) for run in (run_a, run_b))
+    for name in sorted(a.keys() | b.keys()):
+        if a.get(name) != b.get(name):
+            seen = f"{name} is {a.get(name, 'unknown')} in A and {b.get(name, 'unknown')} in B"
+            yield f"{seen}: a difference may be due to it"
 
 
 def _require_same_items(

@@ -6,12 +6,10 @@ its own, since the program of the last turn is judged on the hidden tests whatev
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import random
-from collections import OrderedDict
+from collections.abc import Mapping
 from functools import partial
-from threading import Lock
 from typing import Any, ClassVar
 
 import gymnasium
@@ -28,41 +26,22 @@ from .mutants import one_mutant
 from .sandbox import Sandbox, SandboxFailure
 from .tasks import Task
 from .tool import NO_CALL, read_call, run_tool
-from .verdicts import Verdict
+from .verdicts import Remembered, Verdict
 
 RULES = "code-1"
 MODES = ("submit", "tool")
 MAX_TURNS = 3
 TOOL_TURNS = 16
-_REMEMBERED = 8192
 
 
-class _Verdicts:
-    """Verdicts already known, by task, program, tests and sandbox; shared by all envs of a process."""
-
-    def __init__(self) -> None:
-        self._known: OrderedDict[tuple[str, ...], Verdict] = OrderedDict()
-        self._lock = Lock()
-
-    def find(self, key: tuple[str, ...]) -> Verdict | None:
-        with self._lock:
-            return self._known.get(key)
-
-    def keep(self, key: tuple[str, ...], verdict: Verdict) -> None:
-        with self._lock:
-            self._known[key] = verdict
-            while len(self._known) > _REMEMBERED:
-                self._known.popitem(last=False)
-
-
-_verdicts = _Verdicts()
+_verdicts = Remembered()
 
 
 class CodeEnv(TextEnv):
     """One task: each action is a reply with code; the episode ends when the public tests pass, or at `max_turns`.
 
-    Beyond `INFO_KEYS`, info holds "statement", "turn", "verdict" (on the public tests; at the end on all), "reason",
-    "judging", "public_passed", "public_total", "sandbox" (way of isolation, interpreter, packages, Landlock version).
+    Beyond `INFO_KEYS`, info holds "statement", "turn", "max_turns", "verdict" (on the public tests; at the end on all),
+    "reason", "judging", "public_passed", "public_total", and with each turn "sandbox" (isolation, interpreter, ...).
     A success is a program that passes all tests of the benchmark. Until the end `score` is 0 or 1; then it is the
     share of hidden tests that the last program passed. The reward is 1 for a success at the end, less penalties.
     """
@@ -186,6 +165,10 @@ class CodeEnv(TextEnv):
         reward = float(self._success and done) - penalty
         return self._observation, reward, done, False, self._info()
 
+    def public_verdict(self, code: str) -> Verdict:
+        """How a program does on the public tests; for experts."""
+        return self._judged(self.task, Program(code), "public")
+
     def render(self) -> str:
         """Return the last observation."""
         return self._observation
@@ -280,13 +263,23 @@ class CodeEnv(TextEnv):
             "task_type": task.stratum or task.benchmark,
             "statement": observe.task_text(task),
             "turn": self.turn,
+            "max_turns": self.max_turns,
             "verdict": verdict.verdict if verdict else "",
             "reason": observe.clean(verdict.reason)[:300] if verdict else "",
             "judging": task.judging,
             "public_passed": public.passed if public else 0,
             "public_total": len(task.public),
-            "sandbox": copy.deepcopy(self.judge.facts),
+            **({"sandbox": self.judge.label} if self.turn else {}),  # with the turns, so that it is on record
         }
+
+
+def machine_facts(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What of this machine may move a verdict: isolation, interpreter, packages, limits; for the records.
+
+    Raises: NoIsolation: programs cannot be run here.
+    """
+    env = CodeEnv(**{name: value for name, value in options.items() if name != "mode"})
+    return dict(env.judge.facts)
 
 
 class CodeExpert:
@@ -306,8 +299,15 @@ class CodeExpert:
             raise UsageError(f"task {task.id} comes without a reference solution, so it has no expert")
         text = task.reference
         if self.env.wrong_first and self.env.turn == 0 and self.env.max_turns > 1:
-            text = one_mutant(text, random.Random(task.id), task.entry) or text
+            text = self._wrong(task) or text
         return self._reply(text)
+
+    def _wrong(self, task: Task) -> str | None:
+        """A wrong version that the public tests find, if one of a few is."""
+        rng = random.Random(task.id)
+        drawn = [one_mutant(task.reference, rng, task.entry) for _ in range(6)]
+        found = (each for each in drawn if each and self.env.public_verdict(each).verdict != "passed")
+        return next(found, drawn[0])
 
     def _reply(self, text: str) -> str:
         code = text.replace("\r\n", "\n").strip("\n")
@@ -344,6 +344,7 @@ SPEC = EnvSpec(
     expert=CodeExpert,
     decoy=CodeDecoy,
     rules=RULES,
+    facts=machine_facts,
     blocking=True,
 )
 """The plug-in."""
@@ -361,6 +362,7 @@ TOOL_SPEC = EnvSpec(
     expert=CodeExpert,
     decoy=CodeDecoy,
     rules=RULES,
+    facts=machine_facts,
     blocking=True,
 )
 """The same tasks with a Python tool."""

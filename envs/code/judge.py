@@ -64,6 +64,12 @@ class Judge:
         """What may move a verdict: way, interpreter, packages, version of Landlock, limits that were clamped."""
         return {"isolation": self.proof.way, **self.proof.facts}
 
+    @property
+    def label(self) -> str:
+        """The facts in a few words, such as "root, Python 3.11.7, numpy 2.4.6"."""
+        packages = [f"{name} {version}" for name, version in self.proof.facts.get("packages", {}).items()]
+        return ", ".join([self.proof.way, f"Python {self.proof.facts.get('python', '?')}", *packages])
+
     def close(self) -> None:
         """End all workers."""
         for slot in self._all:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import Any
 
 from .sandbox import Outcome
+
+_REMEMBERED = 8192
 
 VERDICTS = (
     "passed",
@@ -126,3 +130,23 @@ def _signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return "real-time"
+
+
+class Remembered:
+    """Verdicts already known, by task, program, tests and sandbox; shared by all envs of a process."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[tuple[str, ...], Verdict] = OrderedDict()
+        self._lock = Lock()
+
+    def find(self, key: tuple[str, ...]) -> Verdict | None:
+        """A verdict given before; None when there was none."""
+        with self._lock:
+            return self._known.get(key)
+
+    def keep(self, key: tuple[str, ...], verdict: Verdict) -> None:
+        """Remember a verdict; the oldest is forgotten."""
+        with self._lock:
+            self._known[key] = verdict
+            while len(self._known) > _REMEMBERED:
+                self._known.popitem(last=False)

@@ -17,6 +17,8 @@ from .worker import START_SECONDS, Worker, hello
 
 _MIB = 1 << 20
 _POLL_SECONDS = 0.05
+_HEARD_PER_SECOND = 4 * _MIB
+_TESTER_SECONDS = 5.0
 
 
 def run_script(worker: Worker, job: Mapping[str, Any], stdin: bytes, limits: Limits) -> Outcome:
@@ -52,6 +54,7 @@ class Run:
         self.pid = 0
         self.inner = b""
         self._words = b""
+        self._heard = 0
         self._open: list[int] = []
         self._job: socket.socket | None = None
         self._calls: socket.socket | None = None
@@ -168,6 +171,7 @@ class Run:
     def _read_err(self, fd: int) -> bool:
         # Beyond the limit it is read and forgotten, so that a program never waits for it.
         more, text = _drain(fd, self.outcome.stderr, 1 << 62)
+        self._heard += len(text) - len(self.outcome.stderr)
         self.outcome.stderr = text[: self.limits.stderr]
         return more
 
@@ -242,15 +246,16 @@ class Run:
         elif elapsed > self.limits.hard_wall:
             raise SandboxFailure(f"no end after {elapsed:.0f} seconds")
         elif (
-            self._judging and (used := _cpu(self.worker.tester_pid) - self._tester_cpu) > self.limits.cpu + 10
+            self._judging
+            and (used := _cpu(self.worker.tester_pid) - self._tester_cpu) > self.limits.cpu + _TESTER_SECONDS
         ):
             self._stop("time_limit", f"its values kept the tests busy for {used:.0f} processor seconds")
             self._end_judging()
         else:
-            others = 0.0
+            others = self._heard / _HEARD_PER_SECOND  # it waited while this side read
             if self._judging:
                 tester = self.worker.tester_pid
-                others = _cpu(tester) - self._tester_cpu + _waited(tester) - self._tester_waited
+                others += _cpu(tester) - self._tester_cpu + _waited(tester) - self._tester_waited
             if elapsed - cpu - _waited(self.pid) - others > self.limits.idle:
                 self._stop("idle", f"did nothing for {self.limits.idle:g} seconds")
 
