@@ -212,7 +212,8 @@ def _unpack_atom(tag: str, body: Any) -> Any:
     if tag == "Y":
         return bytearray(body.encode("latin-1"))
     if tag == "r":
-        return range(*(int(each, 16) for each in body))
+        start, stop, step = body
+        return range(int(start, 16), int(stop, 16), int(step, 16))
     if tag == "T":
         return _TYPES[body]
     if tag == "o":
