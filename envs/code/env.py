@@ -144,6 +144,7 @@ class CodeEnv(TextEnv):
             name = drawn[int(self.np_random.integers(len(drawn)))]
         self._task = find_task(name)
         self._clear()
+        _ = self.judge  # refuse before the first program, not at it
         self._observation = observe.task_text(self._task)
         return self._observation, self._info()
 
