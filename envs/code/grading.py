@@ -205,6 +205,8 @@ def _told(verdict: Verdict) -> dict[str, Any]:
         "cpu_seconds": verdict.cpu,
         "memory_bytes": verdict.rss,
     }
+    if failed is not None:
+        line["failed_test"] = verdict.tests.index(failed)
     if failed is not None and failed.verdict == "wrong_answer" and (failed.got or failed.expected):
         line |= {"got": clean(failed.got)[:300], "expected": clean(failed.expected)[:300]}
     return line

@@ -41,7 +41,7 @@ def main(output: Path) -> None:
         command(
             "train", str(HERE / f"{name}.yaml"), f"output_dir={output / name}", f"model_name_or_path={base}"
         )
-    student, teacher = output / "student" / "checkpoint-8", output / "teacher" / "checkpoint-40"
+    student, teacher = output / "student" / "checkpoint-18", output / "teacher" / "checkpoint-40"
     command(
         "train",
         str(HERE / "opd.yaml"),

@@ -1,3 +1,4 @@
+import orjson
 import pytest
 from places import TOY
 
@@ -67,3 +68,16 @@ def test_runs_without_a_common_episode_are_refused(play):
     tasks = [f"t{number:02d}" for number in range(12)]
     with pytest.raises(UsageError, match="share no episode"):
         compare_runs(play("a", ["win"]), play("b", ["win"], env_options={"crash": tasks}))
+
+
+def test_other_machines_are_a_warning_and_no_refusal(play):
+    a, b = play("a", ["win"]), play("b", ["win"])
+    assert compare_runs(a, b).warnings == ()
+    for run, python in ((a, "3.11.7"), (b, "3.12.1")):
+        path = run / "versions.json"
+        path.write_bytes(
+            orjson.dumps({**orjson.loads(path.read_bytes()), "env": {"python": python, "way": "root"}})
+        )
+    assert compare_runs(a, b).warnings == (
+        "python is 3.11.7 in A and 3.12.1 in B: a difference may be due to it",
+    )
