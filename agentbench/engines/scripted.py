@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..engine import Completion, Request
+from ..engine import Completion, Engine, Request
 from ..errors import EngineFailure, UsageError
 from ..models.chatml import CHATML_TEMPLATE, END_OF_TEXT, END_OF_TURN, SPECIAL_TOKENS, START_OF_TURN
 from ..types import Action, Finish, derive_seed
+from .stops import StopFinder
 
 
 class ByteTokenizer:
@@ -105,7 +106,7 @@ class _Waiting:
     reply: Reply = field(default_factory=Reply)
 
 
-class ScriptedEngine:
+class ScriptedEngine(Engine):
     """Answers from a script.
 
     Attributes:
@@ -214,6 +215,11 @@ class ScriptedEngine:
             return Completion(request.key, failure=EngineFailure(message))
         finish = reply.finish if len(ids) <= room else "length"
         ids = ids[:room]
+        sampling = request.sampling
+        if request.choices is None:
+            length = StopFinder(self.tokenizer).length(ids, sampling.stop, sampling.min_new_tokens)
+            if length is not None:
+                ids, finish = ids[:length], "stop"
         text = self.tokenizer.decode(ids, skip_special_tokens=True)
         logprobs = [_logprob(request.seed, position, token) for position, token in enumerate(ids)]
         return Completion(request.key, Action(text, ids, logprobs, finish, self.policy_version))

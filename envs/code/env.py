@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
 
 import gymnasium
 
 from agentbench.env import EnvSpec, Info, StepReturn, TextEnv, register_gymnasium
-from agentbench.errors import UsageError, unknown_name
+from agentbench.errors import ConfigError, UsageError, unknown_name
 
 from . import observe
 from .dataset import SPLITS, find_task, tasks
@@ -118,7 +119,7 @@ class CodeEnv(TextEnv):
         return shared(self.sandbox, self.workers)
 
     @property
-    def task(self) -> Task:
+    def problem(self) -> Task:
         """The task being played.
 
         Raises: ResetNeeded: no episode was begun.
@@ -143,6 +144,7 @@ class CodeEnv(TextEnv):
             drawn = tasks(self.split)
             name = drawn[int(self.np_random.integers(len(drawn)))]
         self._task = find_task(name)
+        self.task = name
         self._clear()
         _ = self.judge  # refuse before the first program, not at it
         self._observation = observe.task_text(self._task)
@@ -150,7 +152,7 @@ class CodeEnv(TextEnv):
 
     def step(self, action: str) -> StepReturn:
         """Take one reply: judge its program, or run it where the tool was called."""
-        task = self.task
+        task = self.problem
         if self._over:
             raise gymnasium.error.ResetNeeded("the code episode is over; call reset() first")
         self._replies.append(action)
@@ -168,7 +170,7 @@ class CodeEnv(TextEnv):
 
     def public_verdict(self, code: str) -> Verdict:
         """How a program does on the public tests; for experts."""
-        return self._judged(self.task, Program(code), "public")
+        return self._judged(self.problem, Program(code), "public")
 
     def render(self) -> str:
         """Return the last observation."""
@@ -177,7 +179,7 @@ class CodeEnv(TextEnv):
     def snapshot(self) -> Any:
         """Return (task id, replies, observation, verdict, success, score, over)."""
         return (
-            self.task.id,
+            self.problem.id,
             tuple(self._replies),
             self._observation,
             self._verdict,
@@ -189,7 +191,7 @@ class CodeEnv(TextEnv):
     def restore(self, snapshot: Any) -> tuple[str, Info]:
         """Return to a snapshot; nothing is run."""
         name, replies, self._observation, self._verdict, self._success, self._score, self._over = snapshot
-        self._task, self._replies = find_task(name), list(replies)
+        self.task, self._task, self._replies = name, find_task(name), list(replies)
         return self._observation, self._info()
 
     # --- turns ---
@@ -254,7 +256,7 @@ class CodeEnv(TextEnv):
         return verdict
 
     def _info(self) -> Info:
-        task, verdict = self.task, self._verdict
+        task, verdict = self.problem, self._verdict
         public = verdict if verdict is not None and not self._over else None
         return {
             "task": task.id,
@@ -272,6 +274,19 @@ class CodeEnv(TextEnv):
             "public_total": len(task.public),
             **({"sandbox": self.judge.label} if self.turn else {}),  # with the turns, so that it is on record
         }
+
+
+def variant(spec: EnvSpec, options: Mapping[str, Any]) -> EnvSpec:
+    """The spec with the turns that the env's own limit allows.
+
+    Raises: ConfigError: the limit is no positive number.
+    """
+    turns = options.get("max_turns")
+    if turns is None:
+        return spec
+    if not isinstance(turns, int) or isinstance(turns, bool) or turns < 1:
+        raise ConfigError(f"max_turns of {spec.id} is {turns!r}; it must be a whole number from 1 on")
+    return replace(spec, max_turns=turns)
 
 
 def machine_facts(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -295,7 +310,7 @@ class CodeExpert:
 
     def act(self) -> str:
         """Return the reply to give now."""
-        task = self.env.task
+        task = self.env.problem
         if not task.reference:
             raise UsageError(f"task {task.id} comes without a reference solution, so it has no expert")
         text = task.reference
@@ -327,7 +342,7 @@ class CodeDecoy(CodeExpert):
 
     def act(self) -> str:
         """Return a wrong program."""
-        task = self.env.task
+        task = self.env.problem
         rng = random.Random(f"{self.seed}:{task.id}:{self.env.turn}")
         return self._reply(one_mutant(task.reference, rng, task.entry) or "pass")
 
@@ -347,6 +362,7 @@ SPEC = EnvSpec(
     rules=RULES,
     facts=machine_facts,
     blocking=True,
+    variant=variant,
 )
 """The plug-in."""
 
@@ -365,6 +381,7 @@ TOOL_SPEC = EnvSpec(
     rules=RULES,
     facts=machine_facts,
     blocking=True,
+    variant=variant,
 )
 """The same tasks with a Python tool."""
 

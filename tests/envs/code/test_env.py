@@ -77,8 +77,8 @@ def test_passing_the_public_tests_alone_pays_nothing(env):
 
 def test_the_score_is_the_share_of_hidden_tests(env):
     # Right for positive numbers alone: the score is their share among the eight hidden inputs.
-    hidden = [test.input[0] for test in env.task.hidden]
-    public = [test.input[0] for test in env.task.public]
+    hidden = [test.input[0] for test in env.problem.hidden]
+    public = [test.input[0] for test in env.problem.public]
     code = f"def blend(x):\n    return x + 3 if x > 0 or x in {public} else None"
     info = env.step(fenced(code))[4]
     assert info["score"] == sum(value > 0 for value in hidden) / 8
@@ -270,3 +270,10 @@ def test_the_tool_cuts_long_output(tool):
     text = tool.step("<python>print('x' * 9000)</python>")[0]
     assert len(text) <= LONGEST
     assert "characters left out" in text
+
+
+def test_the_limit_of_turns_is_the_spec_s_too():
+    assert SPEC.under({}).max_turns == 3
+    assert SPEC.under({"max_turns": 1}).max_turns == 1
+    with pytest.raises(UsageError, match="max_turns of code is 0"):
+        SPEC.under({"max_turns": 0})
