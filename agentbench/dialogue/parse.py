@@ -135,7 +135,8 @@ def get_parser(name: str) -> Parser:
     """Build the parser of that name.
 
     Args:
-        name: "plain"; "whole"; "tags:N" with N trailing characters as fallback; "search" or "search:RULE", see `blocks`.
+        name: "plain"; "whole"; "tags:N" with N trailing characters as fallback; "search" or "search:RULE", see
+            `blocks`.
     """
     kind, _, option = name.partition(":")
     if kind == "search":
