@@ -118,7 +118,7 @@ NOTES = {
     "form (*, ---, closing bracket, A+): every answer covers them.",
     "humaneval-plus-seed@1": "Not the released HumanEval+: not comparable with published scores. Two inputs of "
     "HumanEval/32 are left out, on which the reference itself is wrong.",
-    "mbpp@1": "Without 367 and 927, whose tests use Node, and 601, whose tests pass objects of a class of the solution: "
+    "mbpp@1": "Without 367 and 927, whose tests use Node, and 601, whose tests pass objects of a class of its own: "
     "no program can pass them. 596 needs sys, which only the solution imports; the tester imports it.",
     "mbpp-plus@1": "Mbpp/255 is played without the inputs whose answer has more than 200,000 parts.",
     "livecodebench-v1-public@1": "The private tests are missing: not comparable with the leaderboard.",

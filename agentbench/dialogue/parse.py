@@ -1,6 +1,6 @@
 """Reads the env command out of a model's reply, and counts every way that fails. Never raises on model text.
 
-Parsers are named in an EnvSpec: "tags:30", "search", "plain", "whole". Whether a command makes sense is for the env to say.
+Parsers are named in an EnvSpec: "tags:30", "search", "plain", "whole". Whether a command makes sense is the env's word.
 """
 
 from __future__ import annotations
