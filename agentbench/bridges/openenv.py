@@ -26,8 +26,8 @@ from pydantic import Field, StrictInt, StrictStr
 from ..config import Section, validate
 from ..errors import AgentBenchError, UsageError
 from .descriptions import SplitData, listing, schemas, split_of
-from .episode import EpisodeOver, Moment, Seat, Terms
-from .sockets import Answer, Limits, Request, Socket, apart, listen
+from .episode import EpisodeOver, Seat, ServedMoment, Terms
+from .sockets import Answer, ServeLimits, Socket, WireRequest, apart, listen
 
 _Value = TypeVar("_Value")
 
@@ -55,7 +55,7 @@ class Service:
     max_sessions: int = 1000
     idle_seconds: float = 3600.0
     step_seconds: float = 120.0
-    limits: Limits = field(default_factory=Limits)
+    limits: ServeLimits = field(default_factory=ServeLimits)
 
     def __post_init__(self) -> None:
         if not self.on_this_machine and not self.key:
@@ -90,7 +90,7 @@ class StepData(Section):
     metadata: dict[str, Any] = Field(default_factory=dict)
 
 
-class Refused(AgentBenchError):
+class ActionRefused(AgentBenchError):
     """A message that is answered with an error; `code` is one of the protocol's."""
 
     def __init__(self, code: str, message: str, *, ends: bool = False) -> None:
@@ -142,7 +142,7 @@ class Server:
 
     # --- who may come in ---
 
-    def _guard(self, request: Request) -> Answer | None:
+    def _guard(self, request: WireRequest) -> Answer | None:
         """Refuse strangers: without the key, or through a web page that a browser on this machine shows."""
         if self.service.on_this_machine:
             origin = request.headers.get("origin")
@@ -195,7 +195,7 @@ class Server:
                 return None
             try:
                 answer = await self._answer(seat, said)
-            except Refused as refused:
+            except ActionRefused as refused:
                 await socket.send(_error(refused.code, str(refused)))
                 if refused.ends:
                     return None
@@ -207,29 +207,29 @@ class Server:
     async def _answer(self, seat: Seat, said: str) -> bytes | None:
         """Answer one message; None ends the session.
 
-        Raises: Refused: the message is answered with an error.
+        Raises: ActionRefused: the message is answered with an error.
         """
         try:
             message = orjson.loads(said)
         except ValueError as error:
-            raise Refused("INVALID_JSON", f"a message must be JSON: {error}") from error
+            raise ActionRefused("INVALID_JSON", f"a message must be JSON: {error}") from error
         kind = message.get("type") if isinstance(message, dict) else None
         if kind == "close":
             return None
         if kind == "state":
             return _encode("state", self._state(seat))
         if kind not in ("reset", "step"):
-            raise Refused("UNKNOWN_TYPE", f"type {kind!r} is none of reset, step, state, close")
+            raise ActionRefused("UNKNOWN_TYPE", f"type {kind!r} is none of reset, step, state, close")
         data = message.get("data", {} if kind == "reset" else None)
         try:
             moment = await self._play(seat, kind, data)
         except UsageError as error:
-            raise Refused("VALIDATION_ERROR", str(error)) from error
+            raise ActionRefused("VALIDATION_ERROR", str(error)) from error
         except EpisodeOver as error:
-            raise Refused("EXECUTION_ERROR", str(error)) from error
+            raise ActionRefused("EXECUTION_ERROR", str(error)) from error
         return _encode("observation", self._observation(moment))
 
-    async def _play(self, seat: Seat, kind: str, data: Any) -> Moment:
+    async def _play(self, seat: Seat, kind: str, data: Any) -> ServedMoment:
         """Carry out a reset or step."""
         if not isinstance(data, dict):
             raise UsageError(f"the data of a {kind} must be an object, got {type(data).__name__}")
@@ -250,12 +250,12 @@ class Server:
             raise
         except TimeoutError as error:
             message = f"the env did not answer within {self.service.step_seconds:g} s"
-            raise Refused("SESSION_ERROR", message, ends=True) from error
+            raise ActionRefused("SESSION_ERROR", message, ends=True) from error
         except Exception as error:
             seat.moment = None  # nobody knows what state the env is in
-            raise Refused("EXECUTION_ERROR", f"{type(error).__name__}: {error}; reset first") from error
+            raise ActionRefused("EXECUTION_ERROR", f"{type(error).__name__}: {error}; reset first") from error
 
-    def _observation(self, moment: Moment) -> dict[str, Any]:
+    def _observation(self, moment: ServedMoment) -> dict[str, Any]:
         """Lay out what an agent reads, and beside it what only a program does."""
         admissible = list(moment.info.get("admissible", ()))
         shown: dict[str, Any] = {"text": moment.text, "admissible": admissible}
@@ -277,7 +277,7 @@ class Server:
 
     # --- requests ---
 
-    async def _respond(self, request: Request) -> Answer:
+    async def _respond(self, request: WireRequest) -> Answer:
         name = self.terms.spec.id
         described: dict[str, Callable[[], Any]] = {
             "/health": lambda: {"status": "healthy"},

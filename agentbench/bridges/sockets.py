@@ -28,7 +28,7 @@ _HEAD_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
-class Request:
+class WireRequest:
     """One request; header names are in lower case."""
 
     method: str
@@ -46,7 +46,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Limits:
+class ServeLimits:
     """What one connection may use.
 
     Attributes:
@@ -66,7 +66,7 @@ class Socket:
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
         protocol: ServerProtocol,
-        limits: Limits,
+        limits: ServeLimits,
     ) -> None:
         """Take over a connection after its handshake."""
         self._reader = reader
@@ -171,9 +171,9 @@ async def apart(act: Callable[[], _Value]) -> _Value:
     return await result
 
 
-Respond = Callable[[Request], Awaitable[Answer]]
+Respond = Callable[[WireRequest], Awaitable[Answer]]
 Converse = Callable[[Socket], Awaitable[None]]
-Guard = Callable[[Request], Answer | None]
+Guard = Callable[[WireRequest], Answer | None]
 
 
 async def listen(
@@ -183,7 +183,7 @@ async def listen(
     guard: Guard,
     respond: Respond,
     converse: Converse,
-    limits: Limits,
+    limits: ServeLimits,
     path: str = "/ws",
 ) -> asyncio.Server:
     """Start to listen.
@@ -225,14 +225,14 @@ async def listen(
         body = await _body(reader, request, limits)
         answer = body if isinstance(body, Answer) else None
         if isinstance(body, bytes):
-            answer = await respond(Request(request.method, request.path, request.headers, body))
+            answer = await respond(WireRequest(request.method, request.path, request.headers, body))
         assert answer is not None
         return await _write(writer, answer)
 
     return await asyncio.start_server(connected, host, port, limit=max(_HEAD_BYTES, _PIECE))
 
 
-def _parse(head: bytes) -> Request | None:
+def _parse(head: bytes) -> WireRequest | None:
     lines = head.decode("latin-1").split("\r\n")
     first = lines[0].split(" ")
     if len(first) != 3 or not first[2].startswith("HTTP/1.") or len(head) > _HEAD_BYTES:
@@ -242,10 +242,10 @@ def _parse(head: bytes) -> Request | None:
         name, colon, value = line.partition(":")
         if colon:
             headers[name.strip().lower()] = value.strip()
-    return Request(first[0], unquote(urlsplit(first[1]).path), headers)
+    return WireRequest(first[0], unquote(urlsplit(first[1]).path), headers)
 
 
-async def _body(reader: asyncio.StreamReader, request: Request, limits: Limits) -> bytes | Answer:
+async def _body(reader: asyncio.StreamReader, request: WireRequest, limits: ServeLimits) -> bytes | Answer:
     said = request.headers.get("content-length", "0")
     if not said.isdigit():
         return Answer(400, {"detail": f"content-length {said!r} is no number"})
@@ -256,7 +256,7 @@ async def _body(reader: asyncio.StreamReader, request: Request, limits: Limits) 
 
 
 async def _accept(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes, limits: Limits
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes, limits: ServeLimits
 ) -> Socket | None:
     from websockets.http11 import Request as Handshake
     from websockets.server import ServerProtocol
