@@ -81,14 +81,14 @@ def machine() -> dict[str, Any]:
 
 def alfworld(folder: Path, seed: int) -> dict[str, Any]:
     """Play every game below a folder on both sides, in batches of three sizes."""
-    from agentbench.bridges import Comparison
+    from agentbench.bridges import SideBySide
     from agentbench.envs.alfworld.side_by_side import Plan, find_games, play
 
     files = find_games([str(folder)])
     parts = []
     differences: list[str] = []
     for size, count in BATCHES:
-        report = Comparison()
+        report = SideBySide()
         chosen = sorted(random.Random(seed + size).sample(files, min(count or len(files), len(files))))
         rounds = -(-len(chosen) // size)
         play(chosen, Plan(size, rounds, seed=seed + size), report)

@@ -34,7 +34,7 @@ class BridgeSettings(Section):
 
 
 @dataclass
-class Comparison:
+class SideBySide:
     """What was played on both sides, and what differed.
 
     Attributes:
@@ -83,7 +83,7 @@ class Bridge:
     install: Callable[[Any], None]
     uninstall: Callable[[], None]
     settings: type[BridgeSettings] = BridgeSettings
-    check: Callable[..., Comparison] | None = None
+    check: Callable[..., SideBySide] | None = None
 
     @property
     def variable(self) -> str:

@@ -12,7 +12,7 @@ import typer
 from .output import file_progress, key_values, print_json, print_table
 
 if TYPE_CHECKING:
-    from ..bridges import Comparison
+    from ..bridges import SideBySide
 
 _group = typer.Typer(help="Let other people's loops play our environments.")
 
@@ -56,7 +56,7 @@ def check(
     return int(bool(report.differences))
 
 
-def _show(report: Comparison) -> None:
+def _show(report: SideBySide) -> None:
     print(", ".join(f"{number} {kind}" for kind, number in report.counts.items()))
     rows = [
         (part, f"{original:.3f}", f"{ours:.4f}", f"{original / ours:.0f}x" if original and ours else "-")

@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from agentbench.bridges import Comparison
+from agentbench.bridges import SideBySide
 from agentbench.datasets import Progress, silent
 from agentbench.errors import ConfigError, MissingData
 
@@ -67,7 +67,7 @@ class Script:
         return self.random.choice(list(admissible) or ["look"])
 
 
-def play(files: Sequence[str], plan: Plan, report: Comparison) -> None:
+def play(files: Sequence[str], plan: Plan, report: SideBySide) -> None:
     """Play a pool of games as `plan` says on both sides and add to `report`."""
     from .bridge import native_class, original_class
 
@@ -100,7 +100,7 @@ def _open(kind: Any, files: Sequence[str], plan: Plan) -> Any:
     )
 
 
-def _round(original: Any, native: Any, plan: Plan, number: int, report: Comparison) -> None:
+def _round(original: Any, native: Any, plan: Plan, number: int, report: SideBySide) -> None:
     """Reset both, and play until all games are over and a little beyond."""
     started = time.perf_counter()
     theirs = original.reset()
@@ -128,7 +128,7 @@ def _round(original: Any, native: Any, plan: Plan, number: int, report: Comparis
     report.count("won", sum(theirs[3]["won"]))
 
 
-def _same(where: str, ours: Any, theirs: Any, report: Comparison) -> None:
+def _same(where: str, ours: Any, theirs: Any, report: SideBySide) -> None:
     """Compare what a reset or step returned: each column, then each value in it."""
     report.same(f"{where}: length", len(ours), len(theirs))
     for column, (one, other) in enumerate(zip(ours[:-1], theirs[:-1], strict=True)):
@@ -201,7 +201,7 @@ def check(
     seed: int = 0,
     batch_sizes: Sequence[int] = (1, 3),
     progress: Progress = silent,
-) -> Comparison:
+) -> SideBySide:
     """Play the user's games on both sides.
 
     Args:
@@ -212,7 +212,7 @@ def check(
         progress: told how many batches are done.
     Raises: MissingDependency: textworld or alfworld is not installed. MissingData: no games there.
     """
-    report = Comparison()
+    report = SideBySide()
     with tempfile.TemporaryDirectory(prefix="agentbench-bridge-") as folder:
         files = find_games(sources)
         if not files:

@@ -16,7 +16,7 @@ from typing import Any
 
 import orjson
 
-from agentbench.bridges import Comparison
+from agentbench.bridges import SideBySide
 from agentbench.datasets import Progress, silent
 from agentbench.errors import MissingData, UsageError
 
@@ -31,7 +31,7 @@ class Replay:
     def __init__(self, data: Path | None) -> None:
         """Take the official files of a folder, or None for the imported ones."""
         self.data = data
-        self.report = Comparison()
+        self.report = SideBySide()
         self._envs: dict[str, Any] = {}
 
     def env(self, config: Record) -> Any:
@@ -142,7 +142,7 @@ def check(
     limit: int | None = None,
     seed: int = 0,
     progress: Progress = silent,
-) -> Comparison:
+) -> SideBySide:
     """Play recordings again.
 
     Args:

@@ -19,7 +19,7 @@ from websockets.sync.client import connect
 from agentbench.bridges.episode import Seat, Terms
 from agentbench.bridges.openenv import Service
 from agentbench.bridges.serving import serving
-from agentbench.bridges.sockets import Limits
+from agentbench.bridges.sockets import SocketLimits
 from agentbench.env import EnvSpec, TextEnv
 from agentbench.errors import UsageError
 from agentbench.registry import env_spec, names
@@ -336,7 +336,7 @@ def test_a_client_that_vanishes_leaves_nothing_behind():
 
 def test_a_client_that_gives_no_sign_of_life_is_given_up():
     before = Moody.closed
-    limits = Limits(ping_seconds=0.1)
+    limits = SocketLimits(ping_seconds=0.1)
     with serving(Service(moody(), port=0, limits=limits)) as url:
         host, port = url.removeprefix("http://").split(":")
         with sockets.create_connection((host, int(port))) as silent:  # shakes hands, then never reads a ping
@@ -349,13 +349,19 @@ def test_a_client_that_gives_no_sign_of_life_is_given_up():
 
 
 def test_a_client_that_answers_pings_is_kept():
-    with serving(Service(moody(), port=0, limits=Limits(ping_seconds=0.05))) as url, Client(url) as client:
+    with (
+        serving(Service(moody(), port=0, limits=SocketLimits(ping_seconds=0.05))) as url,
+        Client(url) as client,
+    ):
         time.sleep(0.5)
         assert client.ask("reset")["type"] == "observation"
 
 
 def test_a_message_that_is_too_long_ends_the_connection():
-    with serving(Service(moody(), port=0, limits=Limits(message_bytes=1000))) as url, Client(url) as client:
+    with (
+        serving(Service(moody(), port=0, limits=SocketLimits(message_bytes=1000))) as url,
+        Client(url) as client,
+    ):
         client.socket.send("x" * 2000)
         with pytest.raises(ConnectionClosed):
             client.socket.recv(timeout=20)

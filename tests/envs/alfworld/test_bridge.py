@@ -129,7 +129,7 @@ def test_a_process_remembers_few_games_and_reads_a_changed_file_again(household,
 
 @pytest.mark.parametrize(("size", "seed", "rounds"), [(1, None, 4), (3, 7, 2)])
 def test_equals_textworld_over_seeds_and_laps(files, size, seed, rounds):
-    report = side_by_side.Comparison()
+    report = side_by_side.SideBySide()
     # a pool of 3: with batches of 3 every round is a lap, with 1 the fourth round begins the second
     side_by_side.play(files[:3], side_by_side.Plan(size, rounds, seed=seed, steps=5, limit=3), report)
     assert report.differences == []
@@ -139,7 +139,7 @@ def test_equals_textworld_over_seeds_and_laps(files, size, seed, rounds):
 
 def test_a_difference_is_seen(files, monkeypatch):
     monkeypatch.setattr("agentbench.envs.alfworld.play.text.NOTHING_HAPPENS", "Nothing at all happens.")
-    report = side_by_side.Comparison()
+    report = side_by_side.SideBySide()
     monkeypatch.setattr(side_by_side, "NONSENSE", ("dance",))
     monkeypatch.setattr(side_by_side.Script, "next", lambda self, admissible: "dance")
     side_by_side.play(files[:1], side_by_side.Plan(1, 1, steps=1), report)
