@@ -51,6 +51,8 @@ class PolicyConfig(Section):
         model_name_or_path: local folder or hub id.
         engine: engine plug-in, with its own keyword options in `engine_options`.
         prompt: name, reference or file of a prompt, or the prompt itself; None takes the env's own.
+        parser: reads commands out of replies; None takes the prompt's or the env's own.
+        template_options: keyword options of the chat template, such as enable_thinking; `today` is the date it writes.
         history: observation-action pairs in a prompt; None takes the env's own.
         guided: sample only among admissible commands.
         stop: texts that end a reply, see `SamplingParams`; None takes the prompt's.
@@ -61,6 +63,8 @@ class PolicyConfig(Section):
     engine: str = "hf"
     engine_options: dict[str, Any] = Field(default_factory=dict)
     prompt: str | dict[str, Any] | None = None
+    parser: str | None = None
+    template_options: dict[str, Any] = Field(default_factory=dict)
     history: int | None = Field(default=None, ge=0)
     guided: bool = False
     temperature: float = Field(default=0.4, ge=0)
@@ -132,12 +136,24 @@ def _model_policy(
     engine = opened or open_engine(config.engine, name, config.engine_options)
     history = spec.history if config.history is None else config.history
     sampling = sampling_of(config, prompt)
-    parser = get_parser(prompt.parser or spec.parser)
+    parser = get_parser(config.parser or prompt.parser or spec.parser)
     if isinstance(engine, TextEngine):
         if config.guided:
             raise ConfigError(f"guided choice needs token ids, which engine {config.engine!r} has none of")
+        if config.template_options:
+            raise ConfigError(
+                f"template_options = {config.template_options!r} would be ignored: engine {config.engine!r} sends "
+                "messages, and the server writes the prompt; servers that take it want "
+                "engine_options.extra_body: {chat_template_kwargs: {...}}"
+            )
         return ChatPolicy(engine, prompt, parser, sampling, history=history, max_turns=max_turns)
-    renderer = Renderer(engine.tokenizer, prompt, history=history, max_turns=max_turns)
+    renderer = Renderer(
+        engine.tokenizer,
+        prompt,
+        history=history,
+        max_turns=max_turns,
+        template_options=config.template_options,
+    )
     return ModelPolicy(engine, renderer, parser, sampling, guided=config.guided)
 
 
