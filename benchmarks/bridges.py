@@ -27,7 +27,7 @@ sys.path[:] = [
     folder for folder in sys.path if Path(folder or ".").resolve() != Path(__file__).resolve().parent
 ]
 
-BATCHES = ((8, None), (3, 69), (1, 70))
+BATCHES = {"8": None, "3": 24, "1": 20}
 """Games at once, and how many of the games are played so; None plays all."""
 
 
@@ -40,12 +40,13 @@ def main() -> int:
     parser.add_argument("folder", nargs="?", type=Path)
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--batch", choices=BATCHES, help="alfworld: just this batch size")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     started = time.monotonic()
     measured: dict[str, Any]
     if options.part == "alfworld":
-        measured = alfworld(options.folder, options.seed)
+        measured = alfworld(options.folder, options.seed, [options.batch] if options.batch else list(BATCHES))
     elif options.part == "webshop":
         measured = webshop(options.folder, options.steps, options.seed)
     else:
@@ -79,7 +80,7 @@ def machine() -> dict[str, Any]:
     }
 
 
-def alfworld(folder: Path, seed: int) -> dict[str, Any]:
+def alfworld(folder: Path, seed: int, sizes: list[str]) -> dict[str, Any]:
     """Play every game below a folder on both sides, in batches of three sizes."""
     from agentbench.bridges import SideBySide
     from agentbench.envs.alfworld.side_by_side import Plan, find_games, play
@@ -87,7 +88,7 @@ def alfworld(folder: Path, seed: int) -> dict[str, Any]:
     files = find_games([str(folder)])
     parts = []
     differences: list[str] = []
-    for size, count in BATCHES:
+    for size, count in ((int(name), BATCHES[name]) for name in sizes):
         report = SideBySide()
         chosen = sorted(random.Random(seed + size).sample(files, min(count or len(files), len(files))))
         rounds = -(-len(chosen) // size)

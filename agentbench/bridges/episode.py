@@ -86,7 +86,7 @@ class Terms:
 
 
 @dataclass(frozen=True)
-class ServedMoment:
+class Seen:
     """What a reset or step returned.
 
     Attributes:
@@ -117,7 +117,7 @@ class Seat:
         self.episode_id = ""
         self.task = ""
         self.turn = 0
-        self.moment: ServedMoment | None = None
+        self.moment: Seen | None = None
 
     def reset(
         self,
@@ -127,7 +127,7 @@ class Seat:
         split: str | None = None,
         index: int | None = None,
         episode_id: str | None = None,
-    ) -> ServedMoment:
+    ) -> Seen:
         """Begin an episode; see `Terms.choose`. What came before is gone, also when this fails.
 
         Args:
@@ -142,10 +142,10 @@ class Seat:
         self.task = self.terms.choose(task, split, index, seed)
         text, info = self.env.reset(seed=seed if seed is not None else 0, options={"task": self.task})
         self.episode_id = episode_id or uuid.uuid4().hex
-        self.moment = ServedMoment(text, None, False, info, 0)
+        self.moment = Seen(text, None, False, info, 0)
         return self.moment
 
-    def step(self, said: str) -> ServedMoment:
+    def step(self, said: str) -> Seen:
         """Carry out a command, or what a reply means; whatever cannot be read is carried out as "".
 
         Raises: EpisodeOver: there is no running episode.
@@ -165,9 +165,7 @@ class Seat:
         text, reward, terminated, truncated, info = result
         self.turn += 1
         done = bool(terminated or truncated or self.turn >= self.terms.limit)
-        self.moment = ServedMoment(
-            text, float(reward) / self.terms.spec.reward_unit, done, info, self.turn, command
-        )
+        self.moment = Seen(text, float(reward) / self.terms.spec.reward_unit, done, info, self.turn, command)
         return self.moment
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..env import EnvSpec
 from ..registry import env_spec
-from .episode import Seat, ServedMoment, Terms
+from .episode import Seat, Seen, Terms
 
 
 class ToolEnvironment:
@@ -66,7 +66,7 @@ class ToolEnvironment:
         """Return what the episode has earned so far, as a share of what success pays."""
         return self._earned
 
-    def _shown(self, moment: ServedMoment) -> str:
+    def _shown(self, moment: Seen) -> str:
         lines = [moment.text]
         instruction = moment.info.get("instruction")
         if isinstance(instruction, str) and moment.turn == 0:

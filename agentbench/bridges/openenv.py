@@ -26,8 +26,8 @@ from pydantic import Field, StrictInt, StrictStr
 from ..config import Section, validate
 from ..errors import AgentBenchError, UsageError
 from .descriptions import SplitData, listing, schemas, split_of
-from .episode import EpisodeOver, Seat, ServedMoment, Terms
-from .sockets import Answer, ServeLimits, Socket, WireRequest, apart, listen
+from .episode import EpisodeOver, Seat, Seen, Terms
+from .sockets import HttpAnswer, HttpRequest, Socket, SocketLimits, apart, listen
 
 _Value = TypeVar("_Value")
 
@@ -55,7 +55,7 @@ class Service:
     max_sessions: int = 1000
     idle_seconds: float = 3600.0
     step_seconds: float = 120.0
-    limits: ServeLimits = field(default_factory=ServeLimits)
+    limits: SocketLimits = field(default_factory=SocketLimits)
 
     def __post_init__(self) -> None:
         if not self.on_this_machine and not self.key:
@@ -90,7 +90,7 @@ class StepData(Section):
     metadata: dict[str, Any] = Field(default_factory=dict)
 
 
-class ActionRefused(AgentBenchError):
+class Rejected(AgentBenchError):
     """A message that is answered with an error; `code` is one of the protocol's."""
 
     def __init__(self, code: str, message: str, *, ends: bool = False) -> None:
@@ -142,7 +142,7 @@ class Server:
 
     # --- who may come in ---
 
-    def _guard(self, request: WireRequest) -> Answer | None:
+    def _guard(self, request: HttpRequest) -> HttpAnswer | None:
         """Refuse strangers: without the key, or through a web page that a browser on this machine shows."""
         if self.service.on_this_machine:
             origin = request.headers.get("origin")
@@ -151,11 +151,11 @@ class Server:
                 *([urlsplit(origin).netloc] if origin is not None else []),
             ]
             if not all(_is_loopback(_host_of(name)) for name in named):
-                return Answer(403, {"detail": "this server answers to programs of this machine only"})
+                return HttpAnswer(403, {"detail": "this server answers to programs of this machine only"})
         if self.service.key and request.path != "/health":
             shown = _shown_key(request.headers.get("authorization", ""))
             if not hmac.compare_digest(shown.encode(), self.service.key.encode()):
-                return Answer(
+                return HttpAnswer(
                     401, {"detail": "show the key: Authorization: Bearer KEY, or http://user:KEY@host"}
                 )
         return None
@@ -195,7 +195,7 @@ class Server:
                 return None
             try:
                 answer = await self._answer(seat, said)
-            except ActionRefused as refused:
+            except Rejected as refused:
                 await socket.send(_error(refused.code, str(refused)))
                 if refused.ends:
                     return None
@@ -205,31 +205,31 @@ class Server:
             await socket.send(answer)
 
     async def _answer(self, seat: Seat, said: str) -> bytes | None:
-        """Answer one message; None ends the session.
+        """HttpAnswer one message; None ends the session.
 
-        Raises: ActionRefused: the message is answered with an error.
+        Raises: Rejected: the message is answered with an error.
         """
         try:
             message = orjson.loads(said)
         except ValueError as error:
-            raise ActionRefused("INVALID_JSON", f"a message must be JSON: {error}") from error
+            raise Rejected("INVALID_JSON", f"a message must be JSON: {error}") from error
         kind = message.get("type") if isinstance(message, dict) else None
         if kind == "close":
             return None
         if kind == "state":
             return _encode("state", self._state(seat))
         if kind not in ("reset", "step"):
-            raise ActionRefused("UNKNOWN_TYPE", f"type {kind!r} is none of reset, step, state, close")
+            raise Rejected("UNKNOWN_TYPE", f"type {kind!r} is none of reset, step, state, close")
         data = message.get("data", {} if kind == "reset" else None)
         try:
             moment = await self._play(seat, kind, data)
         except UsageError as error:
-            raise ActionRefused("VALIDATION_ERROR", str(error)) from error
+            raise Rejected("VALIDATION_ERROR", str(error)) from error
         except EpisodeOver as error:
-            raise ActionRefused("EXECUTION_ERROR", str(error)) from error
+            raise Rejected("EXECUTION_ERROR", str(error)) from error
         return _encode("observation", self._observation(moment))
 
-    async def _play(self, seat: Seat, kind: str, data: Any) -> ServedMoment:
+    async def _play(self, seat: Seat, kind: str, data: Any) -> Seen:
         """Carry out a reset or step."""
         if not isinstance(data, dict):
             raise UsageError(f"the data of a {kind} must be an object, got {type(data).__name__}")
@@ -250,12 +250,12 @@ class Server:
             raise
         except TimeoutError as error:
             message = f"the env did not answer within {self.service.step_seconds:g} s"
-            raise ActionRefused("SESSION_ERROR", message, ends=True) from error
+            raise Rejected("SESSION_ERROR", message, ends=True) from error
         except Exception as error:
             seat.moment = None  # nobody knows what state the env is in
-            raise ActionRefused("EXECUTION_ERROR", f"{type(error).__name__}: {error}; reset first") from error
+            raise Rejected("EXECUTION_ERROR", f"{type(error).__name__}: {error}; reset first") from error
 
-    def _observation(self, moment: ServedMoment) -> dict[str, Any]:
+    def _observation(self, moment: Seen) -> dict[str, Any]:
         """Lay out what an agent reads, and beside it what only a program does."""
         admissible = list(moment.info.get("admissible", ()))
         shown: dict[str, Any] = {"text": moment.text, "admissible": admissible}
@@ -277,7 +277,7 @@ class Server:
 
     # --- requests ---
 
-    async def _respond(self, request: WireRequest) -> Answer:
+    async def _respond(self, request: HttpRequest) -> HttpAnswer:
         name = self.terms.spec.id
         described: dict[str, Callable[[], Any]] = {
             "/health": lambda: {"status": "healthy"},
@@ -293,22 +293,24 @@ class Server:
         listings = {f"/{name}/{what}": what for what in ("tasks", "num_tasks", "task", "task_range")}
         wanted = "POST" if request.path in listings else "GET"
         if request.path not in described and request.path not in listings:
-            return Answer(
+            return HttpAnswer(
                 404, {"detail": f"no {request.path}; there are {', '.join((*described, *listings))}"}
             )
         if request.method != wanted:
-            return Answer(405, {"detail": f"{request.path} is asked for with {wanted}, not {request.method}"})
+            return HttpAnswer(
+                405, {"detail": f"{request.path} is asked for with {wanted}, not {request.method}"}
+            )
         if request.path in described:
-            return Answer(200, described[request.path]())
+            return HttpAnswer(200, described[request.path]())
         try:
             said = orjson.loads(request.body)
             asked = validate(SplitData, said if isinstance(said, dict) else {"split": said})
             content = await apart(lambda: listing(self.terms, listings[request.path], asked))
         except ValueError as error:  # no JSON, or a value that is not allowed
-            return Answer(422, {"detail": str(error)})
+            return HttpAnswer(422, {"detail": str(error)})
         except IndexError:
-            return Answer(400, {"detail": "Invalid task index"})
-        return Answer(200, content)
+            return HttpAnswer(400, {"detail": "Invalid task index"})
+        return HttpAnswer(200, content)
 
 
 def _encode(kind: str, data: Mapping[str, Any]) -> bytes:

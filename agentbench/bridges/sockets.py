@@ -28,7 +28,7 @@ _HEAD_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
-class WireRequest:
+class HttpRequest:
     """One request; header names are in lower case."""
 
     method: str
@@ -38,7 +38,7 @@ class WireRequest:
 
 
 @dataclass(frozen=True)
-class Answer:
+class HttpAnswer:
     """What is answered to a request: a status and a JSON value."""
 
     status: int
@@ -46,7 +46,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class ServeLimits:
+class SocketLimits:
     """What one connection may use.
 
     Attributes:
@@ -66,7 +66,7 @@ class Socket:
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
         protocol: ServerProtocol,
-        limits: ServeLimits,
+        limits: SocketLimits,
     ) -> None:
         """Take over a connection after its handshake."""
         self._reader = reader
@@ -171,9 +171,9 @@ async def apart(act: Callable[[], _Value]) -> _Value:
     return await result
 
 
-Respond = Callable[[WireRequest], Awaitable[Answer]]
+Respond = Callable[[HttpRequest], Awaitable[HttpAnswer]]
 Converse = Callable[[Socket], Awaitable[None]]
-Guard = Callable[[WireRequest], Answer | None]
+Guard = Callable[[HttpRequest], HttpAnswer | None]
 
 
 async def listen(
@@ -183,7 +183,7 @@ async def listen(
     guard: Guard,
     respond: Respond,
     converse: Converse,
-    limits: ServeLimits,
+    limits: SocketLimits,
     path: str = "/ws",
 ) -> asyncio.Server:
     """Start to listen.
@@ -213,9 +213,9 @@ async def listen(
         async with asyncio.timeout(_HEAD_SECONDS):
             head = await reader.readuntil(b"\r\n\r\n")
         request = _parse(head)
-        refusal = guard(request) if request is not None else Answer(400, {"detail": "no HTTP request"})
+        refusal = guard(request) if request is not None else HttpAnswer(400, {"detail": "no HTTP request"})
         if refusal is not None or request is None:
-            return await _write(writer, refusal or Answer(400, {}))
+            return await _write(writer, refusal or HttpAnswer(400, {}))
         if request.headers.get("upgrade", "").lower() == "websocket" and request.path == path:
             socket = await _accept(reader, writer, head, limits)
             if socket is not None:
@@ -223,16 +223,16 @@ async def listen(
                 await socket.close()
             return None
         body = await _body(reader, request, limits)
-        answer = body if isinstance(body, Answer) else None
+        answer = body if isinstance(body, HttpAnswer) else None
         if isinstance(body, bytes):
-            answer = await respond(WireRequest(request.method, request.path, request.headers, body))
+            answer = await respond(HttpRequest(request.method, request.path, request.headers, body))
         assert answer is not None
         return await _write(writer, answer)
 
     return await asyncio.start_server(connected, host, port, limit=max(_HEAD_BYTES, _PIECE))
 
 
-def _parse(head: bytes) -> WireRequest | None:
+def _parse(head: bytes) -> HttpRequest | None:
     lines = head.decode("latin-1").split("\r\n")
     first = lines[0].split(" ")
     if len(first) != 3 or not first[2].startswith("HTTP/1.") or len(head) > _HEAD_BYTES:
@@ -242,21 +242,25 @@ def _parse(head: bytes) -> WireRequest | None:
         name, colon, value = line.partition(":")
         if colon:
             headers[name.strip().lower()] = value.strip()
-    return WireRequest(first[0], unquote(urlsplit(first[1]).path), headers)
+    return HttpRequest(first[0], unquote(urlsplit(first[1]).path), headers)
 
 
-async def _body(reader: asyncio.StreamReader, request: WireRequest, limits: ServeLimits) -> bytes | Answer:
+async def _body(
+    reader: asyncio.StreamReader, request: HttpRequest, limits: SocketLimits
+) -> bytes | HttpAnswer:
     said = request.headers.get("content-length", "0")
     if not said.isdigit():
-        return Answer(400, {"detail": f"content-length {said!r} is no number"})
+        return HttpAnswer(400, {"detail": f"content-length {said!r} is no number"})
     if int(said) > limits.message_bytes:
-        return Answer(413, {"detail": f"a body may have {limits.message_bytes} bytes, this one has {said}"})
+        return HttpAnswer(
+            413, {"detail": f"a body may have {limits.message_bytes} bytes, this one has {said}"}
+        )
     async with asyncio.timeout(_HEAD_SECONDS):
         return await reader.readexactly(int(said))
 
 
 async def _accept(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes, limits: ServeLimits
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes, limits: SocketLimits
 ) -> Socket | None:
     from websockets.http11 import Request as Handshake
     from websockets.server import ServerProtocol
@@ -265,7 +269,7 @@ async def _accept(
     protocol.receive_data(head)
     events = protocol.events_received()
     if not events or not isinstance(events[0], Handshake):
-        await _write(writer, Answer(400, {"detail": "no WebSocket handshake"}))
+        await _write(writer, HttpAnswer(400, {"detail": "no WebSocket handshake"}))
         return None
     protocol.send_response(protocol.accept(events[0]))
     socket = Socket(reader, writer, protocol, limits)
@@ -273,7 +277,7 @@ async def _accept(
     return socket if protocol.state.name == "OPEN" else None
 
 
-async def _write(writer: asyncio.StreamWriter, answer: Answer) -> None:
+async def _write(writer: asyncio.StreamWriter, answer: HttpAnswer) -> None:
     body = orjson.dumps(answer.content)
     phrase = HTTPStatus(answer.status).phrase
     head = f"HTTP/1.1 {answer.status} {phrase}\r\nContent-Type: application/json\r\n"

@@ -17,13 +17,13 @@ from inspect_ai.model import ChatMessageUser
 from inspect_ai.scorer import Score, Target, accuracy, grouped, mean, scorer, stderr
 from inspect_ai.solver import Generate, TaskState, solver
 
-from agentbench.bridges.episode import Moment, Seat, Terms
+from agentbench.bridges.episode import Seat, Seen, Terms
 from agentbench.registry import env_spec
 
 RULES = "Solve the task, one command in each reply: <think>why</think><action>command</action>"
 
 
-def shown(moment: Moment) -> str:
+def shown(moment: Seen) -> str:
     """Word what the model reads."""
     instruction = moment.info.get("instruction") if moment.turn == 0 else None
     listed = "Commands: " + ", ".join(moment.info.get("admissible", ()))

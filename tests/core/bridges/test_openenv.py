@@ -19,7 +19,7 @@ from websockets.sync.client import connect
 from agentbench.bridges.episode import Seat, Terms
 from agentbench.bridges.openenv import Service
 from agentbench.bridges.serving import serving
-from agentbench.bridges.sockets import ServeLimits
+from agentbench.bridges.sockets import SocketLimits
 from agentbench.env import EnvSpec, TextEnv
 from agentbench.errors import UsageError
 from agentbench.registry import env_spec, names
@@ -336,7 +336,7 @@ def test_a_client_that_vanishes_leaves_nothing_behind():
 
 def test_a_client_that_gives_no_sign_of_life_is_given_up():
     before = Moody.closed
-    limits = ServeLimits(ping_seconds=0.1)
+    limits = SocketLimits(ping_seconds=0.1)
     with serving(Service(moody(), port=0, limits=limits)) as url:
         host, port = url.removeprefix("http://").split(":")
         with sockets.create_connection((host, int(port))) as silent:  # shakes hands, then never reads a ping
@@ -350,7 +350,7 @@ def test_a_client_that_gives_no_sign_of_life_is_given_up():
 
 def test_a_client_that_answers_pings_is_kept():
     with (
-        serving(Service(moody(), port=0, limits=ServeLimits(ping_seconds=0.05))) as url,
+        serving(Service(moody(), port=0, limits=SocketLimits(ping_seconds=0.05))) as url,
         Client(url) as client,
     ):
         time.sleep(0.5)
@@ -359,7 +359,7 @@ def test_a_client_that_answers_pings_is_kept():
 
 def test_a_message_that_is_too_long_ends_the_connection():
     with (
-        serving(Service(moody(), port=0, limits=ServeLimits(message_bytes=1000))) as url,
+        serving(Service(moody(), port=0, limits=SocketLimits(message_bytes=1000))) as url,
         Client(url) as client,
     ):
         client.socket.send("x" * 2000)
