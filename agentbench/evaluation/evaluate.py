@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
+from ..engine import Engine, TextEngine
 from ..env import EnvSpec
 from ..errors import ConfigError, CorruptData, EngineDown, UsageError
 from ..machine import versions
@@ -117,6 +118,7 @@ def evaluate(
     policy: Policy | None = None,
     progress: Progress | None = None,
     team: Team | None = None,
+    engine: Engine | TextEngine | None = None,
 ) -> Summary:
     """Play a panel and return its numbers; with `output_dir` everything is recorded as it happens.
 
@@ -127,6 +129,7 @@ def evaluate(
         policy: acts instead of the one that `config` names, such as a model in training.
         progress: told after each episode.
         team: processes that share the work; this is its process 0, the others call `assist`.
+        engine: holds the model that `config` names already; it is left open. None opens one.
     Raises: UsageError: something the caller can fix. EngineDown: the model's engine answers no more, see
         `EvalConfig.give_up_after`. Episodes finished so far are on record.
     """
@@ -140,14 +143,14 @@ def evaluate(
     resolved = panel.resolve(spec, allow_missing=config.allow_missing)
     tasks = resolved.tasks[: config.limit]
     plan = _plan(config, resolved, spec, tasks, notes)
-    actor = policy or build_policy(config, spec, config.max_turns)
+    actor = policy or build_policy(config, spec, config.max_turns, engine=engine)
     if config.max_episode_tokens is not None and isinstance(actor, ChatPolicy):
         raise ConfigError(f"max_episode_tokens counts token ids, which engine {config.engine!r} has none of")
     before = _since({}, actor)  # an engine in training has played other episodes already
     found: dict[Key, Trajectory] = {}
     with ExitStack() as stack:
         run = None
-        if policy is None:  # this function built it
+        if policy is None and engine is None:  # this function opened what it holds
             stack.callback(actor.close)
         if config.output_dir is not None:
             run = stack.enter_context(_open(config, plan, actor, resume=resume))

@@ -15,7 +15,7 @@ from ..config import Section, StopStrings
 from ..dialogue.parse import get_parser
 from ..dialogue.prompt import Prompt, load_prompt
 from ..dialogue.render import Renderer
-from ..engine import TextEngine
+from ..engine import Engine, TextEngine
 from ..env import EnvSpec
 from ..errors import ConfigError, CorruptData, MissingData, UsageError, unknown_name
 from ..policy import Policy
@@ -74,14 +74,25 @@ class PolicyConfig(Section):
     stop: StopStrings | None = None
 
 
-def build_policy(config: PolicyConfig, spec: EnvSpec, max_turns: int | None = None) -> Policy:
+def build_policy(
+    config: PolicyConfig,
+    spec: EnvSpec,
+    max_turns: int | None = None,
+    *,
+    engine: Engine | TextEngine | None = None,
+) -> Policy:
     """Build the policy that a configuration names; `max_turns` None shows the env's own in prompts.
 
+    Args:
+        config: names it.
+        spec: env it will play.
+        max_turns: shown in prompts.
+        engine: opened already with the model that the configuration names; None opens one.
     Raises: UnknownName: no such policy or engine. ConfigError: a key that this policy would ignore.
     """
     kind, colon, argument = config.policy.partition(":")
     if config.policy == "model":
-        return _model_policy(config, spec, max_turns or spec.max_turns)
+        return _model_policy(config, spec, max_turns or spec.max_turns, engine)
     _refuse_ignored(config)
     simple: dict[str, Callable[[], Policy]] = {
         "expert": ExpertPolicy,
@@ -113,14 +124,16 @@ def _refuse_ignored(config: PolicyConfig) -> None:
             )
 
 
-def _model_policy(config: PolicyConfig, spec: EnvSpec, max_turns: int) -> Policy:
+def _model_policy(
+    config: PolicyConfig, spec: EnvSpec, max_turns: int, opened: Engine | TextEngine | None
+) -> Policy:
     name = config.model_name_or_path
     if name is None and config.engine in ("hf", "vllm"):
         raise ConfigError("policy 'model' needs --model, a local folder or a hub id")
     if name is not None and config.engine not in _NAMES_ONLY and "tokenizer" not in config.engine_options:
         _check_model_folder(name)
     prompt = load_prompt(config.prompt or spec.prompt)
-    engine = open_engine(config.engine, name, config.engine_options)
+    engine = opened or open_engine(config.engine, name, config.engine_options)
     history = spec.history if config.history is None else config.history
     sampling = sampling_of(config, prompt)
     parser = get_parser(config.parser or prompt.parser or spec.parser)

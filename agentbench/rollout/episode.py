@@ -55,7 +55,7 @@ class Limits:
     """What an episode may use. Exceeding seconds is a failure of the infrastructure, turns and tokens are not.
 
     Attributes:
-        max_turns: None takes the episode's, else the env's own limit.
+        max_turns: the smaller of this and the episode's own counts; None in both takes the env's.
         max_tokens: sampled tokens per episode; None is unlimited.
         step_seconds: wall time of one env step. With this or the next, env calls are made in threads and given up.
         episode_seconds: wall time of one episode, all tries and all waiting included.

@@ -191,6 +191,7 @@ def test_list_names_plug_ins(capsys):
         "trainers",
         "engines",
         "panels",
+        "suites",
         "datasets",
         "prompts",
     }
