@@ -162,10 +162,8 @@ class _Rollout:
         if self.steps:
             return _GLANCE
         seconds = self.limits.episode_seconds
-        if seconds is None:
-            return None
         oldest = min(self.running[key].started for key in self.asked)
-        return max(_GLANCE, oldest + seconds - time.monotonic())
+        return None if seconds is None else max(_GLANCE, oldest + seconds - time.monotonic())
 
     def _act(self, run: _Running, decision: Decision) -> None:
         if decision.end == "error":
@@ -373,9 +371,8 @@ def run_episodes(
                 raise state.down
         yield from state.silent
     finally:
-        stepping = set(state.steps.values())
-        left = [(env, False) for _, env in state.idle_envs]
-        threads.shut(left + [(run.env, key in stepping) for key, run in state.running.items()])
+        left = [(run.env, key in state.steps.values()) for key, run in state.running.items()]
+        threads.shut([(env, False) for _, env in state.idle_envs] + left)
 
 
 def _failure(error: BaseException, where: Any) -> Failure:
