@@ -71,7 +71,12 @@ def test_the_best_gold_counts_and_no_gold_counts_nothing():
 
 
 def test_a_bare_string_is_one_gold():
-    assert (exact_match("a", "ab"), exact_match("ab", "ab"), f1("x ab", "ab"), cover("xab", "ab")) == (0, 1, 2 / 3, 1)
+    assert (exact_match("a", "ab"), exact_match("ab", "ab"), f1("x ab", "ab"), cover("xab", "ab")) == (
+        0,
+        1,
+        2 / 3,
+        1,
+    )
     assert score("b", "ab") == Scores()
 
 
