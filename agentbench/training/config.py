@@ -87,6 +87,8 @@ class TeacherConfig(Section):
         backend: "hf" beside the student, "vllm" in an engine of this process, "server" behind `base_url`.
         base_url: of a vLLM server, such as http://localhost:8000; belongs to "server".
         engine_options: keyword options of "vllm" and "server".
+        extra_tokens: what becomes of ids that the teacher has and the student lacks: "refuse" such a teacher, or
+            "ignore" them, which leaves them out of its distribution (it is normalised over the student's ids).
     """
 
     model_name_or_path: str
@@ -95,6 +97,7 @@ class TeacherConfig(Section):
     backend: Literal["hf", "vllm", "server"] = "hf"
     base_url: str | None = None
     engine_options: dict[str, Any] = Field(default_factory=dict)
+    extra_tokens: Literal["refuse", "ignore"] = "refuse"
 
     @model_validator(mode="after")
     def _used(self) -> TeacherConfig:
@@ -103,6 +106,10 @@ class TeacherConfig(Section):
             raise ValueError("backend 'server' needs base_url, and no other backend uses it")
         if self.backend == "hf" and self.engine_options:
             raise ValueError("backend 'hf' uses no engine_options; remove them")
+        if self.backend == "server" and self.extra_tokens == "ignore":
+            raise ValueError(
+                "a teacher behind a server cannot leave tokens out of its distribution; use backend 'hf' or 'vllm'"
+            )
         return self
 
 

@@ -20,11 +20,13 @@ import numpy as np
 from ...engine import Completion, Engine, Request, check_keys, check_request
 from ...errors import EngineFailure, UsageError
 from ...models.loading import end_ids, max_context_of, open_model
+from ...models.vocabulary import embedded_rows, vocabulary_of
 from ...models.weights import copy_weights, weights_digest
 from ...types import Action
 from ..stops import StopFinder
 from .batch import Job, Outcome, SlotBatch
 from .forward import CachedForward, Forward, FullForward, agrees_with_plain_forward, obstacle
+from .sampler import existing_logits
 
 _LOG = logging.getLogger(__name__)
 
@@ -41,6 +43,7 @@ class HFEngine(Engine):
         policy_version: number of weight updates seen.
         generated_tokens: tokens sampled so far.
         keeps_cache: whether keys and values are kept between steps and turns.
+        vocabulary: ids that exist; no other is read or sampled, and log-probs are normalised over these.
     """
 
     def __init__(
@@ -80,16 +83,11 @@ class HFEngine(Engine):
         self._revision = revision or getattr(model.config, "_commit_hash", None)
         self._config = model.config.get_text_config(decoder=True)
         self.max_context = max_context_of(self._config, max_context)
-        self._vocab = int(model.get_input_embeddings().num_embeddings)
-        if len(tokenizer) > self._vocab:
-            raise UsageError(
-                f"the tokenizer has {len(tokenizer)} tokens, but model {self._name!r} embeds only {self._vocab}; "
-                "they do not belong together"
-            )
+        self.vocabulary = vocabulary_of(tokenizer, embedded_rows(model), self._name)
         if slots < 1 or prefill_tokens < 1:
             raise UsageError(f"slots and prefill_tokens must be at least 1, got {slots} and {prefill_tokens}")
         self._timeout = request_timeout
-        self._end_ids = end_ids(model, tokenizer)
+        self._end_ids = end_ids(model, tokenizer, self.vocabulary)
         forward, token_bytes = self._choose_forward(keep_cache)
         self.keeps_cache = isinstance(forward, CachedForward)
         self._batch = SlotBatch(
@@ -99,6 +97,7 @@ class HFEngine(Engine):
             prefill_tokens=prefill_tokens,
             token_limit=(cache_bytes or _free_bytes(model.device)) // max(1, token_bytes),
             end_ids=self._end_ids,
+            vocabulary=self.vocabulary,
             stops=StopFinder(tokenizer),
         )
         self._waiting: list[Job] = []
@@ -166,7 +165,7 @@ class HFEngine(Engine):
         Raises: UsageError: a request makes no sense; then none of them is queued.
         """
         for request in requests:
-            check_request(request, self._vocab)
+            check_request(request, self.vocabulary)
         running = (*self._waiting, *self._batch.running.values())
         check_keys(requests, (job.request.key for job in running))
         jobs = [self._job(request) for request in requests]
@@ -281,6 +280,7 @@ class HFEngine(Engine):
         ids_T = torch.tensor(list(token_ids), device=self.model.device)
         with self._quiet_model():
             logits_TV = self.model(input_ids=ids_T[None]).logits[0, :-1].float()
+        logits_TV = existing_logits(logits_TV, self.vocabulary)
         logp_T = logits_TV.log_softmax(-1).gather(1, ids_T[1:, None])[:, 0]
         found: list[float] = logp_T.tolist()
         return found
