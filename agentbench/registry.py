@@ -23,7 +23,7 @@ from .env import EnvSpec
 from .errors import ConfigError, ContractError, UnknownName, unknown_name
 from .trainer import TrainerSpec
 
-KINDS = ("envs", "trainers", "engines", "panels", "datasets")
+KINDS = ("envs", "trainers", "engines", "panels", "datasets", "bridges")
 _Spec = TypeVar("_Spec")
 _REINSTALL = "A plug-in added after installation is found once its package is installed again."
 

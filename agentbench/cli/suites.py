@@ -1,4 +1,4 @@
-"""`suite`: many models, panels and seeds into one table."""
+"""`suite` and `card`: many models, panels and seeds into one table; one run on one page."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from .output import episode_progress, key_values, print_json
 def register(app: typer.Typer) -> None:
     """Add the command of this module."""
     app.command()(suite)
+    app.command()(card)
 
 
 def suite(
@@ -82,6 +83,43 @@ def suite(
         print(text, end="")
     short = any(cell.refused or any(found.fell_short for found in cell.summaries.values()) for cell in cells)
     return 1 if short else 0
+
+
+def card(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    other: Annotated[
+        Path | None, typer.Argument(help="Another one: list what differs.", show_default=False)
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="card.md or card.html; else printed.", show_default=False),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> int:
+    """Write a run's reproduction card, or list in what two runs differ."""
+    from ..errors import UsageError
+    from ..evaluation.card import as_html, as_markdown, card_differences, card_of
+    from ..runs.files import write_whole
+
+    found = card_of(run)
+    if other is not None:
+        lines = card_differences(found, card_of(other))
+        if json:
+            print_json(lines)
+        else:
+            print("\n".join(lines) or "the runs differ in nothing but their results")
+        return 0
+    if json:
+        print_json(found)
+    elif output is None:
+        print(as_markdown(found, run.name), end="")
+    elif output.suffix in (".md", ".html"):
+        page = as_html(found, run.name) if output.suffix == ".html" else as_markdown(found, run.name)
+        write_whole(output, page.encode())
+        print(output)
+    else:
+        raise UsageError(f"a card is written as .md or .html, not {output.name!r}")
+    return 0
 
 
 def _models(name: str) -> list[str]:

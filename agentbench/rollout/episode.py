@@ -55,7 +55,7 @@ class Limits:
     """What an episode may use. Exceeding seconds is a failure of the infrastructure, turns and tokens are not.
 
     Attributes:
-        max_turns: None takes the episode's, else the env's own limit.
+        max_turns: the smaller of this and the episode's own counts; None in both takes the env's.
         max_tokens: sampled tokens per episode; None is unlimited.
         step_seconds: wall time of one env step. With this or the next, env calls are made in threads and given up.
         episode_seconds: wall time of one episode, all tries and all waiting included.
@@ -85,6 +85,12 @@ class Limits:
     def episode_timeout(self, where: Literal["env", "engine"]) -> Failure:
         """An episode took too long; `where` it was waited last."""
         return Failure("EpisodeTimeout", f"the episode took longer than {self.episode_seconds} s", where)
+
+    def turns_of(self, episode: Episode) -> int:
+        """Turns that an episode may take."""
+        # A plan may want shorter episodes than the run allows (a curriculum, single decisions), never longer ones.
+        limits = [limit for limit in (self.max_turns, episode.max_turns) if limit is not None]
+        return min(limits, default=episode.spec.max_turns)
 
 
 def engine_down(broken: Sequence[Trajectory]) -> EngineDown:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from agentbench.engines.vllm.engine import build
+from agentbench.engines.vllm.opening import build
 from agentbench.errors import EngineFailure, TrainingError
 from agentbench.training.config import TeacherConfig
 
@@ -29,7 +29,7 @@ class VLLMTeacher:
         """Start vLLM on the teacher.
 
         Args:
-            config: names the model; `engine_options` are those of `agentbench.engines.vllm.engine.build`.
+            config: names the model; `engine_options` are those of `agentbench.engines.vllm.opening.build`.
             student: whose tokens it will read; gives vocabulary, temperature and dtype.
         Raises: UsageError: vLLM or the model cannot be used, or it has another tokenizer.
         """

@@ -20,8 +20,8 @@ from ...errors import EngineFailure, UsageError
 from ...models.vocabulary import Vocabulary
 from ...types import Action, Finish
 from ..stops import StopFinder
-from .adapter import Backend, Piece, check_version, generation, on_cpu, scoring
-from .model import read_facts
+from .adapter import Backend, Piece, generation, scoring
+from .choice import ends_once
 
 _LOG = logging.getLogger(__name__)
 _FINISHES = {"stop", "length"}
@@ -122,7 +122,7 @@ class VLLMEngine(Engine):
     def _job(self, request: Request) -> _Job:
         sampling, choices, prompt = request.sampling, request.choices, request.token_ids
         end_ids = sorted({*self._end_ids, *request.end_ids})
-        if choices is not None and not all(_ends_once(choice, end_ids) for choice in choices):
+        if choices is not None and not all(ends_once(choice, end_ids) for choice in choices):
             raise UsageError(
                 f"request {request.key!r} cannot be answered: vllm needs choices with one end token, their last; "
                 "use engine: hf"
@@ -332,76 +332,3 @@ class VLLMEngine(Engine):
     def wake(self) -> None:
         """Take the memory again; answers are as before."""
         self._backend.wake()
-
-
-def _ends_once(choice: Sequence[int], end_ids: Sequence[int]) -> bool:
-    return [token in end_ids for token in choice] == [False] * (len(choice) - 1) + [True]
-
-
-def build(
-    model: str,
-    *,
-    dtype: str = "auto",
-    max_context: int | None = None,
-    slots: int = 64,
-    prefill_tokens: int | None = None,
-    cache_bytes: int | None = None,
-    trust_remote_code: bool = False,
-    revision: str | None = None,
-    request_timeout: float | None = None,
-    sleeps: bool = False,
-    vllm: dict[str, Any] | None = None,
-) -> VLLMEngine:
-    """Start vLLM on a model.
-
-    Args:
-        model: a local Hugging Face folder, or a hub id "org/name"; weights as safetensors.
-        dtype: "auto" takes the checkpoint's (float16 becomes float32 on CPU), else float32, bfloat16 or float16.
-        max_context: prompt plus reply; None takes the model's longest.
-        slots: requests running at a time.
-        prefill_tokens: prompt tokens computed in one step; None takes 2048 on CPU, where a whole prompt always fits,
-            and vLLM's own number on CUDA.
-        cache_bytes: memory for keys and values; None takes enough for all slots on CPU, but at most a quarter
-            of all RAM; on CUDA vLLM's own share.
-        trust_remote_code: run Python code that comes with the model.
-        revision: branch, tag or commit on the hub.
-        request_timeout: seconds from submission after which a request fails; None waits forever.
-        sleeps: start so that `sleep` works (CUDA).
-        vllm: further keyword arguments of vLLM's `EngineArgs`, over ours.
-    Raises: UsageError: vLLM or the model cannot be used; says why.
-    """
-    check_version()
-    if slots < 1 or (prefill_tokens is not None and prefill_tokens < 1):
-        raise UsageError(f"slots and prefill_tokens must be at least 1, got {slots} and {prefill_tokens}")
-    cpu = on_cpu()
-    found = read_facts(model, dtype, max_context, revision, on_cpu=cpu, trust_remote_code=trust_remote_code)
-    cache_bytes = found.cache_bytes(slots) if cache_bytes is None and cpu else cache_bytes
-    backend = Backend(
-        str(found.folder),
-        dtype=found.dtype,
-        max_context=found.max_context,
-        slots=slots,
-        prefill_tokens=prefill_tokens,
-        cache_bytes=cache_bytes,
-        trust_remote_code=trust_remote_code,
-        sleeps=sleeps,
-        options=vllm,
-    )
-    weights = backend.call("digest_of", str(found.folder))
-    engine = VLLMEngine(
-        backend,
-        found.tokenizer,
-        name=model,
-        vocabulary=found.vocabulary,
-        max_context=found.max_context,
-        end_ids=found.end_ids,
-        identity={"revision": found.revision, "dtype": found.dtype, "weights": weights},
-        request_timeout=request_timeout,
-    )
-    try:
-        engine.score([found.vocabulary.width - 1] * 2)  # some architectures fail only when they compute
-    except EngineFailure as error:
-        raise UsageError(
-            f"vllm loaded {model!r} but cannot compute with it: {error}; use engine: hf"
-        ) from error
-    return engine

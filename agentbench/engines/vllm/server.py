@@ -231,7 +231,7 @@ class VLLMServerEngine(Engine):
         """
         if self._weights_folder is None:
             raise UsageError(
-                "engine 'vllm-server' needs a folder that the server sees too, to hand over new weights; set "
+                "engine 'vllm-server' hands new weights over in a folder that the server sees too; set "
                 "rollout.engine_options.weights_folder"
             )
         if self.policy_version == 0:
@@ -242,8 +242,7 @@ class VLLMServerEngine(Engine):
             future.cancel()
         self._running.clear()
         version = self.policy_version + 1
-        folder = self._weights_folder / f"version-{version}"
-        write_weights(folder, named_tensors)
+        write_weights(folder := self._weights_folder / f"version-{version}", named_tensors)
         for server in self.servers:
             try:
                 self._served["weights"] = server.load_from(str(folder), version)

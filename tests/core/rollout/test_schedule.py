@@ -463,3 +463,15 @@ def test_a_run_of_failures_stops_and_is_not_handed_out():
 def test_failures_at_the_end_are_handed_out_when_they_are_few():
     assert [item.task for item in played({10, 11}, give_up_after=3)] == [str(n) for n in range(12)]
     assert len(list(played(range(12)))) == 12  # no limit
+
+
+def test_an_episode_may_be_shorter_than_the_run_allows_and_never_longer():
+    def turns(own, allowed):
+        item = Episode(SPEC, SPEC.tasks("train")[0], 0, max_turns=own)
+        (done,) = run_episodes([item], NullPolicy(), limits=Limits(max_turns=allowed))
+        return len(done.turns)
+
+    assert turns(2, 5) == 2
+    assert turns(5, 2) == 2
+    assert turns(None, 3) == 3
+    assert turns(4, None) == 4
