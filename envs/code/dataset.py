@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from agentbench.datasets import Dataset, Progress, Report, Source, dataset_dir, missing_data
+from agentbench.datasets import Dataset, ImportReport, Progress, Source, dataset_dir, missing_data
 from agentbench.errors import CorruptData, UnknownName, unknown_name
 
 from . import generate
@@ -43,7 +43,7 @@ PUBLISHED: dict[str, Published] = {
 SPLITS = (*generate.SPLITS, *PUBLISHED)
 
 
-def import_dir(src: Path, dest: Path, progress: Progress) -> Report:
+def import_dir(src: Path, dest: Path, progress: Progress) -> ImportReport:
     """Read every benchmark file in a folder, or one file, check each task, and store them under their ids."""
     found = 0
     for split, item in PUBLISHED.items():
@@ -61,7 +61,7 @@ def import_dir(src: Path, dest: Path, progress: Progress) -> Report:
     if not found:
         shutil.rmtree(dest, ignore_errors=True)
         dest.mkdir(exist_ok=True)
-        return Report({})
+        return ImportReport({})
     return _report(dest)
 
 
@@ -71,7 +71,7 @@ def _find(src: Path, item: Published) -> Path | None:
     return next((src / name for name in item.files if (src / name).is_file()), None)
 
 
-def verify(folder: Path, progress: Progress) -> Report:
+def verify(folder: Path, progress: Progress) -> ImportReport:
     """Read every stored task again and compare it with its id."""
     problems = []
     for split in _present(folder):
@@ -86,14 +86,14 @@ def verify(folder: Path, progress: Progress) -> Report:
                 progress(place + 1, len(stored), split)
         except (CorruptData, ValueError, KeyError) as error:
             problems.append(f"{split}: {error}")
-    return Report({}, problems=problems) if problems else _report(folder)
+    return ImportReport({}, problems=problems) if problems else _report(folder)
 
 
 def _present(folder: Path) -> list[str]:
     return [split for split in PUBLISHED if (folder / f"{split}.jsonl").is_file()]
 
 
-def _report(folder: Path) -> Report:
+def _report(folder: Path) -> ImportReport:
     counts, notes = {}, []
     for split in _present(folder):
         stored = _stored(folder / f"{split}.jsonl")
@@ -107,7 +107,7 @@ def _report(folder: Path) -> Report:
                 notes.append(f"{number} is left out of the split: {defect}")
             elif number in NOTES:
                 notes.append(f"{number}: {NOTES[number]}")
-    return Report(counts, notes)
+    return ImportReport(counts, notes)
 
 
 def _stored(path: Path) -> dict[str, Record]:
