@@ -13,7 +13,7 @@ import logging
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -23,7 +23,8 @@ from ...models.loading import end_ids, max_context_of, open_model
 from ...models.weights import copy_weights, weights_digest
 from ...types import Action
 from .batch import Job, Outcome, SlotBatch
-from .forward import CachedForward, Forward, FullForward, agrees_with_plain_forward, obstacle
+from .forward import CachedForward, Forward, FullForward, obstacle
+from .probe import compare
 
 _LOG = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ class HFEngine:
         prefill_tokens: int = 2048,
         cache_bytes: int | None = None,
         request_timeout: float | None = None,
-        keep_cache: bool = True,
+        keep_cache: bool | Literal["auto"] = "auto",
     ) -> None:
         """Wrap a model object, which may be shared with a trainer (tell of updates through `load_weights`).
 
@@ -68,8 +69,11 @@ class HFEngine:
             prefill_tokens: prompt tokens computed in one forward pass.
             cache_bytes: memory for keys and values; None takes half of the free CUDA memory, or a quarter of all RAM.
             request_timeout: seconds from submission after which a request fails; None waits forever.
-            keep_cache: False computes every token from the start each time, as models without a plain cache need
-                (those are found and served that way by themselves, with a logged warning).
+            keep_cache: whether keys and values are kept between steps and turns. "auto" tries it on a short text and
+                computes every token from the start each time, with a logged warning, where that gives other results;
+                False always does so; True keeps them without a trial.
+
+        Raises: UsageError: something does not fit, such as a cache to be kept for a model that has none.
         """
         self.model = model
         self.tokenizer = tokenizer
@@ -105,25 +109,35 @@ class HFEngine:
         self._steps_alone = 0
         self._digest: str | None = None
 
-    def _choose_forward(self, keep_cache: bool) -> tuple[Forward, int]:
+    def _choose_forward(self, keep_cache: bool | Literal["auto"]) -> tuple[Forward, int]:
         """Keep caches if the model's results stay the same; returns the bytes per kept token, too."""
         import torch
 
-        if not keep_cache:
+        if keep_cache not in (True, False, "auto"):
+            raise UsageError(f"keep_cache must be auto, true or false, got {keep_cache!r}")
+        if keep_cache is False:
             return FullForward(self.model), 0
         reason = obstacle(self._config, self.max_context)
         if not reason:
             try:
                 with self._quiet_model():
-                    token_bytes = agrees_with_plain_forward(self.model)
+                    found = compare(self.model, self.tokenizer, self.max_context)
             except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
                 if isinstance(error, torch.OutOfMemoryError):
                     raise
                 reason = f"its forward pass refused the cache: {type(error).__name__}: {error}"
             else:
-                if token_bytes:
-                    return CachedForward(self.model), token_bytes
-                reason = "its logits change when it is used"
+                if found is None:
+                    reason = f"max_context={self.max_context} is too short to try it"
+                elif found.holds or keep_cache is True:
+                    return CachedForward(self.model), found.token_bytes
+                else:
+                    reason = f"{found}. If that is good enough, set the engine option keep_cache to true"
+        if keep_cache is True:
+            raise UsageError(
+                f"keep_cache is true, but the cache of model {self._name!r} cannot be kept between steps: {reason}; "
+                "leave the option out"
+            )
         _LOG.warning(
             "%s: the cache of this model cannot be kept between steps, because %s. Every token is computed from the "
             "start, which is slow for long prompts.",
@@ -321,6 +335,7 @@ def build(
     attn_implementation: str | None = None,
     cache_bytes: int | None = None,
     request_timeout: float | None = None,
+    keep_cache: bool | Literal["auto"] = "auto",
 ) -> HFEngine:
     """Open a model and wrap it; the arguments are those of `loading.open_model` and `HFEngine`."""
     loaded, tokenizer = open_model(
@@ -340,4 +355,5 @@ def build(
         slots=slots,
         cache_bytes=cache_bytes,
         request_timeout=request_timeout,
+        keep_cache=keep_cache,
     )
