@@ -45,8 +45,9 @@ class RolloutConfig(Section):
         guided: sample only among admissible commands.
         max_new_tokens: limit of one reply, in tokens.
         max_episode_tokens: limit of sampled tokens in one episode; None is unlimited.
-        publish_tolerance: largest mean difference between the log-probs of engine and trainer, in nats a token, on a
-            probe after every update of the engine's weights; null does not look.
+        publish_tolerance: after every update of the engine's weights, engine and trainer score a few replies; how far
+            they may come apart on top of twice their distance before the first update, in nats a token; null does not
+            look.
         demonstrator: who plays the author "expert", gives labels, and is the expert of mixed behaviour: the env's
             all-knowing "expert", or its "explorer" that knows only the text.
         behaviours: shares of the mixed-behaviour author: random, half_random, other_goal, expert, impossible.

@@ -30,6 +30,7 @@ _LOG = logging.getLogger(__name__)
 
 _JOIN_SHARE = 0.25
 _JOIN_STEPS = 8
+_SCORED = 64
 
 
 class HFEngine:
@@ -282,9 +283,14 @@ class HFEngine:
 
         ids_T = torch.tensor(list(token_ids), device=self.model.device)
         with self._quiet_model():
-            logits_TV = self.model(input_ids=ids_T[None]).logits[0, :-1].float()
-        logp_T = logits_TV.log_softmax(-1).gather(1, ids_T[1:, None])[:, 0]
-        found: list[float] = logp_T.tolist()
+            logits_TV = self.model(input_ids=ids_T[None], use_cache=False).logits[0, :-1]
+            found: list[float] = []
+            for start in range(
+                0, len(logits_TV), _SCORED
+            ):  # in pieces: float32 of a large vocabulary is much memory
+                part_TV = logits_TV[start : start + _SCORED].float().log_softmax(-1)
+                said_T = ids_T[1 + start : 1 + start + len(part_TV)]
+                found += part_TV.gather(1, said_T[:, None])[:, 0].tolist()
         return found
 
     def load_weights(self, named_tensors: Iterable[tuple[str, Any]]) -> int:

@@ -1,8 +1,8 @@
 """The forward pass of a continuously changing batch: feeds new tokens of some rows, returns the logits after the last.
 
 `CachedForward` keeps keys and values in slots and works with every decoder of `transformers` that hands them to a
-cache object and takes a 4-dimensional mask; `obstacle` and `probe` find those that do not, and `FullForward` serves them
-without a cache. Leaves out scheduling (`batch`) and sampling (`sampler`).
+cache object and takes a 4-dimensional mask; `obstacle` and `probe` find those that do not, and `FullForward` serves
+them without a cache. Leaves out scheduling (`batch`) and sampling (`sampler`).
 """
 
 from __future__ import annotations

@@ -114,7 +114,7 @@ def _ends(longest: int) -> list[IntArray]:
 
 
 def _tokens(tokenizer: Any, vocab: int, longest: int) -> IntArray:
-    """Two rows of ids [2, longest] that differ at every place: text, or ids from all over a vocabulary that has none."""
+    """Two rows of ids [2, longest] that differ everywhere: text, or ids from all over a vocabulary that has none."""
     known = min(vocab, len(tokenizer))
     rows = [list(tokenizer.encode(text, add_special_tokens=False))[:longest] for text in _TEXTS]
     if min(map(len, rows)) == longest and min(len(set(row)) for row in rows) > longest // 2:
