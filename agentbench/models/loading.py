@@ -6,6 +6,7 @@ Leaves out what is done with them (`hf`, `agentbench.trainers`).
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -86,6 +87,45 @@ def open_model(
     if dtype == "auto" and where.type == "cpu" and loaded.dtype == torch.float16:
         loaded = loaded.float()
     return loaded.to(where).eval(), tokenizer
+
+
+def stored_dtype(model: str) -> str | None:
+    """The dtype in which "auto" opens a model before the device has its say, such as "bfloat16"; None where unknown."""
+    from transformers import AutoConfig
+
+    config: Any = AutoConfig.from_pretrained(
+        str(Path(model).expanduser()) if check_name(model) else model, trust_remote_code=False
+    )
+    named = getattr(config, "dtype", None) or getattr(config.get_text_config(), "dtype", None)
+    if named is not None:
+        return str(named).removeprefix("torch.")
+    from safetensors import safe_open
+
+    for file in sorted(Path(model).expanduser().glob("*.safetensors")):
+        with safe_open(str(file), framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 - not a mapping
+                kind = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}.get(
+                    tensors.get_slice(name).get_dtype()
+                )
+                if kind:
+                    return kind
+    return None
+
+
+def name_dtype(folder: Path, dtype: str | None) -> None:
+    """Have a saved model opened in `dtype` by default, whatever its file holds; None changes nothing.
+
+    Trained weights are kept in float32, so that training can go on from them; what was sampled and evaluated in between
+    was a copy in the dtype of the model that training began with, and so it should be with the checkpoint.
+    """
+    if dtype is None:
+        return
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    if config.get("dtype") != dtype:
+        path.write_text(
+            json.dumps({**config, "dtype": dtype}, indent=2, sort_keys=True) + "\n", encoding="utf-8"
+        )
 
 
 def open_tokenizer(folder: Path | str, *, trust_remote_code: bool = False) -> Any:

@@ -20,7 +20,7 @@ from ..trainer import Trainer
 from ..types import Group
 
 PROBE_ROWS = 4
-"""Rows that are scored. Every process scores as many, since sharded trainers run together."""
+"""Rows that are scored, at most; among several processes, in each."""
 
 PROBE_TOKENS = 512
 """A row is scored from this many tokens before its last reply's end; what both sides do not see cannot part them."""
@@ -115,7 +115,10 @@ class Publisher:
     def _gap(self, groups: Sequence[Group]) -> float:
         scorer: Any = self.engine
         apart = weight = 0.0
-        for row in _probe(self.engine, groups):
+        rows = _probe(self.engine, groups)
+        if self.trainer.num_processes > 1:  # sharded trainers run together, so each must score as many rows
+            rows = [rows[place % len(rows)] for place in range(PROBE_ROWS)]
+        for row in rows:
             trained = self.trainer.score_tokens(row.token_ids)
             served = scorer.score(row.token_ids)
             for at in row.looked_at:
@@ -128,7 +131,7 @@ class Publisher:
 
 
 def _probe(engine: Engine, groups: Sequence[Group]) -> list[_Row]:
-    """The rows with most words of the student, else of others, in `PROBE_ROWS` places; text where there are none."""
+    """The rows with most words of the student, else of others; text where there are none."""
     rows: list[_Row] = []
     for member in (member for group in groups for member in group.members):
         own = {turn.index for turn in member.turns if turn.action.author == "student"}
@@ -145,4 +148,4 @@ def _probe(engine: Engine, groups: Sequence[Group]) -> list[_Row]:
     if not rows:
         ids = engine.tokenizer.encode("0 1 2 3 4 5 6 7", add_special_tokens=False)
         rows = [_Row(ids, list(range(1, len(ids))), own=False)]
-    return [rows[place % len(rows)] for place in range(PROBE_ROWS)]
+    return rows

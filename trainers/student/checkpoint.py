@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from agentbench.errors import CorruptData, UsageError
-from agentbench.models.loading import quiet_transformers
+from agentbench.models.loading import name_dtype, quiet_transformers, stored_dtype
 
 from .hidden import load as load_model
 from .processes import whole
@@ -48,6 +48,7 @@ def save(folder: Path, student: Student, state: dict[str, Any]) -> None:
     if student.processes.first:
         with quiet_transformers():
             student.net.plain.save_pretrained(folder, state_dict=weights)
+        name_dtype(folder, stored_dtype(student.run.model_name_or_path))
         student.tokenizer.save_pretrained(folder)
         if adapters:
             torch.save(adapters, folder / _ADAPTER)

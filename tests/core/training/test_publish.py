@@ -35,6 +35,7 @@ class Engine:
 
 class Trainer:
     weight = 0.5
+    num_processes = 1
 
     def weights(self):
         return [("w", self.weight)]
@@ -120,17 +121,21 @@ def test_words_of_others_count_by_their_probability_and_only_where_the_student_i
     assert pushed(Publisher(engine, Trainer(), 0.05), [expert, mixed]) == pytest.approx(0.1)
 
 
-def test_as_many_rows_in_every_process_the_longest_replies_first():
+def test_the_longest_replies_are_scored():
     engine = Engine()
     groups = [episode(([7, 8], [1] * size, "student"), name=str(size)) for size in (1, 5, 3, 2, 4)]
     Publisher(engine, Trainer(), 0.05).before(groups, 0)
     assert [len(row) - 2 for row in engine.scored] == [5, 4, 3, 2]
-    engine.scored.clear()
-    Publisher(engine, Trainer(), 0.05).before(groups[:1], 0)
-    assert len(engine.scored) == PROBE_ROWS
-    engine.scored.clear()
-    Publisher(engine, Trainer(), 0.05).before([], 0)
-    assert engine.scored == [[1, 2, 3]] * PROBE_ROWS
+
+
+@pytest.mark.parametrize(("processes", "scored"), [(1, 1), (2, PROBE_ROWS)])
+def test_every_process_scores_as_many_rows(processes, scored):
+    trainer = Trainer()
+    trainer.num_processes = processes
+    for groups in (ONE, []):
+        engine = Engine()
+        Publisher(engine, trainer, 0.05).before(groups, 0)
+        assert len(engine.scored) == scored
 
 
 @pytest.mark.parametrize(("longest", "kept"), [(4096, PROBE_TOKENS), (101, 100)])
