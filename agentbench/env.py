@@ -5,14 +5,14 @@ Leaves out: limits, parsing and prompts (rollout and policy apply those to every
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
 import gymnasium
 import numpy as np
 
-from .errors import ContractError
+from .errors import ContractError, unknown_name
 
 Info = dict[str, Any]
 StepReturn = tuple[str, float, bool, bool, Info]
@@ -52,7 +52,6 @@ class AnyText(gymnasium.Space[str]):
         return hash(AnyText)
 
     def __repr__(self) -> str:
-        """Name the space."""
         return "AnyText()"
 
     @property
@@ -70,6 +69,7 @@ class TextEnv(gymnasium.Env[str, str]):
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"], "render_fps": 1}  # type: ignore[misc]
     can_snapshot: ClassVar[bool] = False
+    task: str = ""
 
     def __init__(self, examples: Sequence[str] = ("look",), *, render_mode: str | None = None) -> None:
         """Declare both spaces as arbitrary text.
@@ -89,6 +89,43 @@ class TextEnv(gymnasium.Env[str, str]):
         """
         super().reset(seed=seed)
         return "", {}
+
+    def begin(self, tasks: Sequence[str], *, seed: int | None, options: dict[str, Any] | None) -> str:
+        """Seed `np_random` and choose the task of an episode: the one that options name, else one drawn.
+
+        Args:
+            tasks: ids of all tasks of the env.
+            seed: of the episode, as `reset` was given it.
+            options: as `reset` was given them.
+        Returns: the id, which `info` reports from now on.
+        Raises: UnknownName: no such task.
+        """
+        super().reset(seed=seed)
+        drawn = tasks[int(self.np_random.integers(len(tasks)))]
+        task = (options or {}).get("task", drawn)
+        if task not in tasks:
+            raise unknown_name("task", str(task), tasks)
+        self.task = str(task)
+        return self.task
+
+    def info(
+        self,
+        *,
+        success: bool,
+        score: float | None = None,
+        admissible: Sequence[str] = (),
+        task_type: str = "",
+        **own: Any,
+    ) -> Info:
+        """Fill in the keys of `INFO_KEYS`; `own` are further ones. `score` None is 1 for success, else 0."""
+        return {
+            "task": self.task,
+            "admissible": list(admissible),
+            "success": success,
+            "score": float(success) if score is None else score,
+            "task_type": task_type,
+            **own,
+        }
 
     def step(self, action: str) -> StepReturn:
         """Carry out one command: (observation, reward, terminated, truncated, info)."""
@@ -133,7 +170,8 @@ class EnvSpec:
         make: builds an env; keyword options are the env's own (`--env-option key=value`).
         splits: names accepted by `tasks`, embedded ones first.
         tasks: split -> ordered task ids. Raises MissingData when the files are absent.
-        prompt: "package:folder/name" of the prompt, see `agentbench.prompts`.
+        prompt: "package:folder/name" of the prompt, see `agentbench.prompts`; or the prompt itself, as a mapping with
+            the keys of a prompt file.
         parser: name of the action parser and its options, see `agentbench.dialogue.parse`.
         max_turns: turn limit of the benchmark's protocol.
         history: observation-action pairs shown in a fresh prompt.
@@ -146,6 +184,7 @@ class EnvSpec:
         explorer: builds, from an episode's first observation, an expert that knows only the text. Its episodes can be
             imitated, those of an all-knowing expert often cannot. None when there is none.
         extra: pip extra to name when an optional package is missing.
+        counted: the env's own yes/no info keys whose turns a report counts, with what they mean.
         rules: version of everything that moves a score; part of every record.
         blocking: steps may wait (network, subprocess), so rollout runs them in threads.
     """
@@ -155,7 +194,7 @@ class EnvSpec:
     make: Callable[..., TextEnv]
     splits: tuple[str, ...]
     tasks: Callable[[str], Sequence[str]]
-    prompt: str
+    prompt: str | Mapping[str, Any]
     parser: str
     max_turns: int
     history: int = 2
@@ -166,16 +205,17 @@ class EnvSpec:
     decoy: Callable[[TextEnv, int], Expert] | None = None
     explorer: Callable[[str], Explorer] | None = None
     extra: str = ""
+    counted: Mapping[str, str] = field(default_factory=dict)
     rules: str = "1"
     blocking: bool = False
 
 
-def register_gymnasium(spec: EnvSpec, entry_point: str) -> None:
+def register_gymnasium(spec: EnvSpec, entry_point: str | None = None) -> None:
     """Make `gym.make(spec.gym_id)` work; a second call for the same id changes nothing.
 
     Args:
         spec: the benchmark.
-        entry_point: "module:attribute" of the env factory, resolved by Gymnasium at `make`.
+        entry_point: "module:attribute" of the env factory, resolved by Gymnasium at `make`; None takes `spec.make`.
     """
     if spec.gym_id not in gymnasium.registry:
-        gymnasium.register(id=spec.gym_id, entry_point=entry_point)
+        gymnasium.register(id=spec.gym_id, entry_point=entry_point or spec.make)

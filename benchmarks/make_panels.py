@@ -31,11 +31,17 @@ GENERATED = (
 )
 OFFICIAL = (
     ("alfworld/valid-seen@1", "valid_seen", 140, "Official games in rooms seen in training"),
-    ("alfworld/valid-unseen@1", "valid_unseen", 134, "Official games in rooms not seen in training"),
+    ("alfworld/valid-unseen@1", "valid_unseen", 134, "As first frozen: 68 of 134 games by hash; use @2"),
+)
+STRICT = {"wording": "strict"}
+FROZEN = (
+    ("alfworld/valid-seen@2", "valid_seen", "Official games in rooms seen in training (140)"),
+    ("alfworld/valid-unseen@2", "valid_unseen", "Official games in rooms not seen in training (134)"),
+    ("alfworld/valid@1", "valid", "Both validation splits (274)"),
 )
 
 
-def panels() -> dict[str, dict[str, Any]]:
+def panels(unseen: Path | None) -> dict[str, dict[str, Any]]:
     """Build every panel that the files on disk allow, by file name."""
     made: dict[str, dict[str, Any]] = {}
     for panel, env, split, count, description in GENERATED:
@@ -51,11 +57,41 @@ def panels() -> dict[str, dict[str, Any]]:
             "official_size": size,
             "tasks": ids,
         }
+    made.update(_by_hash(unseen))
+    return made
+
+
+def _by_hash(unseen: Path | None) -> dict[str, dict[str, Any]]:
+    """Panels that name every game by its hash; `unseen` lists the 134 of valid_unseen, one id a line."""
+    try:
+        seen = list(env_spec("alfworld").tasks("valid_seen"))
+        train = list(env_spec("alfworld").tasks("train"))
+    except MissingData as error:
+        print(f"panels by hash: left as they are; {error}")
+        return {}
+    if unseen is None:
+        print("panels by hash: left as they are; give --unseen FILE")
+        return {}
+    hashes = unseen.read_text(encoding="utf-8").split()
+    ids = {"valid_seen": seen, "valid_unseen": hashes, "valid": [*seen, *hashes]}
+    made = {}
+    for panel, split, description in FROZEN:
+        made[_file(panel)] = _head(panel, "alfworld", split, description, ids[split]) | {
+            "env_options": STRICT,
+            "tasks": ids[split],
+        }
+    panel = "alfworld/train@1"
+    about = "All official training games (3,553)"
+    made[_file(panel)] = _head(panel, "alfworld", "train", about, train) | {
+        "env_options": STRICT,
+        "count": len(train),
+    }
     return made
 
 
 def _file(panel: str) -> str:
-    return panel.partition("@")[0].replace("/", "-") + ".yaml"
+    name, _, version = panel.partition("@")
+    return name.replace("/", "-") + (f"-{version}" if version != "1" else "") + ".yaml"
 
 
 def _head(panel: str, env: str, split: str, description: str, ids: list[str]) -> dict[str, Any]:
@@ -68,9 +104,11 @@ def main() -> int:
     parser.add_argument(
         "--check", action="store_true", help="write nothing, exit with 1 where a file differs"
     )
-    check = parser.parse_args().check
+    parser.add_argument("--unseen", type=Path, help="file with the 134 ids of valid_unseen, one a line")
+    options = parser.parse_args()
+    check = options.check
     stale = 0
-    for name, panel in panels().items():
+    for name, panel in panels(options.unseen).items():
         text = yaml.safe_dump(panel, sort_keys=False, width=1000)
         path = FOLDER / name
         if path.exists() and path.read_text(encoding="utf-8") == text:

@@ -46,6 +46,7 @@ class Prompt:
         layout: "fresh" writes one single-message prompt per turn; "growing" keeps one conversation.
         parser: parser name this prompt asks replies for; None leaves it to the env.
         digest: first 12 hex digits of the file's sha256; part of every record.
+        source: the keys of the file, from which the prompt can be loaded again.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Prompt:
     system: str
     first: jinja2.Template
     later: jinja2.Template
+    source: dict[str, Any]
 
     @property
     def info(self) -> dict[str, str]:
@@ -75,13 +77,21 @@ class Prompt:
             ) from error
 
 
-@lru_cache(maxsize=64)
-def load_prompt(reference: str) -> Prompt:
-    """Load "package:folder/name" (shipped with a package) or a path to a YAML file.
+def load_prompt(reference: str | Mapping[str, Any]) -> Prompt:
+    """Load "package:folder/name" (shipped with a package), a path to a YAML file, or a prompt written in place.
 
-    Raises: UnknownName: no such file. ConfigError: the file is not a prompt.
+    Args:
+        reference: where it is, or a mapping with the keys of a prompt file.
+    Raises: UnknownName: no such file. ConfigError: it is not a prompt.
     """
-    text = _read(reference)
+    if isinstance(reference, str):
+        return _load(reference, None)
+    return _load("inline", yaml.safe_dump(dict(reference), sort_keys=True, allow_unicode=True))
+
+
+@lru_cache(maxsize=64)
+def _load(reference: str, written: str | None) -> Prompt:
+    text = _read(reference) if written is None else written
     try:
         parsed = _File.model_validate(yaml.safe_load(text))
         first, later = _JINJA.from_string(parsed.first), _JINJA.from_string(parsed.later)
@@ -89,10 +99,22 @@ def load_prompt(reference: str) -> Prompt:
         reason = str(error).replace("\n", " ")
         raise ConfigError(f"prompt {reference!r} is not valid: {reason}") from error
     digest = hashlib.sha256(text.encode()).hexdigest()[:12]
-    return Prompt(reference, parsed.layout, parsed.parser, digest, parsed.system.strip(), first, later)
+    return Prompt(
+        reference,
+        parsed.layout,
+        parsed.parser,
+        digest,
+        parsed.system.strip(),
+        first,
+        later,
+        parsed.model_dump(exclude_unset=True),
+    )
 
 
 def _read(reference: str) -> str:
+    shipped = _shipped(reference)
+    if shipped is not None:
+        return shipped
     package, colon, name = reference.partition(":")
     if colon and not reference.endswith((".yaml", ".yml")):
         try:
@@ -105,7 +127,22 @@ def _read(reference: str) -> str:
     path = Path(reference)
     if not path.is_file():
         raise UnknownName(
-            f"no prompt file {reference!r}; give a path to a .yaml file or 'package:folder/name', "
-            "for instance 'agentbench.prompts:alfworld/react'"
+            f"no prompt {reference!r}; give a name (agentbench list prompts), a path to a .yaml file or "
+            "'package:folder/name'"
         )
     return path.read_text(encoding="utf-8")
+
+
+def shipped_prompts() -> dict[str, Path]:
+    """Prompts that come with the project: short name ("alfworld/react") to file."""
+    root = Path(str(importlib.resources.files("agentbench.prompts")))
+    files = sorted(root.glob("*/*.yaml"))
+    return {f"{file.parent.name}/{file.stem}": file for file in files}
+
+
+def _shipped(reference: str) -> str | None:
+    """Text of a prompt by its short name; None where it is no short name."""
+    if ":" in reference or reference.endswith((".yaml", ".yml")) or reference.count("/") != 1:
+        return None
+    file = shipped_prompts().get(reference)
+    return None if file is None else file.read_text(encoding="utf-8")

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ..env import EnvSpec
 from ..errors import ConfigError, CorruptData, UsageError
@@ -26,23 +26,14 @@ from ..rollout.schedule import run_episodes
 from ..runs.episodes import Key, read_episodes
 from ..runs.folder import RunFolder, check_output, read_timings
 from ..runs.report import write_pages
-from ..runs.summary import Plan, Summary, summarise
+from ..runs.summary import Assignment, Summary, summarise
+from ..trainer import Team
 from ..types import Trajectory, derive_seed
-from .panels import ResolvedPanel, digest, load_panel
+from .panels import Panel, ResolvedPanel, digest, load_panel, split_as_panel
+from .protocol import follow
 
 Progress = Callable[[Trajectory | None, int, int], None]
 """`progress(episode, done, total)`, called once with None before the first episode and after each one."""
-
-
-class Team(Protocol):
-    """Several processes that play one panel together; a `agentbench.trainer.Trainer` is one."""
-
-    process_index: int
-    num_processes: int
-
-    def gather(self, items: list[Any]) -> list[Any]:
-        """Concatenate plain values over all processes, on process 0 only."""
-        ...
 
 
 _FREE = frozenset(
@@ -63,6 +54,7 @@ class EvalConfig(PolicyConfig):
 
     Attributes:
         panel: panel id or file.
+        env: plays a split of this env that no panel freezes, instead of a panel; `split` says which.
         output_dir: run folder; None keeps nothing.
         limit: play only the first tasks of the panel.
         repeats: episodes per task, each with its own seed.
@@ -75,7 +67,9 @@ class EvalConfig(PolicyConfig):
         max_error_rate: share of errors above which no headline is given.
     """
 
-    panel: str
+    panel: str | None = None
+    env: str | None = None
+    split: str | None = None
     output_dir: str | None = None
     limit: int | None = Field(default=None, ge=1)
     seed: int = 0
@@ -89,6 +83,25 @@ class EvalConfig(PolicyConfig):
     env_options: dict[str, Any] = Field(default_factory=dict)
     allow_missing: bool = False
     max_error_rate: float = Field(default=0.01, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _one_thing_is_played(self) -> EvalConfig:
+        if (self.panel is None) == (self.env is None):
+            raise ValueError("name what is played: either panel, or env with split")
+        if (self.env is None) != (self.split is None):
+            raise ValueError("env and split belong together: --env NAME --split SPLIT")
+        return self
+
+    def load_panel(self) -> Panel:
+        """The tasks to play.
+
+        Raises: UsageError: there is no such panel, env or split.
+        """
+        if self.panel is not None:
+            return load_panel(self.panel)
+        assert self.env is not None
+        assert self.split is not None
+        return split_as_panel(self.env, self.split)
 
 
 def evaluate(
@@ -111,13 +124,16 @@ def evaluate(
         team: processes that share the work; this is its process 0, the others call `assist`.
     Raises: UsageError: something the caller can fix; episodes finished so far are on record.
     """
+    panel = config.load_panel()
+    spec = env_spec(panel.env)
+    notes: list[str] = []
+    if policy is None:
+        config, notes = follow(config, spec)
     if config.output_dir is not None:  # before a model is loaded for nothing
         check_output(Path(config.output_dir), config.model_dump(mode="json"), resume=resume, free=_FREE)
-    panel = load_panel(config.panel)
-    spec = env_spec(panel.env)
     resolved = panel.resolve(spec, allow_missing=config.allow_missing)
     tasks = resolved.tasks[: config.limit]
-    plan = _plan(config, resolved, spec, tasks)
+    plan = _plan(config, resolved, spec, tasks, notes)
     actor = policy or build_policy(config, spec, config.max_turns)
     if config.max_episode_tokens is not None and isinstance(actor, ChatPolicy):
         raise ConfigError(f"max_episode_tokens counts token ids, which engine {config.engine!r} has none of")
@@ -126,7 +142,7 @@ def evaluate(
     with ExitStack() as stack:
         run = None
         if policy is None:  # this function built it
-            stack.callback(getattr(getattr(actor, "engine", None), "close", lambda: None))
+            stack.callback(actor.close)
         if config.output_dir is not None:
             run = stack.enter_context(_open(config, plan, actor, resume=resume))
             found = {(item.task, item.repeat): item for item in read_episodes(run.path)}
@@ -136,7 +152,7 @@ def evaluate(
         if progress:
             progress(None, len(found), len(found) + len(items))
         total = len(found) + len(items)
-        mine = items[:: team.num_processes] if team else items
+        mine = items[:: team.count] if team else items
         played = _play(config, spec, panel.env_options, actor, mine)
         for item in chain(played, _from_others(team)):
             found[item.task, item.repeat] = item
@@ -158,34 +174,37 @@ def evaluate(
 
 def assist(config: EvalConfig, policy: Policy, team: Team) -> None:
     """Play this process's share of an evaluation that process 0 of the team makes at the same time."""
-    panel = load_panel(config.panel)
+    panel = config.load_panel()
     spec = env_spec(panel.env)
     tasks = panel.resolve(spec, allow_missing=config.allow_missing).tasks[: config.limit]
-    mine = list(_keys(tasks, config.repeats))[team.process_index :: team.num_processes]
-    team.gather(list(_play(config, spec, panel.env_options, policy, mine)))
+    mine = list(_keys(tasks, config.repeats))[team.index :: team.count]
+    team.collect(list(_play(config, spec, panel.env_options, policy, mine)))
 
 
 def _from_others(team: Team | None) -> Iterator[Trajectory]:
     """Episodes of the team's other processes, once all have finished."""
     if team is not None:
-        yield from team.gather([])
+        yield from team.collect([])
 
 
 def _since(before: Mapping[str, float], actor: Policy) -> dict[str, float]:
     """What the actor's engine has used beyond `before`; {} where nothing is counted."""
-    now: Mapping[str, float] = getattr(actor, "usage", {})
-    return {name: value - before.get(name, 0) for name, value in now.items()}
+    return {name: value - before.get(name, 0) for name, value in actor.usage.items()}
 
 
 def _keys(tasks: Sequence[str], repeats: int) -> Iterator[Key]:
     return ((task, repeat) for repeat in range(repeats) for task in tasks)
 
 
-def _plan(config: EvalConfig, resolved: ResolvedPanel, spec: EnvSpec, tasks: Sequence[str]) -> Plan:
-    banners = resolved.banners()
+def _plan(
+    config: EvalConfig, resolved: ResolvedPanel, spec: EnvSpec, tasks: Sequence[str], notes: Sequence[str]
+) -> Assignment:
+    banners = [*resolved.banners(), *notes]
+    if config.panel is None:
+        banners.insert(0, f"no panel: split {config.split!r} as it is on this machine, frozen by nothing")
     if len(tasks) < len(resolved.tasks):
         banners.append(f"only the first {len(tasks)} of {len(resolved.tasks)} tasks (--limit)")
-    return Plan(
+    return Assignment(
         id=resolved.panel.id,
         sha256=resolved.panel.sha256,
         digest=digest(tasks),
@@ -195,10 +214,11 @@ def _plan(config: EvalConfig, resolved: ResolvedPanel, spec: EnvSpec, tasks: Seq
         tasks=len(tasks),
         repeats=config.repeats,
         banners=tuple(banners),
+        counted=dict(spec.counted),
     )
 
 
-def _open(config: EvalConfig, plan: Plan, actor: Policy, *, resume: bool) -> RunFolder:
+def _open(config: EvalConfig, plan: Assignment, actor: Policy, *, resume: bool) -> RunFolder:
     path = Path(config.output_dir or "")
     run = RunFolder.open(path, config.model_dump(mode="json"), resume=resume, free=_FREE)
     facts = {"panel": plan.model_dump(mode="json"), "policy": actor.info, **versions()}

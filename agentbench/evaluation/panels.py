@@ -35,7 +35,7 @@ from pydantic import Field
 from ..config import Section, validate
 from ..env import EnvSpec
 from ..errors import ConfigError, MissingData, UsageError, unknown_name
-from ..registry import panel_files
+from ..registry import env_spec, panel_files
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C loader reads 3,500 ids ten times faster
 _ID = re.compile(r"^id:[ \t]*[\"']?([^\s\"']+)", re.MULTILINE)
@@ -131,6 +131,10 @@ class ResolvedPanel:
         size = self.panel.official_size
         if size is not None and len(self.tasks) < size:
             lines.append(f"{len(self.tasks)} of {size} official tasks present")
+        named = set(self.tasks if self.panel.tasks is None else self.panel.tasks)
+        unnamed = [task for task in self.tasks if task not in named]
+        if unnamed:
+            lines.append(f"{len(unnamed)} tasks were played that the panel does not name: {_some(unnamed)}")
         if self.missing:
             lines.append(f"{len(self.missing)} tasks of the panel are missing: {_some(self.missing)}")
         if self.unlisted:
@@ -158,6 +162,30 @@ def load_panel(name: str) -> Panel:
             return parse_panel(text, file.name)
         known[found.group(1)] = file
     raise unknown_name("panel", name, known, "A path to a panel file (.yaml) works too.")
+
+
+def split_as_panel(env: str, split: str) -> Panel:
+    """Take a split as it is on this machine: what is played where nobody has frozen a panel.
+
+    Args:
+        env: env plug-in, or "file.py:SPEC".
+        split: one of its splits.
+    Raises: UsageError: no such split, or it lists a task twice.
+    """
+    spec = env_spec(env)
+    if split not in spec.splits:
+        raise unknown_name(f"split of {spec.id}", split, spec.splits)
+    tasks = list(spec.tasks(split))
+    if not tasks:
+        raise UsageError(f"split {split!r} of env {spec.id!r} has no tasks")
+    return Panel(
+        id=f"{spec.id}/{split}@unfrozen",
+        env=env,
+        split=split,
+        description="a split as it is",
+        sha256=digest(tasks),
+        tasks=tuple(tasks),
+    )
 
 
 def all_panels() -> list[Panel]:

@@ -50,7 +50,8 @@ class PolicyConfig(Section):
         policy: see `POLICIES`; the other keys are for "model" alone.
         model_name_or_path: local folder or hub id.
         engine: engine plug-in, with its own keyword options in `engine_options`.
-        prompt: prompt reference; None takes the env's own. `history`: pairs shown; None takes the env's own.
+        prompt: name, reference or file of a prompt, or the prompt itself; None takes the env's own.
+        history: observation-action pairs in a prompt; None takes the env's own.
         guided: sample only among admissible commands.
     """
 
@@ -58,7 +59,7 @@ class PolicyConfig(Section):
     model_name_or_path: str | None = None
     engine: str = "hf"
     engine_options: dict[str, Any] = Field(default_factory=dict)
-    prompt: str | None = None
+    prompt: str | dict[str, Any] | None = None
     history: int | None = Field(default=None, ge=0)
     guided: bool = False
     temperature: float = Field(default=0.4, ge=0)

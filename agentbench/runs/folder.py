@@ -131,12 +131,12 @@ def check_output(
     if not resume:
         raise UsageError(f"output folder {path} is not empty; --resume goes on with it, or choose another")
     if (path / CONFIG).exists():
-        _require_same(read_config(path), config, path, free)
+        _require_same(run_config(path), config, path, free)
     elif any((path / name).exists() for name in (EPISODES, METRICS)):
         raise UsageError(f"cannot resume {path}: it has records but no {CONFIG}")
 
 
-def read_config(path: Path) -> dict[str, Any]:
+def run_config(path: Path) -> dict[str, Any]:
     """Read config.yaml of a run folder.
 
     Raises: MissingData: there is none. CorruptData: not YAML.

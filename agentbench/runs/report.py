@@ -76,6 +76,7 @@ def _rates_table(rows: Mapping[str, Rates]) -> list[str]:
 def _facts(summary: Summary) -> list[tuple[str, str]]:
     facts = [("errors (not scored)", _listed(summary.errors)), ("ends", _listed(summary.ends))]
     facts.append((f"parse failures in {summary.turns_total} turns", _listed(summary.invalid)))
+    facts.extend((text, str(count)) for text, count in summary.counted.items())
     if summary.sampled_tokens is not None:
         facts.append(("sampled tokens per episode", f"{summary.sampled_tokens:.1f}"))
     if summary.prompt_tokens is not None:

@@ -18,13 +18,13 @@ from ..errors import MissingData
 from ..types import Trajectory
 from .episodes import read_episodes
 from .files import read_json
-from .folder import VERSIONS, Timings, read_config, read_timings
+from .folder import VERSIONS, Timings, read_timings, run_config
 from .stats import Estimate, bootstrap_mean, pass_at_k, wilson_repeated
 
 SUMMARY = "summary.json"
 
 
-class Plan(Section):
+class Assignment(Section):
     """What a run set out to play; kept under "panel" in versions.json.
 
     Attributes:
@@ -35,6 +35,7 @@ class Plan(Section):
         tasks: number of tasks to play.
         repeats: episodes per task.
         banners: what keeps this from being the official panel.
+        counted: the env's own yes/no info keys that are counted, with what they mean.
     """
 
     id: str
@@ -46,6 +47,7 @@ class Plan(Section):
     tasks: int
     repeats: int
     banners: tuple[str, ...] = ()
+    counted: dict[str, str] = Field(default_factory=dict)
 
 
 class Rates(Section):
@@ -85,7 +87,7 @@ class Summary(Section):
         usage: what a remote engine counted, all sittings: requests, retries, tokens, seconds, cost.
     """
 
-    plan: Plan
+    plan: Assignment
     policy: dict[str, Any]
     planned: int
     recorded: int
@@ -100,6 +102,7 @@ class Summary(Section):
     sampled_tokens: float | None
     prompt_tokens: float | None
     invalid: dict[str, int]
+    counted: dict[str, int] = Field(default_factory=dict)
     turns_total: int
     ends: dict[str, int]
     seconds: float | None
@@ -119,7 +122,7 @@ def is_missing(episode: Trajectory) -> bool:
 
 def summarise(
     episodes: Iterable[Trajectory],
-    plan: Plan,
+    plan: Assignment,
     policy: Mapping[str, Any],
     *,
     timings: Timings | None = None,
@@ -161,6 +164,10 @@ def summarise(
         sampled_tokens=_mean_tokens(scored, "sampled"),
         prompt_tokens=_mean_tokens(scored, "prompt"),
         invalid=_counts(turn.invalid for item in scored for turn in item.turns if turn.invalid),
+        counted={
+            text: sum(bool(turn.info.get(key)) for item in scored for turn in item.turns)
+            for key, text in plan.counted.items()
+        },
         turns_total=sum(len(item.turns) for item in scored),
         ends=_counts(item.end for item in items),
         seconds=timings.wall if timings else None,
@@ -217,19 +224,21 @@ def _mean_tokens(episodes: Sequence[Trajectory], kind: str) -> float | None:
     return _mean(totals) if any(totals) else None
 
 
-def read_plan(run: Path) -> tuple[Plan, dict[str, Any]]:
+def read_plan(run: Path) -> tuple[Assignment, dict[str, Any]]:
     """Read what a run set out to play, and who plays, from its versions.json."""
     versions = read_json(run / VERSIONS)
     if "panel" not in versions:
         raise MissingData(f"{run / VERSIONS} names no panel: this is no evaluation run")
-    return validate(Plan, versions["panel"], f"{run / VERSIONS}: panel."), dict(versions.get("policy", {}))
+    return validate(Assignment, versions["panel"], f"{run / VERSIONS}: panel."), dict(
+        versions.get("policy", {})
+    )
 
 
 def summarise_run(run: Path, max_error_rate: float | None = None) -> Summary:
     """Compute the numbers of a run folder from its records."""
     plan, policy = read_plan(run)
     if max_error_rate is None:
-        max_error_rate = float(read_config(run).get("max_error_rate", 0.01))
+        max_error_rate = float(run_config(run).get("max_error_rate", 0.01))
     episodes = read_episodes(run)
     return summarise(episodes, plan, policy, timings=read_timings(run), max_error_rate=max_error_rate)
 

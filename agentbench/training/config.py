@@ -20,7 +20,7 @@ class EnvConfig(Section):
         name: environment plug-in.
         split: tasks to train on.
         options: keyword options of the env's factory.
-        prompt: prompt reference; None takes the env's own.
+        prompt: name, reference or file of a prompt, or the prompt itself; None takes the env's own.
         history: observation-action pairs in a fresh prompt; None takes the env's own.
         max_turns: turn limit; None takes the env's own.
         num_tasks: use just the first tasks of the split; None uses all.
@@ -29,7 +29,7 @@ class EnvConfig(Section):
     name: str
     split: str
     options: dict[str, Any] = Field(default_factory=dict)
-    prompt: str | None = None
+    prompt: str | dict[str, Any] | None = None
     history: int | None = Field(default=None, ge=0)
     max_turns: int | None = Field(default=None, ge=1)
     num_tasks: int | None = Field(default=None, ge=1)
@@ -45,6 +45,8 @@ class RolloutConfig(Section):
         guided: sample only among admissible commands.
         max_new_tokens: limit of one reply, in tokens.
         max_episode_tokens: limit of sampled tokens in one episode; None is unlimited.
+        step_seconds: limit of one env step; `episode_seconds` of one episode. Over them is an error, not a failure.
+        retries: how often an episode that its infrastructure broke is run again.
         publish_tolerance: after every update of the engine's weights, engine and trainer score a few replies; how far
             they may come apart on top of twice their distance before the first update, in nats a token; null does not
             look.
@@ -64,6 +66,9 @@ class RolloutConfig(Section):
     top_k: int = Field(default=0, ge=0)
     max_new_tokens: int = Field(default=512, ge=1)
     max_episode_tokens: int | None = Field(default=None, ge=1)
+    step_seconds: float | None = Field(default=None, gt=0)
+    episode_seconds: float | None = Field(default=None, gt=0)
+    retries: int = Field(default=1, ge=0)
     publish_tolerance: float | None = Field(default=0.05, gt=0)
     demonstrator: Literal["expert", "explorer"] = "expert"
     behaviours: dict[str, float] = Field(default_factory=dict)

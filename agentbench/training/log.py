@@ -75,7 +75,6 @@ class TrainLog:
         return True
 
     def close(self) -> None:
-        """Close files and trackers."""
         self._metrics.close()
         self._timings.close()
         for tracker in self._trackers:

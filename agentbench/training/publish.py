@@ -116,7 +116,7 @@ class Publisher:
         scorer: Any = self.engine
         apart = weight = 0.0
         rows = _probe(self.engine, groups)
-        if self.trainer.num_processes > 1:  # sharded trainers run together, so each must score as many rows
+        if self.trainer.team.count > 1:  # sharded trainers run together, so each must score as many rows
             rows = [rows[place % len(rows)] for place in range(PROBE_ROWS)]
         for row in rows:
             trained = self.trainer.score_tokens(row.token_ids)

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ...engine import Completion, Request, check_keys, check_request
+from ...engine import Completion, Engine, Request, check_keys, check_request
 from ...errors import EngineFailure, UsageError
 from ...models.loading import end_ids, max_context_of, open_model
 from ...models.weights import copy_weights, weights_digest
@@ -33,7 +33,7 @@ _JOIN_STEPS = 8
 _SCORED = 64
 
 
-class HFEngine:
+class HFEngine(Engine):
     """Samples from a `transformers` model.
 
     Attributes:

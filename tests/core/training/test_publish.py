@@ -1,10 +1,12 @@
 """After every push of weights, engine and trainer must agree on the replies of the step."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 
 from agentbench.errors import TrainingError
+from agentbench.trainer import Alone
 from agentbench.training.publish import PROBE_ROWS, PROBE_TOKENS, Publisher
 from agentbench.types import Action, Group, Trajectory, Turn
 
@@ -35,7 +37,7 @@ class Engine:
 
 class Trainer:
     weight = 0.5
-    num_processes = 1
+    team = Alone()
 
     def weights(self):
         return [("w", self.weight)]
@@ -131,7 +133,7 @@ def test_the_longest_replies_are_scored():
 @pytest.mark.parametrize(("processes", "scored"), [(1, 1), (2, PROBE_ROWS)])
 def test_every_process_scores_as_many_rows(processes, scored):
     trainer = Trainer()
-    trainer.num_processes = processes
+    trainer.team = SimpleNamespace(count=processes)
     for groups in (ONE, []):
         engine = Engine()
         Publisher(engine, trainer, 0.05).before(groups, 0)
