@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import typer
 
 from ..errors import AgentBenchError, UsageError
-from . import data, environment, evaluation, machine, serving, training
+from . import data, environment, evaluation, machine, model, serving, training
 
 _INTERRUPTED = 130
 
@@ -28,6 +28,7 @@ evaluation.register(app)
 training.register(app)
 environment.register(app)
 data.register(app)
+model.register(app)
 serving.register(app)
 machine.register(app)
 
