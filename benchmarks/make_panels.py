@@ -1,6 +1,6 @@
 """Writes the shipped panels, or with --check tells whether they are what would be written.
 
-Official panels need the imported ALFWorld files and are left as they are without them. Only ids and digests are
+Official panels need the imported files and are left as they are without them. Only ids and digests are
 written. A panel that has been published is never changed: raise its version instead.
 """
 
@@ -22,6 +22,20 @@ GENERATED = (
     ("corridor/test@1", "corridor", "test", 128, "The toy: leave by the named door"),
     ("alfworld/mini@1", "alfworld", "mini-test", 128, "Small generated households, all six task types"),
     (
+        "search-qa/mini@1",
+        "search-qa",
+        "mini-test",
+        128,
+        "Generated encyclopaedia of 5,000 passages, 1 to 4 hops",
+    ),
+    (
+        "search-qa/plain@1",
+        "search-qa",
+        "plain-test",
+        512,
+        "Small generated world of bare facts, one search a question",
+    ),
+    (
         "alfworld/small@1",
         "alfworld",
         "small-test",
@@ -29,9 +43,36 @@ GENERATED = (
         "Middle-sized generated households, all six task types",
     ),
 )
-OFFICIAL = (
-    ("alfworld/valid-seen@1", "valid_seen", 140, "Official games in rooms seen in training"),
-    ("alfworld/valid-unseen@1", "valid_unseen", 134, "As first frozen: 68 of 134 games by hash; use @2"),
+OFFICIAL: tuple[tuple[str, str, str, int | None, str], ...] = (
+    ("alfworld/valid-seen@1", "alfworld", "valid_seen", 140, "Official games in rooms seen in training"),
+    (
+        "alfworld/valid-unseen@1",
+        "alfworld",
+        "valid_unseen",
+        134,
+        "As first frozen: 68 of 134 games by hash; use @2",
+    ),
+    ("search-qa/nq@1", "search-qa", "nq", 3610, "Natural Questions, open, test"),
+    ("search-qa/triviaqa@1", "search-qa", "triviaqa", 11313, "TriviaQA, test"),
+    ("search-qa/popqa@1", "search-qa", "popqa", 14267, "PopQA, test"),
+    ("search-qa/hotpotqa@1", "search-qa", "hotpotqa", 7405, "HotpotQA, dev"),
+    ("search-qa/2wikimultihopqa@1", "search-qa", "2wikimultihopqa", 12576, "2WikiMultiHopQA, dev"),
+    ("search-qa/musique@1", "search-qa", "musique", 2417, "MuSiQue, dev"),
+    ("search-qa/bamboogle@1", "search-qa", "bamboogle", 125, "Bamboogle, test"),
+    (
+        "search-qa/supported@1",
+        "search-qa",
+        "supported",
+        None,
+        "Questions of all seven sets that the small corpus answers",
+    ),
+    (
+        "search-qa/all@1",
+        "search-qa",
+        "all",
+        None,
+        "2,048 questions: all of Bamboogle, the other six sets equally",
+    ),
 )
 STRICT = {"wording": "strict"}
 FROZEN = (
@@ -39,6 +80,10 @@ FROZEN = (
     ("alfworld/valid-unseen@2", "valid_unseen", "Official games in rooms not seen in training (134)"),
     ("alfworld/valid@1", "valid", "Both validation splits (274)"),
 )
+NOTES = {
+    "search-qa/nq@1": "The golds of nq-b712eb6c77, nq-c4ce96590b, nq-cff23a3aa1 and nq-e4572a5385 have an empty normal "
+    "form (*, ---, closing bracket, A+): every answer covers them.",
+}
 
 
 def panels(unseen: Path | None) -> dict[str, dict[str, Any]]:
@@ -47,16 +92,15 @@ def panels(unseen: Path | None) -> dict[str, dict[str, Any]]:
     for panel, env, split, count, description in GENERATED:
         ids = list(env_spec(env).tasks(split))[:count]
         made[_file(panel)] = _head(panel, env, split, description, ids) | {"count": count}
-    for panel, split, size, description in OFFICIAL:
+    for panel, env, split, size, description in OFFICIAL:
         try:
-            ids = list(env_spec("alfworld").tasks(split))
+            ids = list(env_spec(env).tasks(split))
         except MissingData as error:
             print(f"{panel}: left as it is; {error}")
             continue
-        made[_file(panel)] = _head(panel, "alfworld", split, description, ids) | {
-            "official_size": size,
-            "tasks": ids,
-        }
+        head = _head(panel, env, split, description, ids)
+        notes = {"notes": NOTES[panel]} if panel in NOTES else {}
+        made[_file(panel)] = head | notes | ({"official_size": size} if size else {}) | {"tasks": ids}
     made.update(_by_hash(unseen))
     return made
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import typer
 
 from ..errors import AgentBenchError, UsageError
-from . import data, environment, evaluation, machine, model, serving, training
+from . import data, environment, evaluation, machine, model, serving, suites, training
 
 _INTERRUPTED = 130
 
@@ -25,6 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 evaluation.register(app)
+suites.register(app)
 training.register(app)
 environment.register(app)
 data.register(app)

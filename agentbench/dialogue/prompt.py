@@ -1,8 +1,9 @@
 """Loads prompt templates. Leaves out tokenisation (`render`) and the templates themselves (`prompts/`).
 
-A prompt is a YAML file with the keys `layout`, `parser` (optional, else the env's), `system` (optional), `first` and
-`later`; the last three are jinja2 templates over these slots: `observation`, `admissible`, `history` (list of
-(observation, action) pairs inside the window), `turn` (from 1), `steps` (turn - 1), `max_turns`, `info`.
+A prompt is a YAML file with the keys `layout`, `parser` (optional, else the env's), `stop` (optional: texts that end
+a reply), `system` (optional), `first` and `later`; the last three are jinja2 templates over these slots: `observation`,
+`admissible`, `history` (list of (observation, action) pairs inside the window), `turn` (from 1), `steps` (turn - 1),
+`max_turns`, `info`.
 """
 
 from __future__ import annotations
@@ -17,13 +18,15 @@ from typing import Any, Literal
 
 import jinja2
 import yaml
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from ..config import StopStrings
 from ..errors import ConfigError, UnknownName
 
 Layout = Literal["fresh", "growing"]
 
-_JINJA = jinja2.Environment(
+_JINJA = ImmutableSandboxedEnvironment(  # a prompt file is data: it may come from a stranger
     undefined=jinja2.StrictUndefined, keep_trailing_newline=False, trim_blocks=True, lstrip_blocks=True
 )
 
@@ -32,6 +35,7 @@ class _File(BaseModel):
     model_config = ConfigDict(extra="forbid")
     layout: Layout
     parser: str | None = None
+    stop: StopStrings = []
     system: str = ""
     first: str
     later: str
@@ -45,6 +49,7 @@ class Prompt:
         name: the reference it was loaded by.
         layout: "fresh" writes one single-message prompt per turn; "growing" keeps one conversation.
         parser: parser name this prompt asks replies for; None leaves it to the env.
+        stop: stop strings of replies, unless the configuration names others; see `SamplingParams`.
         digest: first 12 hex digits of the file's sha256; part of every record.
         source: the keys of the file, from which the prompt can be loaded again.
     """
@@ -57,6 +62,7 @@ class Prompt:
     first: jinja2.Template
     later: jinja2.Template
     source: dict[str, Any]
+    stop: tuple[str, ...] = ()
 
     @property
     def info(self) -> dict[str, str]:
@@ -66,7 +72,7 @@ class Prompt:
     def message(self, slots: Mapping[str, Any], *, first: bool) -> str:
         """Fill the template of the first or of a later turn.
 
-        Raises: ConfigError: the template uses a slot that does not exist.
+        Raises: ConfigError: the template uses a slot that does not exist, or does what a prompt may not.
         """
         template = self.first if first else self.later
         try:
@@ -75,6 +81,9 @@ class Prompt:
             raise ConfigError(
                 f"prompt {self.name!r}: {error}; slots are {', '.join(sorted(slots))}"
             ) from error
+        except (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            raise ConfigError(f"prompt {self.name!r} cannot be filled: {reason}") from error
 
 
 def load_prompt(reference: str | Mapping[str, Any]) -> Prompt:
@@ -108,6 +117,7 @@ def _load(reference: str, written: str | None) -> Prompt:
         first,
         later,
         parsed.model_dump(exclude_unset=True),
+        tuple(parsed.stop),
     )
 
 

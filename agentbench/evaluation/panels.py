@@ -12,6 +12,7 @@ file of the user's. All keys but those marked optional are required; any other k
     count: 128                      # ... or the first ids of EnvSpec.tasks(split), frozen by `sha256` too
     official_size: 134              # optional: tasks in the official split, where `tasks` names fewer
     env_options: {engine: native}   # optional: keyword options of EnvSpec.make
+    notes: Two tasks have no answer.  # optional: what whoever reads a score should know
 
 `agentbench.evaluation.panels.digest(ids)` gives the sha256. With `tasks`, ids that the data lacks are an error unless
 the caller allows it. With `official_size` above len(tasks), tasks of the split that the file does not name are
@@ -59,6 +60,7 @@ class Panel(Section):
     count: int | None = Field(default=None, ge=1)
     official_size: int | None = Field(default=None, ge=1)
     env_options: dict[str, Any] = Field(default_factory=dict)
+    notes: str = ""
 
     def resolve(self, spec: EnvSpec, *, allow_missing: bool = False) -> ResolvedPanel:
         """Match the panel with the tasks that are on disk.

@@ -10,6 +10,8 @@ import numpy as np
 
 Z95 = 1.959963984540054
 """97.5 % quantile of the standard normal distribution."""
+Z80 = 0.8416212335729143
+"""80 % quantile of the standard normal distribution."""
 RESAMPLES = 9999
 _CELLS = 1_000_000
 
@@ -41,6 +43,22 @@ def _wilson_ends(rate: float, n: float) -> tuple[float, float]:
     half = Z95 * math.sqrt(rate * (1 - rate) / n + z2 / (4 * n * n)) / (1 + z2 / n)
     # Rounding must not push the ends past the rate or the unit interval (0 of n has low = 0 exactly).
     return min(max(middle - half, 0.0), rate), max(min(middle + half, 1.0), rate)
+
+
+def stratified(parts: Sequence[Estimate], weights: Sequence[float]) -> Estimate:
+    """Give a weighted mean of independent estimates its 95 % interval, out of theirs.
+
+    Args:
+        parts: one estimate for each stratum, at least one.
+        weights: not negative, any positive sum.
+    Source: Zou and Donner 2008 (MOVER): the distances to the ends add up like standard errors.
+    """
+    total = math.fsum(weights)
+    shares = [weight / total for weight in weights]
+    value = math.fsum(share * part.value for share, part in zip(shares, parts, strict=True))
+    down = math.hypot(*(share * (part.value - part.low) for share, part in zip(shares, parts, strict=True)))
+    up = math.hypot(*(share * (part.high - part.value) for share, part in zip(shares, parts, strict=True)))
+    return Estimate(value, value - down, value + up, sum(part.n for part in parts))
 
 
 def wilson_repeated(outcomes: Sequence[Sequence[bool]]) -> Estimate:
@@ -89,6 +107,34 @@ def bootstrap_mean(values: Sequence[float], seed: int = 0) -> Estimate:
     ]
     low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
     return Estimate(mean, float(low), float(high), n)
+
+
+def sign_flip(values: Sequence[float], seed: int = 0) -> float:
+    """Two-sided p-value that paired differences are symmetric around 0, by flipping their signs at random.
+
+    Args:
+        values: one mean difference for each task, so that repeats of a task count once.
+        seed: of the 9,999 flips; the smallest p is 1 / 10,000.
+    Source: Fisher's randomisation test; the added 1 keeps it valid, Phipson and Smyth 2010.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    seen = abs(float(array.sum()))
+    rng, rows = np.random.default_rng(seed), max(1, _CELLS // max(1, len(array)))
+    hits = 0
+    for start in range(0, RESAMPLES, rows):
+        signs = rng.integers(0, 2, size=(min(rows, RESAMPLES - start), len(array))) * 2 - 1
+        hits += int((np.abs(signs @ array) >= seen - 1e-12).sum())
+    return (hits + 1) / (RESAMPLES + 1)
+
+
+def detectable(values: Sequence[float]) -> float | None:
+    """Smallest true mean difference that so many pairs of this spread would show in four of five experiments.
+
+    (z_0.975 + z_0.8) sd / sqrt(n); None for fewer than two pairs.
+    """
+    if len(values) < 2:
+        return None
+    return float((Z95 + Z80) * np.std(values, ddof=1) / math.sqrt(len(values)))
 
 
 def pass_at_k(n: int, successes: int, k: int) -> float:

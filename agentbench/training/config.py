@@ -9,7 +9,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, model_validator
 
-from ..config import Section, _apply, validate
+from ..config import Section, StopStrings, _apply, validate
 from ..errors import ConfigError
 
 
@@ -21,6 +21,7 @@ class EnvConfig(Section):
         split: tasks to train on.
         options: keyword options of the env's factory.
         prompt: name, reference or file of a prompt, or the prompt itself; None takes the env's own.
+        parser: reads commands out of replies; None takes the prompt's or the env's own.
         history: observation-action pairs in a fresh prompt; None takes the env's own.
         max_turns: turn limit; None takes the env's own.
         num_tasks: use just the first tasks of the split; None uses all.
@@ -30,6 +31,7 @@ class EnvConfig(Section):
     split: str
     options: dict[str, Any] = Field(default_factory=dict)
     prompt: str | dict[str, Any] | None = None
+    parser: str | None = None
     history: int | None = Field(default=None, ge=0)
     max_turns: int | None = Field(default=None, ge=1)
     num_tasks: int | None = Field(default=None, ge=1)
@@ -43,7 +45,9 @@ class RolloutConfig(Section):
         concurrency: episodes under way at once.
         tasks_per_step: groups of a step; `group_size` is the number of trajectories in each.
         guided: sample only among admissible commands.
+        template_options: keyword options of the chat template, such as enable_thinking; `today` is the date it writes.
         max_new_tokens: limit of one reply, in tokens.
+        stop: texts that end a reply, see `SamplingParams`; None takes the prompt's.
         max_episode_tokens: limit of sampled tokens in one episode; None is unlimited.
         step_seconds: limit of one env step; `episode_seconds` of one episode. Over them is an error, not a failure.
         retries: how often an episode that its infrastructure broke is run again.
@@ -61,10 +65,12 @@ class RolloutConfig(Section):
     tasks_per_step: int = Field(default=16, ge=1)
     group_size: int = Field(default=8, ge=1)
     guided: bool = False
+    template_options: dict[str, Any] = Field(default_factory=dict)
     temperature: float = Field(default=1.0, gt=0)
     top_p: float = Field(default=1.0, gt=0, le=1)
     top_k: int = Field(default=0, ge=0)
     max_new_tokens: int = Field(default=512, ge=1)
+    stop: StopStrings | None = None
     max_episode_tokens: int | None = Field(default=None, ge=1)
     step_seconds: float | None = Field(default=None, gt=0)
     episode_seconds: float | None = Field(default=None, gt=0)
@@ -82,6 +88,8 @@ class TeacherConfig(Section):
         backend: "hf" beside the student, "vllm" in an engine of this process, "server" behind `base_url`.
         base_url: of a vLLM server, such as http://localhost:8000; belongs to "server".
         engine_options: keyword options of "vllm" and "server".
+        extra_tokens: what becomes of ids that the teacher has and the student lacks: "refuse" such a teacher, or
+            "ignore" them, which leaves them out of its distribution (it is normalised over the student's ids).
     """
 
     model_name_or_path: str
@@ -90,6 +98,7 @@ class TeacherConfig(Section):
     backend: Literal["hf", "vllm", "server"] = "hf"
     base_url: str | None = None
     engine_options: dict[str, Any] = Field(default_factory=dict)
+    extra_tokens: Literal["refuse", "ignore"] = "refuse"
 
     @model_validator(mode="after")
     def _used(self) -> TeacherConfig:
@@ -98,6 +107,10 @@ class TeacherConfig(Section):
             raise ValueError("backend 'server' needs base_url, and no other backend uses it")
         if self.backend == "hf" and self.engine_options:
             raise ValueError("backend 'hf' uses no engine_options; remove them")
+        if self.backend == "server" and self.extra_tokens == "ignore":
+            raise ValueError(
+                "a teacher behind a server cannot leave tokens out of its distribution; use backend 'hf' or 'vllm'"
+            )
         return self
 
 

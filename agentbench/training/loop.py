@@ -14,19 +14,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..config import dump
+from ..dialogue.prompt import load_prompt
 from ..engine import Engine, TextEngine
 from ..env import EnvSpec
 from ..errors import TrainingError, UsageError
 from ..evaluation.evaluate import EvalConfig, assist, evaluate
 from ..evaluation.protocol import Protocol, protocol_of, write_protocol
 from ..machine import versions
+from ..policies.build import sampling_of
 from ..policies.model import ModelPolicy
 from ..registry import open_engine
 from ..rollout.collect import Stage, collect
 from ..runs.files import encode_json, write_whole
 from ..runs.folder import CONFIG, VERSIONS, check_output
 from ..trainer import Trainer, Update
-from ..types import Group, SamplingParams, Trajectory
+from ..types import Group, Trajectory
 from .authors import build_stage, student_parser, student_renderer
 from .check import check
 from .checkpoints import checkpoints
@@ -115,7 +117,7 @@ class Run:
             self.engine,
             student_renderer(self.config, self.spec, self.trainer),
             student_parser(self.config, self.spec),
-            SamplingParams(config.temperature, config.top_p, config.top_k, config.max_new_tokens),
+            sampling_of(config, load_prompt(self.config.env.prompt or self.spec.prompt)),
             guided=config.guided,
             model=config.model_name_or_path,
         )

@@ -139,9 +139,8 @@ def main(output: Path, *, from_scratch: bool) -> None:
     print(f"  {output}/atod/metrics.jsonl          every figure of a training run, a line per step")
     print(f"  {output}/atod/rollouts/              the collected episodes, turn by turn")
     print("A checkpoint is a plain Hugging Face folder that knows how it was trained; play it again:")
-    print(
-        f"  agentbench eval --panel {PANEL} --policy model --model {output}/atod/checkpoint-{ATOD_STEPS} --output runs/again"
-    )
+    played = output / "atod" / f"checkpoint-{ATOD_STEPS}"
+    print(f"  agentbench eval --panel {PANEL} --policy model --model {played} --output runs/again")
 
 
 if __name__ == "__main__":

@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 
 from ...engine import Request
+from ...models.vocabulary import Vocabulary
 from ...types import Finish
+from ..stops import StopFinder
 from .forward import Forward
-from .sampler import ChoiceTable, IntArray, RowSettings, sample_rows
+from .sampler import ChoiceTable, IntArray, RowSettings, existing_logits, sample_rows
 from .table import SlotTable
 
 _LOG = logging.getLogger(__name__)
@@ -75,6 +77,8 @@ class SlotBatch:
         prefill_tokens: int,
         token_limit: int,
         end_ids: IntArray,
+        vocabulary: Vocabulary,
+        stops: StopFinder,
     ) -> None:
         """Start empty and small.
 
@@ -85,6 +89,8 @@ class SlotBatch:
             prefill_tokens: prompt tokens computed in one forward pass.
             token_limit: most tokens in all rows together; one row may always be as long as it needs.
             end_ids: tokens that end a reply.
+            vocabulary: ids that may be sampled.
+            stops: finds the texts that end it.
         """
         rows = min(_FIRST_ROWS, slots)
         self.running: dict[int, Job] = {}
@@ -94,7 +100,7 @@ class SlotBatch:
         self._forward = forward
         self._slots, self._max_context, self._prefill_tokens = slots, max_context, prefill_tokens
         self._token_limit = token_limit
-        self._end_ids = end_ids
+        self._end_ids, self._stops, self._vocabulary = end_ids, stops, vocabulary
         self._table = SlotTable(rows, _CAPACITY_STEP)
         self._settings = RowSettings.empty(rows)
         self._choices = ChoiceTable(rows)
@@ -266,6 +272,7 @@ class SlotBatch:
 
         table, settings = self._table, self._settings.take(rows)
         guided = self._choices.guided[rows]
+        logits = existing_logits(logits, self._vocabulary)
         ids, logps = sample_rows(
             logits,
             settings,
@@ -279,13 +286,25 @@ class SlotBatch:
         table.known[rows] += 1
         self._settings.position[rows] += 1
         complete = self._choices.advance(rows, settings.position, new)
-        stopped = np.where(guided, complete, (new[:, None] == self._end_ids).any(-1))
+        ended = (new[:, None] == self._end_ids).any(-1)
+        for at, row in enumerate(rows):  # a chat template's own end token belongs to its requests alone
+            ended[at] |= int(new[at]) in self.running[int(row)].request.end_ids
+        stopped = np.where(guided, complete, ended)
+        stopped |= np.array([self._says_stop(int(row)) for row in rows], bool)
         finite = np.isfinite(logprobs)
         over = stopped | (settings.position + 1 >= settings.max_tokens)
         for index in np.flatnonzero(over & finite):
             self.end(int(rows[index]), "stop" if stopped[index] else "length")
         if not finite.all():
             self._break(rows[~finite], FloatingPointError("the model's logits are not finite"))
+
+    def _says_stop(self, row: int) -> bool:
+        """Whether the reply on a row ends with a stop string; each string is looked for in the last tokens alone."""
+        job, known = self.running[row], int(self._table.known[row])
+        sampling, start = job.request.sampling, len(job.prompt)
+        if not sampling.stop or job.request.choices is not None or known - start < sampling.min_new_tokens:
+            return False
+        return self._stops.ends(self._table.tokens[row, start:known].tolist(), sampling.stop)
 
     def _break(self, rows: IntArray, error: Exception) -> None:
         """Fail the jobs on `rows` and forget their caches, which may hold anything."""

@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import pytest
 
 from agentbench.runs.folder import Timings
+from agentbench.runs.report import render
 from agentbench.runs.stats import wilson
-from agentbench.runs.summary import Assignment, summarise
+from agentbench.runs.summary import Assignment, Summary, summarise
 from agentbench.types import Action, Failure, Trajectory, Turn
 
 PLAN = Assignment(
@@ -121,3 +124,88 @@ def test_seconds_come_from_the_timings():
     found = summary(items, timings=Timings({("a", 0): 1.0, ("b", 0): 3.0}, 3.5))
     assert (found.seconds, found.episode_seconds) == (3.5, 2.0)
     assert summary(items).seconds is None
+
+
+def _turn(index, command, finish="stop", shown=None, **info):
+    return Turn(index, "", Action("x", finish=finish), command, 0.0, shown=shown or {}, info=info)
+
+
+def _played(*turns):
+    return summary([replace(episode("a", False), turns=turns)], tasks=1)
+
+
+def test_replies_that_were_cut_are_counted():
+    found = _played(_turn(0, "a", "length"), _turn(1, "b"), _turn(2, None, "length"))
+    assert (found.cut, found.turns_total) == (2, 3)
+
+
+def test_commands_that_are_not_on_offer_are_counted():
+    offered = {"admissible": ["look", "go"]}
+    found = _played(
+        _turn(0, "look", shown=offered), _turn(1, "fly", shown=offered), _turn(2, None, shown=offered)
+    )
+    assert (found.refused, found.commands) == (1, 2)
+
+
+def test_the_envs_own_verdict_comes_before_its_list():
+    offered = {"admissible": ["search[<your query>]"], "valid": True}
+    refused = {"admissible": ["search[<your query>]"], "valid": False}
+    # turn 0 searches, which is on no list; turn 1 is refused, as turn 2 was shown; turn 2 is, by its own info
+    turns = [
+        _turn(0, "search[a]", shown=offered),
+        _turn(1, "x", shown=offered),
+        _turn(2, "y", shown=refused, valid=False),
+    ]
+    assert _played(*turns).refused == 2
+
+
+def test_an_env_without_list_and_verdict_counts_no_refusals():
+    assert _played(_turn(0, "a"), _turn(1, "b")).refused is None
+
+
+def own(task, success, kind, *values):
+    """An episode of an env with a number of its own; the last turn's counts, an absent one is 0."""
+    item = episode(task, success, turns=len(values), kind=kind, tokens=2)
+    turns = [
+        replace(turn, info={} if value is None else {"hops": value})
+        for turn, value in zip(item.turns, values, strict=True)
+    ]
+    return replace(item, turns=tuple(turns))
+
+
+def test_an_envs_own_numbers_and_the_means_over_its_task_types():
+    plan = PLAN.model_copy(update={"tasks": 4, "figures": ("hops",), "sizes": {"a": 300, "b": 100}})
+    episodes = [
+        own("1", True, "a", 1, 3),
+        own("2", False, "a", 1),
+        own("3", True, "b", None),
+        own("4", True, "b", 2),
+    ]
+    found = summarise(episodes, plan, {"policy": "test"})
+    assert found.overall.figures == {"hops": 1.5}  # (3 + 1 + 0 + 2) / 4
+    assert found.overall.sampled_tokens == 2.5  # 4 + 2 + 2 + 2 tokens
+    assert found.task_types["a"].figures == {"hops": 2.0}
+    assert found.means["macro"].success.value == 0.75  # (0.5 + 1) / 2
+    assert found.means["macro"].figures == {"hops": 1.5}  # (2 + 1) / 2
+    assert found.means["by official size"].success.value == 0.625  # (3 * 0.5 + 1 * 1) / 4
+    assert found.means["by official size"].figures == {"hops": 1.75}  # (3 * 2 + 1 * 1) / 4
+    page = render(found)
+    assert "| tasks | n | success | 95 % interval | hops | sampled tokens |" in page
+    assert "| mean, by official size | 4 | 62.5 % |" in page
+    assert Summary.model_validate(found.model_dump()) == found
+
+
+def test_there_is_no_mean_over_types_where_one_has_no_official_size():
+    plan = PLAN.model_copy(update={"tasks": 2, "figures": ("hops",), "sizes": {"a": 300, "b": 100}})
+    for kinds in (("a", "c"), ("a", "a")):
+        found = summarise(
+            [own("1", True, kinds[0], 1), own("2", True, kinds[1], 1)], plan, {"policy": "test"}
+        )
+        assert found.means == {}
+
+
+def test_pages_of_an_env_without_numbers_of_its_own_do_not_mention_any():
+    found = summary([episode("1", True, kind="a")]).model_dump()
+    assert "means" not in found
+    assert not {"figures", "sampled_tokens"} & set(found["overall"])
+    assert not {"figures", "sizes"} & set(found["plan"])
