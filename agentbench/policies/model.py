@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,6 +14,9 @@ from ..engine import Completion, Engine, Request, TextEngine
 from ..errors import ContextFull, UsageError
 from ..policy import Decision, Policy, View
 from ..types import Action, Failure, SamplingParams, derive_seed
+
+_TEMPLATE = re.compile(r"[\[(]\s*<[^<>]*>\s*[\])]")
+"""A place for free words in a listed command, such as `search[<your query>]`."""
 
 
 class ModelPolicy(Policy):
@@ -77,7 +81,12 @@ class ModelPolicy(Policy):
         requests = []
         for view in views:
             rendered = self.renderer.render(view)
-            total = len(rendered.prompt_ids) + self.sampling.max_new_tokens
+            choices = self._choices(view, rendered.opened) if self.guided else None
+            sampling = self.sampling
+            if choices:  # a command that is on the list may be said to its end
+                longest = max(map(len, choices))
+                sampling = replace(sampling, max_new_tokens=max(sampling.max_new_tokens, longest))
+            total = len(rendered.prompt_ids) + sampling.max_new_tokens
             if total > self.engine.max_context:
                 self._ready.append((view.key, Decision(Action(""), None, end="context_full")))
                 continue
@@ -86,10 +95,10 @@ class ModelPolicy(Policy):
                 Request(
                     key=view.key,
                     token_ids=rendered.prompt_ids,
-                    sampling=self.sampling,
+                    sampling=sampling,
                     seed=derive_seed(view.seed, "turn", len(view.turns)),
                     slot=view.key,
-                    choices=self._choices(view, rendered.opened) if self.guided else None,
+                    choices=choices,
                     end_ids=(self.renderer.end_id,),
                 )
             )
@@ -101,6 +110,12 @@ class ModelPolicy(Policy):
             raise UsageError(
                 f"guided choice needs admissible commands, but env {view.spec.id!r} lists none here"
             )
+        for command in view.info["admissible"]:
+            if _TEMPLATE.search(command):
+                raise UsageError(
+                    f"guided choice would say {command!r} as it stands: env {view.spec.id!r} lists it for free words. "
+                    "Play without guided choice (--guided, rollout.guided)"
+                )
         return tuple(
             self.renderer.reply_ids(self.parser.format(command, opened), command=command)
             for command in view.info["admissible"]

@@ -51,8 +51,9 @@ class RolloutConfig(Section):
         max_episode_tokens: limit of sampled tokens in one episode; None is unlimited.
         step_seconds: limit of one env step; `episode_seconds` of one episode. Over them is an error, not a failure.
         retries: how often an episode that its infrastructure broke is run again.
-        publish_tolerance: largest mean difference between the log-probs of engine and trainer, in nats a token, on a
-            probe after every update of the engine's weights; null does not look.
+        publish_tolerance: after every update of the engine's weights, engine and trainer score a few replies; how far
+            they may come apart on top of twice their distance before the first update, in nats a token; null does not
+            look.
         demonstrator: who plays the author "expert", gives labels, and is the expert of mixed behaviour: the env's
             all-knowing "expert", or its "explorer" that knows only the text.
         behaviours: shares of the mixed-behaviour author: random, half_random, other_goal, expert, impossible.

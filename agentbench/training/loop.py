@@ -35,7 +35,7 @@ from .checkpoints import checkpoints
 from .config import TrainConfig
 from .evaluation import evaluation_of
 from .log import TrainLog
-from .publish import publish
+from .publish import Publisher
 from .tasks import TaskOrder
 
 _FREE_ON_RESUME = frozenset({"output_dir", "report_to", "save_steps", "save_total_limit"})
@@ -50,6 +50,7 @@ class Run:
     trainer: Trainer
     stage: Stage
     engine: Engine
+    publisher: Publisher
     order: TaskOrder
     folder: Path
 
@@ -68,9 +69,10 @@ class Run:
         mine = replace(plan, groups=share)
         groups = collect(mine, self.stage, tasks[first : first + share], step, first=first)
         collected = time.monotonic()
+        self.publisher.before(groups, step)
         update = self.trainer.update(groups, step)
         updated = time.monotonic()
-        gap = publish(self.engine, self.trainer, groups, step, self.config.rollout.publish_tolerance)
+        gap = self.publisher.push(groups, step)
         seconds = {
             "seconds/rollout": collected - began,
             "seconds/update": updated - collected,
@@ -209,6 +211,7 @@ def train(
         trainer,
         build_stage(config, env, trainer, engine),
         engine,
+        Publisher(engine, trainer, config.rollout.publish_tolerance),
         TaskOrder(tasks, config.seed),
         folder,
     )
