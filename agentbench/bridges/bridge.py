@@ -75,7 +75,8 @@ class Bridge:
         install: switch it on, with the settings given, in this process; a second call changes the settings.
         uninstall: put everything back.
         settings: the kind of settings that `install` takes.
-        check: play files of the user on both sides; None where there is no original to play against.
+        check: "module:function" that plays files of the user on both sides; None where there is no original to play
+            against. By name, since what compares the two imports the bridge.
     """
 
     id: str
@@ -83,7 +84,7 @@ class Bridge:
     install: Callable[[Any], None]
     uninstall: Callable[[], None]
     settings: type[BridgeSettings] = BridgeSettings
-    check: Callable[..., SideBySide] | None = None
+    check: str | None = None
 
     @property
     def variable(self) -> str:

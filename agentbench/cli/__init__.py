@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import typer
 
 from ..errors import AgentBenchError, UsageError
-from . import bridges, data, environment, evaluation, machine, serving, suites, training
+from . import bridges, data, environment, evaluation, judge, machine, serving, suites, training
 
 _INTERRUPTED = 130
 
@@ -29,6 +29,7 @@ suites.register(app)
 training.register(app)
 environment.register(app)
 data.register(app)
+judge.register(app)
 serving.register(app)
 bridges.register(app)
 machine.register(app)

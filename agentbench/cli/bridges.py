@@ -41,6 +41,7 @@ def check(
     """Play the original and ours side by side; print what differs, and how fast each is. Exit code 1 on differences."""
     from ..bridges import find_bridge
     from ..errors import UsageError
+    from ..registry import load
 
     bridge = find_bridge(name)
     if bridge.check is None:
@@ -48,7 +49,7 @@ def check(
     if limit < 1:
         raise UsageError(f"--limit must be at least 1, got {limit}")
     with file_progress() as progress:
-        report = bridge.check(sources or [], limit=limit, seed=seed, progress=progress)
+        report = load("bridges", bridge.check)(sources or [], limit=limit, seed=seed, progress=progress)
     if json:
         print_json({"bridge": name, **vars(report)})
     else:

@@ -101,6 +101,11 @@ def doctor(json: _Json = False) -> int:
     print(f"data in {found['data_root']}:")
     for name, item in found["data"].items():
         print(f"  {name}: " + ("present" if item["present"] else f"absent; agentbench data fetch {name}"))
+    for way in found["isolation"]:
+        said = way["reason"] or f"works: Python {way['python']}, Landlock {way['abi'] or 'missing'}"
+        print(f"isolation {way['way']}: {said}")
+    if found["isolation"] and all(way["reason"] for way in found["isolation"]):
+        print("isolation: none works here; programs of the code tasks will be refused")
     for problem in found["problems"]:
         print(f"problem: {problem['what']}; {problem['remedy']}")
     return 1 if found["problems"] else 0

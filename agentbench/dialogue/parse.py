@@ -1,8 +1,8 @@
 """Reads the env command out of a model's reply, and counts every way that fails. Never raises on model text.
 
 Parsers are named in an EnvSpec or a prompt: "tags:30" does what the field does, "lenient" takes what a person would,
-"search" reads search and answer blocks, "plain" takes the reply itself. Whether a command makes sense is for the env
-to say.
+"search" reads search and answer blocks, "plain" takes the reply's line and "whole" all of it. Whether a command makes
+sense is for the env to say.
 """
 
 from __future__ import annotations
@@ -192,10 +192,7 @@ class PlainParser:
 
     def parse(self, reply: str, opened: str = "", finish: str = "stop") -> Parsed:
         """Take the first line that is not blank."""
-        _, closed, spoken = (opened + reply).rpartition("</think>")
-        if not closed and spoken.lstrip().startswith("<think>"):
-            spoken = ""  # the thought never ended
-        lines = [line.strip() for line in spoken.splitlines() if line.strip()]
+        lines = [line.strip() for line in _spoken(opened + reply).splitlines() if line.strip()]
         if not lines:
             return Parsed(None, "empty")
         return Parsed(lines[0], "many_lines" if len(lines) > 1 else "")
@@ -203,6 +200,27 @@ class PlainParser:
     def format(self, command: str, opened: str = "") -> str:
         """Write the command itself, after what ends an open thought."""
         return _after(command, opened)
+
+
+class WholeParser:
+    """All that follows the thought is the command, line breaks included: for envs that find what they want in it."""
+
+    name = "whole"
+
+    def parse(self, reply: str, opened: str = "", finish: str = "stop") -> Parsed:
+        """Hand on the reply."""
+        spoken = _spoken(opened + reply)
+        return Parsed(spoken) if spoken.strip() else Parsed(None, "empty")
+
+    def format(self, command: str, opened: str = "") -> str:
+        """Write the command itself, after what ends an open thought."""
+        return _after(command, opened)
+
+
+def _spoken(whole: str) -> str:
+    """What comes after the thought; nothing where the thought never ended."""
+    _, closed, spoken = whole.rpartition("</think>")
+    return "" if not closed and spoken.lstrip().startswith("<think>") else spoken
 
 
 class BlockParser:
@@ -228,14 +246,16 @@ class BlockParser:
 def get_parser(name: str) -> Parser:
     """Build the parser of that name.
 
-    "plain"; "tags:N" with N trailing characters as fallback; "lenient"; "search" or "search:RULE", see `blocks`. Those
-    with tags and "lenient" lower-case commands, unless ":keep" is added.
+    "plain"; "whole"; "tags:N" with N trailing characters as fallback; "lenient"; "search" or "search:RULE", see
+    `blocks`. Those with tags and "lenient" lower-case commands, unless ":keep" is added.
     """
     kind, *options = name.split(":")
     if kind == "search" and len(options) < 2:
         return BlockParser(*options)
     keep = options[-1:] == ["keep"]
     options = options[:-1] if keep else options
+    if kind == "whole" and not options and not keep:
+        return WholeParser()
     if kind == "plain" and not options and not keep:
         return PlainParser()
     if kind == "lenient" and not options:
@@ -245,6 +265,6 @@ def get_parser(name: str) -> Parser:
     raise unknown_name(
         "parser",
         name,
-        ["lenient", "lenient:keep", "plain", "search", "tags:20", "tags:30", "tags:30:keep"],
+        ["lenient", "lenient:keep", "plain", "whole", "search", "tags:20", "tags:30", "tags:30:keep"],
         "N in tags:N is any whole number.",
     )

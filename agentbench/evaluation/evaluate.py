@@ -148,12 +148,13 @@ def evaluate(
         raise ConfigError(f"max_episode_tokens counts token ids, which engine {config.engine!r} has none of")
     before = _since({}, actor)  # an engine in training has played other episodes already
     found: dict[Key, Trajectory] = {}
+    machine = spec.facts({**panel.env_options, **config.env_options}) if spec.facts else {}
     with ExitStack() as stack:
         run = None
         if policy is None and engine is None:  # this function opened what it holds
             stack.callback(actor.close)
         if config.output_dir is not None:
-            run = stack.enter_context(_open(config, plan, actor, resume=resume))
+            run = stack.enter_context(_open(config, plan, actor, resume=resume, machine=machine))
             found = {(item.task, item.repeat): item for item in read_episodes(run.path)}
             if retry_errors:
                 found = {key: item for key, item in found.items() if item.ok}
@@ -249,10 +250,14 @@ def _plan(
     )
 
 
-def _open(config: EvalConfig, plan: Assignment, actor: Policy, *, resume: bool) -> RunFolder:
+def _open(
+    config: EvalConfig, plan: Assignment, actor: Policy, *, resume: bool, machine: Mapping[str, Any]
+) -> RunFolder:
     path = Path(config.output_dir or "")
     run = RunFolder.open(path, config.model_dump(mode="json"), resume=resume, free=_FREE)
     facts = {"panel": plan.model_dump(mode="json"), "policy": actor.info, **versions()}
+    if machine:
+        facts["env"] = dict(machine)
     try:
         # Packages may change on resume and stay as first recorded; what is played and by whom may not change.
         run.fix_versions(facts, binding=("panel", "policy"))

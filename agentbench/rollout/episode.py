@@ -86,6 +86,12 @@ class Limits:
         """An episode took too long; `where` it was waited last."""
         return Failure("EpisodeTimeout", f"the episode took longer than {self.episode_seconds} s", where)
 
+    def turns_of(self, episode: Episode) -> int:
+        """Turns that an episode may take."""
+        # A plan may want shorter episodes than the run allows (a curriculum, single decisions), never longer ones.
+        limits = [limit for limit in (self.max_turns, episode.max_turns) if limit is not None]
+        return min(limits, default=episode.spec.max_turns)
+
 
 def engine_down(broken: Sequence[Trajectory]) -> EngineDown:
     """The error of a run whose last episodes were all broken by the engine."""

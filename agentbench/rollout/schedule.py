@@ -96,9 +96,7 @@ class _Rollout:
         view = View(
             episode.key, episode.spec, env, episode.task, seed, episode.repeat, observation, info, turns
         )
-        # A plan may want shorter episodes than the run allows (a curriculum, single decisions), never longer ones.
-        limits = [limit for limit in (self.limits.max_turns, episode.max_turns) if limit is not None]
-        max_turns = min(limits, default=episode.spec.max_turns)
+        max_turns = self.limits.turns_of(episode)
         run = _Running(episode, env, view, max_turns, started, opening=info)
         self.running[episode.key] = run
         self.waiting.append(run)
@@ -164,10 +162,8 @@ class _Rollout:
         if self.steps:
             return _GLANCE
         seconds = self.limits.episode_seconds
-        if seconds is None:
-            return None
         oldest = min(self.running[key].started for key in self.asked)
-        return max(_GLANCE, oldest + seconds - time.monotonic())
+        return None if seconds is None else max(_GLANCE, oldest + seconds - time.monotonic())
 
     def _act(self, run: _Running, decision: Decision) -> None:
         if decision.end == "error":
@@ -375,9 +371,8 @@ def run_episodes(
                 raise state.down
         yield from state.silent
     finally:
-        stepping = set(state.steps.values())
-        left = [(env, False) for _, env in state.idle_envs]
-        threads.shut(left + [(run.env, key in stepping) for key, run in state.running.items()])
+        left = [(run.env, key in state.steps.values()) for key, run in state.running.items()]
+        threads.shut([(env, False) for _, env in state.idle_envs] + left)
 
 
 def _failure(error: BaseException, where: Any) -> Failure:
@@ -387,7 +382,7 @@ def _failure(error: BaseException, where: Any) -> Failure:
 def _trajectory(
     episode: Episode, turns: list[Turn], end: End, *, started: float, **values: Any
 ) -> Trajectory:
-    start = episode.start
+    parent = Parent(episode.start.trajectory.id, episode.start.turn) if episode.start else None
     return Trajectory(
         id=episode.key,
         env=episode.spec.id,
@@ -396,7 +391,7 @@ def _trajectory(
         turns=tuple(turns),
         end=end,
         repeat=episode.repeat,
-        parent=Parent(start.trajectory.id, start.turn) if start else None,
+        parent=parent,
         seconds=time.monotonic() - started,
         **values,
     )

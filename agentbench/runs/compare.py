@@ -16,7 +16,8 @@ from ..config import differences
 from ..errors import UsageError, missing_dependency
 from ..types import Trajectory
 from .episodes import Key, read_episodes
-from .folder import run_config
+from .files import read_json
+from .folder import VERSIONS, run_config
 from .stats import Estimate, bootstrap_mean, detectable, mcnemar, sign_flip
 from .summary import Assignment, read_plan
 
@@ -185,7 +186,8 @@ def _settings(run: Path) -> dict[str, Any]:
             if isinstance(engine, Mapping) and key in engine
         },
     }
-    return {"panel": plan.id, "rules": plan.rules, **config, "played": played}
+    machine = read_json(run / VERSIONS).get("env", {})
+    return {"panel": plan.id, "rules": plan.rules, **config, "played": played, "machine": machine}
 
 
 def _headline(run: Path) -> float:

@@ -18,7 +18,6 @@ from agentbench.bridges import Bridge, say_once
 from agentbench.bridges.bridge import BridgeSettings
 from agentbench.errors import missing_dependency
 
-from . import side_by_side
 from .play.batch import Games, NativeBatch, Wanted
 
 
@@ -167,7 +166,7 @@ BRIDGE = Bridge(
     install=install,
     uninstall=uninstall,
     settings=Settings,
-    check=side_by_side.check,
+    check="agentbench.envs.alfworld.side_by_side:check",
 )
 """The plug-in."""
 

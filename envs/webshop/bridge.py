@@ -25,7 +25,6 @@ from agentbench.bridges import Bridge
 from agentbench.bridges.bridge import BridgeSettings
 from agentbench.errors import UsageError, unknown_name
 
-from . import side_by_side
 from .shop.pages import SEPARATOR
 from .shop.session import BASE_URL, Session
 from .sim_server import SimBrowser, SimServer, random_idx, seed_all
@@ -313,7 +312,7 @@ BRIDGE = Bridge(
     install=install,
     uninstall=give_names_back,
     settings=Settings,
-    check=side_by_side.check,
+    check="agentbench.envs.webshop.side_by_side:check",
 )
 """The plug-in."""
 

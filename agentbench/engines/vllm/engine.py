@@ -21,6 +21,7 @@ from ...models.vocabulary import Vocabulary
 from ...types import Action, Finish
 from ..stops import StopFinder
 from .adapter import Backend, Piece, generation, scoring
+from .choice import ends_once
 
 _LOG = logging.getLogger(__name__)
 _FINISHES = {"stop", "length"}
@@ -121,7 +122,7 @@ class VLLMEngine(Engine):
     def _job(self, request: Request) -> _Job:
         sampling, choices, prompt = request.sampling, request.choices, request.token_ids
         end_ids = sorted({*self._end_ids, *request.end_ids})
-        if choices is not None and not all(_ends_once(choice, end_ids) for choice in choices):
+        if choices is not None and not all(ends_once(choice, end_ids) for choice in choices):
             raise UsageError(
                 f"request {request.key!r} cannot be answered: vllm needs choices with one end token, their last; "
                 "use engine: hf"
@@ -331,7 +332,3 @@ class VLLMEngine(Engine):
     def wake(self) -> None:
         """Take the memory again; answers are as before."""
         self._backend.wake()
-
-
-def _ends_once(choice: Sequence[int], end_ids: Sequence[int]) -> bool:
-    return [token in end_ids for token in choice] == [False] * (len(choice) - 1) + [True]

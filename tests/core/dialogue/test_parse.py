@@ -36,7 +36,18 @@ def test_plain_parser(reply, command, failure):
     assert (parsed.command, parsed.failure) == (command, failure)
 
 
-@pytest.mark.parametrize("name", ["plain", "tags:20", "tags:30", "tags:30:keep", "lenient", "lenient:keep"])
+@pytest.mark.parametrize(
+    ("reply", "command", "failure"),
+    [("a\nb", "a\nb", ""), (" look \n", " look \n", ""), (" \n", None, "empty")],
+)
+def test_whole_parser(reply, command, failure):
+    parsed = get_parser("whole").parse(reply)
+    assert (parsed.command, parsed.failure) == (command, failure)
+
+
+@pytest.mark.parametrize(
+    "name", ["plain", "whole", "tags:20", "tags:30", "tags:30:keep", "lenient", "lenient:keep"]
+)
 def test_format_parses_cleanly_to_the_command(name):
     parser = get_parser(name)
     parsed = parser.parse(parser.format("go to desk 1"))

@@ -1,3 +1,4 @@
+import orjson
 import pytest
 from places import TOY
 
@@ -89,3 +90,16 @@ def test_runs_without_a_common_episode_are_refused(play):
     tasks = [f"t{number:02d}" for number in range(12)]
     with pytest.raises(UsageError, match="share no episode"):
         compare_runs(play("a", ["win"]), play("b", ["win"], env_options={"crash": tasks}))
+
+
+def test_other_interpreters_and_sandboxes_are_settings_that_differ(play):
+    a, b = play("a", ["win"]), play("b", ["win"])
+    assert compare_runs(a, b).settings == ()
+    for run, python in ((a, "3.11.7"), (b, "3.12.1")):
+        path = run / "versions.json"
+        machine = {"python": python, "isolation": "root"}
+        path.write_bytes(orjson.dumps({**orjson.loads(path.read_bytes()), "env": machine}))
+    (line,) = compare_runs(a, b).settings
+    assert line.startswith("machine.python")
+    assert "3.11.7" in line
+    assert "3.12.1" in line

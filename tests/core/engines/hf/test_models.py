@@ -145,6 +145,37 @@ RECOMPUTED = {
 }
 
 
+def longrope():
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 32}
+    rope |= {"short_factor": [1.0] * 4, "long_factor": [4.0] * 4}
+    return random_model(
+        transformers.Phi3Config(**SHAPE, rope_parameters=rope, original_max_position_embeddings=32)
+    )
+
+
+def test_rows_on_both_sides_of_longrope_do_not_see_each_other():
+    model = longrope()
+    engine = HFEngine(model, ByteTokenizer(), max_context=128)
+    short, long = tuple(range(5, 25)), tuple(range(5, 65))
+    alone = sample(engine, [ask("a", short, 3, temperature=1.0)])[0]
+    beside = sample(engine, [ask("b", long, 4), ask("a", short, 3, temperature=1.0), ask("c", long, 5)])[1]
+    assert alone.token_ids == beside.token_ids
+    np.testing.assert_allclose(alone.logprobs, beside.logprobs, atol=1e-5)
+    # each token under the factors of the row as long as it was then: 20 to 27 tokens, all below 32
+    row = [*short, *alone.token_ids]
+    with torch.no_grad():
+        logits = model(torch.tensor([row]), use_cache=False).logits[0, :, :259].double()
+    wanted = logits.log_softmax(-1)[range(19, len(row) - 1), list(alone.token_ids)]
+    np.testing.assert_allclose(alone.logprobs, wanted, atol=1e-5)
+
+
+def test_the_cache_of_longrope_is_kept_below_its_limit():
+    engine = HFEngine(longrope(), ByteTokenizer(), max_context=32)
+    assert engine.keeps_cache
+    short = HFEngine(longrope(), ByteTokenizer(), max_context=33)
+    assert not short.keeps_cache
+
+
 @pytest.mark.parametrize("name", KEPT)
 def test_caches_are_kept_for_plain_decoders(name):
     engine = HFEngine(random_model(KEPT[name]()), ByteTokenizer())

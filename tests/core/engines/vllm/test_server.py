@@ -435,3 +435,11 @@ def test_stop_strings_go_out_and_what_comes_beyond_them_is_dropped(start, connec
     assert found.logprobs == free.logprobs[: at + 1]
     assert found.finish == "stop"
     assert found.text.endswith(shown[at])
+
+
+def test_a_request_may_end_with_a_token_of_its_own(start, connect, folder):
+    server = start()
+    engine = connect(server)
+    asked = Request("a", (1, 2, 3), SamplingParams(max_new_tokens=9), 5, end_ids=(77, folder[1].eos_token_id))
+    answer(engine, asked)
+    assert server.bodies(COMPLETIONS)[-1]["stop_token_ids"] == sorted({77, folder[1].eos_token_id})
