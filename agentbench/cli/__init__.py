@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import typer
 
 from ..errors import AgentBenchError, UsageError
-from . import data, environment, evaluation, judge, machine, serving, training
+from . import bridges, data, environment, evaluation, judge, machine, serving, suites, training
 
 _INTERRUPTED = 130
 
@@ -25,11 +25,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 evaluation.register(app)
+suites.register(app)
 training.register(app)
 environment.register(app)
 data.register(app)
 judge.register(app)
 serving.register(app)
+bridges.register(app)
 machine.register(app)
 
 

@@ -50,6 +50,8 @@ _OPTIONS = (
     _Option("engine", str, ("--engine",), _WHO, "Engine plug-in; default hf."),
     _Option("engine_options", list[str], ("--engine-option",), _WHO, "key=value for the engine; repeatable."),
     _Option("prompt", str, ("--prompt",), _WHO, "Prompt reference or file; the env's own when left out."),
+    _Option("parser", str, ("--parser",), _WHO, "tags:N, lenient or plain; the prompt's own when left out."),
+    _Option("template_options", list[str], ("--template-option",), _WHO, "key=value for the chat template."),
     _Option("history", int, ("--history",), _WHO, "Observation-action pairs in a prompt."),
     _Option("guided", bool, ("--guided",), _WHO, "Sample among admissible commands only."),
     _Option("temperature", float, ("--temperature",), _WHO, "0 is greedy; default 0.4."),
@@ -68,6 +70,13 @@ _OPTIONS = (
     _Option("step_seconds", float, ("--step-seconds",), _LIMITS, "Wall time of one env step."),
     _Option("episode_seconds", float, ("--episode-seconds",), _LIMITS, "Wall time of one episode."),
     _Option("retries", int, ("--retries",), _LIMITS, "Tries again after infrastructure failures; default 1."),
+    _Option(
+        "give_up_after",
+        int,
+        ("--give-up-after",),
+        _LIMITS,
+        "Stop after so many unanswered in a row; default 10.",
+    ),
     _Option("max_error_rate", float, ("--max-error-rate",), _LIMITS, "No headline above it; default 0.01."),
 )
 

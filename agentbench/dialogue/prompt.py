@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import jinja2
 import yaml
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..config import StopStrings
@@ -25,7 +26,7 @@ from ..errors import ConfigError, UnknownName
 
 Layout = Literal["fresh", "growing"]
 
-_JINJA = jinja2.Environment(
+_JINJA = ImmutableSandboxedEnvironment(  # a prompt file is data: it may come from a stranger
     undefined=jinja2.StrictUndefined, keep_trailing_newline=False, trim_blocks=True, lstrip_blocks=True
 )
 
@@ -71,7 +72,7 @@ class Prompt:
     def message(self, slots: Mapping[str, Any], *, first: bool) -> str:
         """Fill the template of the first or of a later turn.
 
-        Raises: ConfigError: the template uses a slot that does not exist.
+        Raises: ConfigError: the template uses a slot that does not exist, or does what a prompt may not.
         """
         template = self.first if first else self.later
         try:
@@ -80,6 +81,9 @@ class Prompt:
             raise ConfigError(
                 f"prompt {self.name!r}: {error}; slots are {', '.join(sorted(slots))}"
             ) from error
+        except (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            raise ConfigError(f"prompt {self.name!r} cannot be filled: {reason}") from error
 
 
 def load_prompt(reference: str | Mapping[str, Any]) -> Prompt:

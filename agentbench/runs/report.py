@@ -16,6 +16,7 @@ from .stats import Estimate
 from .summary import SUMMARY, Rates, Summary, load_summary, summarise_run
 
 REPORT = "report.md"
+_WORTH_A_WORD = 0.05
 
 
 def render(summary: Summary) -> str:
@@ -50,6 +51,17 @@ def _banners(summary: Summary) -> list[str]:
         found.append(
             f"headline withheld: {_percent(summary.error_rate)} of the episodes broke, "
             f"{_percent(summary.max_error_rate)} are allowed (--max-error-rate)"
+        )
+    turns, refused = summary.turns_total, summary.refused or 0
+    if summary.cut > _WORTH_A_WORD * turns:
+        found.append(
+            f"{summary.cut} of {turns} replies were cut at max_new_tokens: what they would have said is not known; "
+            "raise --max-new-tokens, or turn thinking off"
+        )
+    if 2 * refused > summary.commands:
+        found.append(
+            f"{refused} of {summary.commands} commands did nothing, the env does not know them here: look at what the "
+            "prompt says of their form, or sample among those on offer (--guided)"
         )
     return [line for text in found for line in (f"> **{text}**", "")]
 
@@ -99,6 +111,9 @@ def _own_row(name: str, n: str, success: Estimate | None, figures: Mapping[str, 
 def _facts(summary: Summary) -> list[tuple[str, str]]:
     facts = [("errors (not scored)", _listed(summary.errors)), ("ends", _listed(summary.ends))]
     facts.append((f"parse failures in {summary.turns_total} turns", _listed(summary.invalid)))
+    facts.append(("replies cut at max_new_tokens", f"{summary.cut} of {summary.turns_total}"))
+    if summary.refused is not None:
+        facts.append(("commands not admissible", f"{summary.refused} of {summary.commands}"))
     facts.extend((text, str(count)) for text, count in summary.counted.items())
     if summary.sampled_tokens is not None:
         facts.append(("sampled tokens per episode", f"{summary.sampled_tokens:.1f}"))

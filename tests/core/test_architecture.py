@@ -38,7 +38,17 @@ ROOMS = {
             "runs",
             "registry",
         ),
-        *("dialogue", "rollout", "engines", "datasets", "retrieval", "policies", "testing", "doctor"),
+        *(
+            "dialogue",
+            "rollout",
+            "engines",
+            "datasets",
+            "retrieval",
+            "policies",
+            "testing",
+            "doctor",
+            "bridges",
+        ),
         *("evaluation", "training", "cli"),
     ],
     "agentbench.trainers": [

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from ...models.positions import rescaling
 from .cache import SlotCache
 from .sampler import IntArray
 
@@ -166,14 +167,29 @@ class FullForward:
     def __init__(self, model: Any) -> None:
         self.model = model
         self._keeps_logits = keeps_logits(model)
+        self._rescaled = rescaling(model.config.get_text_config(decoder=True))
 
     def extend(self, tokens: IntArray, rows: IntArray, starts: IntArray, ends: IntArray) -> Tensor:
         """Run the whole rows, a few at a time where they are long."""
         import torch
 
         few = max(1, _FULL_TOKENS // int(ends.max()))
-        parts = [slice(start, start + few) for start in range(0, len(rows), few)]
-        return torch.cat([self._logits(tokens, rows[part], ends[part]) for part in parts])
+        parts = [
+            side[start : start + few] for side in self._sides(ends) for start in range(0, len(side), few)
+        ]
+        logits = torch.cat([self._logits(tokens, rows[part], ends[part]) for part in parts])
+        back = np.argsort(np.concatenate(parts), kind="stable")
+        return logits if (back[:-1] < back[1:]).all() else logits[torch.from_numpy(back).to(logits.device)]
+
+    def _sides(self, ends: IntArray) -> list[IntArray]:
+        """Rows that may share a call: a long one would rescale the positions of the short ones beside it."""
+        if self._rescaled is None:
+            return [np.arange(len(ends))]
+        long = ends > self._rescaled.limit
+        if self._rescaled.kind == "dynamic":  # each length has its own scale
+            lengths = np.where(long, ends, 0)
+            return [np.flatnonzero(lengths == length) for length in np.unique(lengths)]
+        return [side for side in (np.flatnonzero(~long), np.flatnonzero(long)) if side.size]
 
     def _logits(self, tokens: IntArray, rows: IntArray, ends: IntArray) -> Tensor:
         """Run rows padded at the front, as `generate` does."""
@@ -230,9 +246,12 @@ def obstacle(config: Any, max_context: int) -> str:
         if max_context <= window:
             return ""
         return f"it forgets after {window} tokens (max_context={window} would do, it is {max_context})"
-    rope = getattr(config, "rope_parameters", None) or {}
-    if rope.get("rope_type") in ("dynamic", "longrope"):
-        return f"its rope_type is {rope['rope_type']!r}, which rescales old positions"
+    rescaled = rescaling(config)
+    if rescaled is not None and max_context > rescaled.limit:
+        return (
+            f"its rope_type is {rescaled.kind!r}, which rescales old positions after {rescaled.limit} tokens "
+            f"(max_context={rescaled.limit} would do, it is {max_context})"
+        )
     return ""
 
 

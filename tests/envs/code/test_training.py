@@ -53,7 +53,7 @@ def test_distillation_runs_on_programs(judge, models, tmp_path):
     from agentbench.training.loop import train
 
     values = {
-        "algorithm": "opd",
+        "algorithm": "gkd",
         "output_dir": str(tmp_path / "run"),
         "model_name_or_path": str(models / "student"),
         "teachers": [{"model_name_or_path": str(models / "teacher")}],
@@ -64,7 +64,6 @@ def test_distillation_runs_on_programs(judge, models, tmp_path):
             "max_turns": 2,
         },
         "rollout": {"tasks_per_step": 2, "group_size": 2, "max_new_tokens": 8},
-        "trainer": {"loss": "full"},
         "max_steps": 3,
         "learning_rate": 0.01,
     }

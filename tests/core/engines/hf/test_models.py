@@ -55,10 +55,64 @@ def assert_matches_plain_forward(engine, turns=3):
             start = len(row)
             row += action.token_ids
             with torch.no_grad():
-                logits = engine.model(torch.tensor([row]), use_cache=False).logits[0].double()
+                logits = engine.model(torch.tensor([row]), use_cache=False).logits[0, :, :259].double()
             wanted = logits.log_softmax(-1)[range(start - 1, len(row) - 1), list(action.token_ids)]
             np.testing.assert_allclose(action.logprobs, wanted, atol=1e-4)
             row += source.integers(3, 256, 4).tolist()
+
+
+# -- ids that do not exist ---------------------------------------------------------------------
+
+
+class Holed(ByteTokenizer):
+    """Bytes 100 to 199 are no tokens."""
+
+    def get_vocab(self):
+        return {str(index): index for index in range(len(self)) if not 100 <= index < 200}
+
+
+class Longer(ByteTokenizer):
+    """One added token more than the model has rows for."""
+
+    def __init__(self):
+        super().__init__()
+        self.added_tokens_decoder = {264: "<image>"}
+
+    def get_vocab(self):
+        return {str(index): index for index in (*range(len(self)), 264)}
+
+
+@pytest.mark.parametrize("kind", [ByteTokenizer, Holed, Longer])
+@pytest.mark.parametrize("keep_cache", [True, False])
+def test_only_ids_that_exist_are_sampled_and_normalised_over(kind, keep_cache):
+    tokenizer = kind()
+    real = [i for i in range(259) if not (kind is Holed and 100 <= i < 200)]
+    model = qwen(seed=3)
+    engine = HFEngine(model, tokenizer, keep_cache=keep_cache)
+    prompt = (5, 6, 7)
+    requests = [ask(str(i), prompt, i, max_new_tokens=6, temperature=1.0) for i in range(40)]
+    actions = sample(engine, requests)
+    assert {token for action in actions for token in action.token_ids} <= set(real)
+    for action in actions[:4]:
+        row = [*prompt, *action.token_ids]
+        with torch.no_grad():
+            logits = model(torch.tensor([row]), use_cache=False).logits[0].double()
+        masked = torch.full_like(logits, float("-inf"))
+        masked[:, real] = logits[:, real]
+        wanted = masked.log_softmax(-1)[range(2, len(row) - 1), list(action.token_ids)]
+        np.testing.assert_allclose(action.logprobs, wanted, atol=1e-5)
+        np.testing.assert_allclose(engine.score(row)[2:], wanted, atol=1e-5)
+    with pytest.raises(UsageError, match="its prompt has id 261 outside the vocabulary"):
+        engine.submit([ask(prompt=(5, 261))])
+
+
+def test_a_model_whose_only_end_token_has_no_row_is_refused():
+    model = qwen()
+    tokenizer = ByteTokenizer()
+    tokenizer.chat_template = ""
+    model.generation_config.eos_token_id = tokenizer.eos_token_id = 263
+    with pytest.raises(UsageError, match="name no end token"):
+        HFEngine(model, tokenizer)
 
 
 # -- architectures -----------------------------------------------------------------------------
@@ -89,6 +143,37 @@ RECOMPUTED = {
         "its forward pass refused the cache",
     ),
 }
+
+
+def longrope():
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 32}
+    rope |= {"short_factor": [1.0] * 4, "long_factor": [4.0] * 4}
+    return random_model(
+        transformers.Phi3Config(**SHAPE, rope_parameters=rope, original_max_position_embeddings=32)
+    )
+
+
+def test_rows_on_both_sides_of_longrope_do_not_see_each_other():
+    model = longrope()
+    engine = HFEngine(model, ByteTokenizer(), max_context=128)
+    short, long = tuple(range(5, 25)), tuple(range(5, 65))
+    alone = sample(engine, [ask("a", short, 3, temperature=1.0)])[0]
+    beside = sample(engine, [ask("b", long, 4), ask("a", short, 3, temperature=1.0), ask("c", long, 5)])[1]
+    assert alone.token_ids == beside.token_ids
+    np.testing.assert_allclose(alone.logprobs, beside.logprobs, atol=1e-5)
+    # each token under the factors of the row as long as it was then: 20 to 27 tokens, all below 32
+    row = [*short, *alone.token_ids]
+    with torch.no_grad():
+        logits = model(torch.tensor([row]), use_cache=False).logits[0, :, :259].double()
+    wanted = logits.log_softmax(-1)[range(19, len(row) - 1), list(alone.token_ids)]
+    np.testing.assert_allclose(alone.logprobs, wanted, atol=1e-5)
+
+
+def test_the_cache_of_longrope_is_kept_below_its_limit():
+    engine = HFEngine(longrope(), ByteTokenizer(), max_context=32)
+    assert engine.keeps_cache
+    short = HFEngine(longrope(), ByteTokenizer(), max_context=33)
+    assert not short.keeps_cache
 
 
 @pytest.mark.parametrize("name", KEPT)
