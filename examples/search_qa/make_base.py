@@ -40,9 +40,7 @@ def transcripts(episodes: int) -> list[str]:
     return texts
 
 
-def make_base(
-    output: Path, *, hidden: int = 96, layers: int = 3, seed: int = 0, episodes: int = 512
-) -> Path:
+def make_base(output: Path, *, hidden: int = 96, layers: int = 3, seed: int = 0, episodes: int = 512) -> Path:
     """Write tokenizer and model to one Hugging Face folder."""
     texts = transcripts(episodes)
     halves = [*HEADS, *TAILS]
