@@ -106,6 +106,7 @@ class InstantPolicy:
         for view in views:
             try:
                 decision = self.decision(view)
+                decision.action.text.encode()  # half a surrogate pair could not be put on record
             except UsageError:
                 raise
             except Exception as error:  # a broken expert ends its own episode, not the run

@@ -14,11 +14,12 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..env import INFO_KEYS, EnvSpec, Info, StepReturn, TextEnv
+from ..env import EnvSpec, Info, StepReturn, TextEnv
 from ..errors import ContractError, CorruptData, UsageError
 from ..policy import Decision, InstantPolicy, Policy, View
-from ..types import End, Failure, Parent, Trajectory, Turn, author_of
+from ..types import End, Failure, Trajectory, Turn, author_of
 from .episode import Episode, Limits, replay
+from .record import broken, check_moment, failure_of, make_turn, opening_of, scored
 
 
 @dataclass(slots=True)
@@ -63,23 +64,24 @@ class _Rollout:
         try:
             env = self._take_env(episode.spec)
             observation, info, turns = self._reset(env, episode)
+            check_moment(observation, info)
         except UsageError as error:
             if not (self.tolerate_corrupt and isinstance(error, CorruptData)):
                 raise
             self.attempts[episode.key] = self.limits.retries + 1
-            self._fail(episode, started, [], _failure(error, "env"))
+            self._fail(episode, started, [], failure_of(error, "env"))
             return
         except Exception as error:
             if isinstance(error, ContractError):
                 raise
-            self._fail(episode, started, [], _failure(error, "env"))
+            self._fail(episode, started, [], failure_of(error, "env"))
             return
         seed = episode.seed if episode.sampling_seed is None else episode.sampling_seed
         view = View(
             episode.key, episode.spec, env, episode.task, seed, episode.repeat, observation, info, turns
         )
         max_turns = self.limits.max_turns or episode.max_turns or episode.spec.max_turns
-        run = _Running(episode, env, view, max_turns, started, opening=info)
+        run = _Running(episode, env, view, max_turns, started, opening=opening_of(info))
         self.running[episode.key] = run
         self.waiting.append(run)
 
@@ -151,7 +153,7 @@ class _Rollout:
         try:
             result = run.env.step(command)
         except Exception as error:
-            self._drop(run, _failure(error, "env"))
+            self._drop(run, failure_of(error, "env"))
             return
         self._answer(run, result)
 
@@ -169,7 +171,7 @@ class _Rollout:
                     continue
                 error = future.exception()
                 if error is not None:
-                    self._drop(run, _failure(error, "env"))
+                    self._drop(run, failure_of(error, "env"))
                 else:
                     self._answer(run, future.result())
             elif run is not None and self._overdue(run):
@@ -185,34 +187,19 @@ class _Rollout:
 
     def _answer(self, run: _Running, result: StepReturn) -> None:
         """Record the turn and decide whether the episode goes on."""
-        observation, reward, terminated, truncated, info = result
         if self._overdue(run):
             self._drop(run, self._step_timeout())
             return
         decision, view = run.decision, run.view
         assert decision is not None
-        kept = {
-            name: value
-            for name, value in info.items()
-            if name not in INFO_KEYS and run.opening.get(name) != value  # what never changes is not repeated
-        }
-        penalty = run.episode.spec.invalid_penalty if decision.invalid else 0.0
-        view.turns.append(
-            Turn(
-                index=len(view.turns),
-                observation=view.observation,
-                action=decision.action,
-                env_action=decision.env_action,
-                reward=float(reward) - penalty,
-                context_ids=decision.context_ids,
-                fresh=decision.fresh,
-                invalid=decision.invalid,
-                penalty=penalty,
-                label=run.label.action if run.label is not None else None,
-                shown=decision.shown,
-                info=kept,
-            )
-        )
+        label = run.label.action if run.label is not None else None
+        try:
+            observation, reward, terminated, truncated, info = result
+            check_moment(observation, info)
+            view.turns.append(make_turn(view, decision, label, reward, info, run.opening))
+        except Exception as error:
+            self._drop(run, failure_of(error, "env"))
+            return
         view.observation, view.info = observation, info
         run.tokens += len(decision.action.token_ids)
         limit, seconds = self.limits.max_tokens, self.limits.episode_seconds
@@ -230,21 +217,15 @@ class _Rollout:
     # --- ending ------------------------------------------------------------------------------------------------
 
     def _end(self, run: _Running, end: End) -> None:
-        info = run.view.info
+        view, seconds = run.view, time.monotonic() - run.started
+        try:
+            finished = scored(run.episode, view.turns, end, view.observation, view.info, seconds)
+        except Exception as error:  # one value that cannot be written costs this episode, not the run
+            self._drop(run, failure_of(error, "env"))
+            return
         self._close(run)
         self.idle_envs.append((run.episode.spec, run.env))
-        self.finished.append(
-            _trajectory(
-                run.episode,
-                run.view.turns,
-                end,
-                started=run.started,
-                success=bool(info["success"]),
-                score=float(info["score"]),
-                task_type=str(info["task_type"]),
-                final_observation=run.view.observation,
-            )
-        )
+        self.finished.append(finished)
 
     def _drop(self, run: _Running, failure: Failure) -> None:
         """Retry or record an episode that its infrastructure broke; its env is not used again."""
@@ -264,18 +245,8 @@ class _Rollout:
         if self.attempts[episode.key] <= self.limits.retries:
             self.begin(episode)
             return
-        self.finished.append(
-            _trajectory(
-                episode,
-                turns,
-                "error",
-                started=started,
-                success=None,
-                score=0.0,
-                task_type=task_type,
-                error=failure,
-            )
-        )
+        seconds = time.monotonic() - started
+        self.finished.append(broken(episode, turns, failure, task_type, seconds))
 
 
 def run_episodes(
@@ -326,25 +297,3 @@ def run_episodes(
         threads.shutdown(wait=False, cancel_futures=True)
         for _, env in state.idle_envs:
             env.close()
-
-
-def _failure(error: BaseException, where: Any) -> Failure:
-    return Failure(type(error).__name__, str(error), where)
-
-
-def _trajectory(
-    episode: Episode, turns: list[Turn], end: End, *, started: float, **values: Any
-) -> Trajectory:
-    start = episode.start
-    return Trajectory(
-        id=episode.key,
-        env=episode.spec.id,
-        task=episode.task,
-        seed=episode.seed,
-        turns=tuple(turns),
-        end=end,
-        repeat=episode.repeat,
-        parent=Parent(start.trajectory.id, start.turn) if start else None,
-        seconds=time.monotonic() - started,
-        **values,
-    )
