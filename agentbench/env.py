@@ -5,14 +5,17 @@ Leaves out: limits, parsing and prompts (rollout and policy apply those to every
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import difflib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 import gymnasium
 import numpy as np
 
-from .errors import ContractError
+from .errors import ConfigError, ContractError, UsageError
+from .foreign import printable, shortened
 
 Info = dict[str, Any]
 StepReturn = tuple[str, float, bool, bool, Info]
@@ -168,6 +171,48 @@ class EnvSpec:
     extra: str = ""
     rules: str = "1"
     blocking: bool = False
+
+
+def try_options(spec: EnvSpec, options: Mapping[str, Any]) -> None:
+    """Make an env with its options and close it again, so that a wrong one is refused before anything is loaded.
+
+    Raises: ConfigError: an option that the env does not have, or a value it cannot use; names its options.
+        UsageError: what the env itself refuses: absent data, a missing package.
+    """
+    known = _options_of(spec.make)
+    unknown = [name for name in options if known is not None and name not in known]
+    names = ", ".join(sorted(known)) if known else "none"
+    if unknown:
+        close = difflib.get_close_matches(unknown[0], known or (), n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise ConfigError(
+            f"env {spec.id!r} has no option {shortened(unknown[0])}; its options: {names}.{hint}"
+        )
+    try:
+        env = spec.make(**options)
+    except UsageError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"env {spec.id!r} cannot be made with the options {shortened(dict(options))}: {type(error).__name__}: "
+            f"{printable(str(error), 300)}; its options: {names}"
+        ) from error
+    env.close()
+
+
+def _options_of(make: Callable[..., TextEnv]) -> list[str] | None:
+    """Names of the keyword options of a factory; None where it takes any."""
+    try:
+        parameters = inspect.signature(make).parameters.values()
+    except (TypeError, ValueError):  # pragma: no cover - a factory written in C
+        return None
+    if any(item.kind is item.VAR_KEYWORD for item in parameters):
+        return None
+    return [item.name for item in parameters if item.kind in (item.KEYWORD_ONLY, item.POSITIONAL_OR_KEYWORD)]
+
+
+RESERVED_KEYS = ("invalid", "penalty", "label", "label_ids")
+"""Keys that an env's `info` may not use: in records of schema 1 they are facts of the rollout."""
 
 
 def register_gymnasium(spec: EnvSpec, entry_point: str) -> None:

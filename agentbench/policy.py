@@ -44,7 +44,7 @@ class Decision:
     Attributes:
         invalid: name of the parse failure, "" when the reply was clean.
         shown: what the prompt was written from, see `Turn.shown`.
-        end: set when the policy cannot go on: "context_full" or "error" (with `failure`).
+        end: set when the policy cannot go on: "context_full" or "error"; `failure` says why.
     """
 
     action: Action

@@ -10,16 +10,34 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 from ..errors import AgentBenchError, UsageError
+from ..foreign import printable
 from . import data, environment, evaluation, machine, serving, training
 
 _INTERRUPTED = 130
 
+
+class _Commands(TyperGroup):
+    """The commands; what ends a file too early is told apart from Ctrl-C before the parser mixes the two."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except EOFError as error:
+            raise UsageError(
+                f"a file ends before its content does ({error or 'it is empty or cut'})"
+            ) from error
+
+
 app = typer.Typer(
     name="agentbench",
+    cls=_Commands,
     help="Benchmark language-model agents, and train them on the same tasks.",
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -56,6 +74,10 @@ def run(words: Sequence[str]) -> int:
         return _say(str(error), 2)
     except AgentBenchError as error:
         return _say(f"{type(error).__name__}: {error}", 1)
+    except OSError as error:  # a full disk, a folder that may not be written, a name that is too long
+        from ..runs.files import disk_refused
+
+        return _say(disk_refused(error), 2)
     except Exception as error:
         # The parser's own errors have no public base class in every release of typer, but all can format themselves.
         format_message = getattr(error, "format_message", None)
@@ -72,5 +94,5 @@ def _say(message: str, code: int) -> int:
     speaker = "agentbench"
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         speaker += f" (process {os.environ.get('RANK', '?')})"
-    print(f"{speaker}: {' '.join(message.split())}", file=sys.stderr)
+    print(f"{speaker}: {printable(message)}", file=sys.stderr)
     return code

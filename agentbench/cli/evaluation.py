@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from .output import episode_progress, key_values, print_json, print_table
+from .output import episode_progress, key_values, note, print_json, print_table
 
 if TYPE_CHECKING:
     from ..runs.compare import Difference
@@ -36,7 +36,13 @@ _OPTIONS = (
     _Option("allow_missing", bool, ("--allow-missing",), _WHAT, "Go on without absent or corrupt tasks."),
     _Option("concurrency", int, ("--concurrency",), _WHAT, "Episodes at once; moves no result; default 16."),
     _Option("output_dir", str, ("--output", "-o"), _WHAT, "Run folder."),
-    _Option("policy", str, ("--policy",), _WHO, "expert, random, null, replay:FILE, scripted:FILE or model."),
+    _Option(
+        "policy",
+        str,
+        ("--policy",),
+        _WHO,
+        "expert, explorer, random, null, replay:FILE, scripted:FILE, model or package.module:Name.",
+    ),
     _Option("model_name_or_path", str, ("--model",), _WHO, "Model folder or hub id."),
     _Option("engine", str, ("--engine",), _WHO, "Engine plug-in; default hf."),
     _Option("engine_options", list[str], ("--engine-option",), _WHO, "key=value for the engine; repeatable."),
@@ -100,12 +106,12 @@ def eval_(
     **options: Any,
 ) -> int:
     """Play a panel with a policy and report honest numbers."""
-    from ..config import validate
+    from ..config import read_mapping, validate
     from ..errors import ConfigError
     from ..evaluation.evaluate import EvalConfig, evaluate
     from ..runs.report import render
 
-    values = _read_file(config) if config else {}
+    values = read_mapping(config, "the configuration") if config else {}
     for item in _OPTIONS:
         given = options[item.key]
         if item.kind == list[str]:
@@ -119,28 +125,12 @@ def eval_(
         raise ConfigError("--retry-errors plays recorded errors again, so it needs --resume")
     checked = validate(EvalConfig, values)
     with episode_progress() as progress:
-        summary = evaluate(checked, resume=resume, retry_errors=retry_errors, progress=progress)
+        summary = evaluate(checked, resume=resume, retry_errors=retry_errors, progress=progress, say=note)
     if json:
         print_json(summary.model_dump())
     else:
         print(render(summary), end="")
     return 1 if summary.fell_short else 0
-
-
-def _read_file(path: Path) -> dict[str, Any]:
-    import yaml
-
-    from ..errors import ConfigError
-
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path} must hold keys and values, found {type(values).__name__}")
-    return values
 
 
 def report(

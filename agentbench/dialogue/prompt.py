@@ -9,27 +9,28 @@ from __future__ import annotations
 
 import hashlib
 import importlib.resources
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, Literal
 
 import jinja2
-import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+import jinja2.sandbox
 
+from ..config import Section, parse_mapping, read_text, validate
 from ..errors import ConfigError, UnknownName
+from ..foreign import printable
 
 Layout = Literal["fresh", "growing"]
 
-_JINJA = jinja2.Environment(
+# A prompt file reads as data and may come from anywhere, so its templates get no way to Python's own objects.
+_JINJA = jinja2.sandbox.ImmutableSandboxedEnvironment(
     undefined=jinja2.StrictUndefined, keep_trailing_newline=False, trim_blocks=True, lstrip_blocks=True
 )
 
 
-class _File(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+class _File(Section):
     layout: Layout
     parser: str | None = None
     system: str = ""
@@ -69,9 +70,10 @@ class Prompt:
         template = self.first if first else self.later
         try:
             return template.render(slots).strip()
-        except jinja2.UndefinedError as error:
+        except Exception as error:  # a template can fail in any way that an expression can
             raise ConfigError(
-                f"prompt {self.name!r}: {error}; slots are {', '.join(sorted(slots))}"
+                f"prompt {self.name!r} cannot be written ({type(error).__name__}: {printable(str(error), 300)}); "
+                f"slots are {', '.join(sorted(slots))}"
             ) from error
 
 
@@ -83,10 +85,10 @@ def load_prompt(reference: str) -> Prompt:
     """
     text = _read(reference)
     try:
-        parsed = _File.model_validate(yaml.safe_load(text))
+        parsed = validate(_File, parse_mapping(text, f"prompt {reference!r}"), f"prompt {reference!r}: ")
         first, later = _JINJA.from_string(parsed.first), _JINJA.from_string(parsed.later)
-    except (ValidationError, yaml.YAMLError, jinja2.TemplateSyntaxError) as error:
-        reason = str(error).replace("\n", " ")
+    except (jinja2.TemplateError, RecursionError) as error:
+        reason = printable(str(error), 300) or "nested too deeply"
         raise ConfigError(f"prompt {reference!r} is not valid: {reason}") from error
     digest = hashlib.sha256(text.encode()).hexdigest()[:12]
     return Prompt(reference, parsed.layout, parsed.parser, digest, parsed.system.strip(), first, later)
@@ -98,14 +100,13 @@ def _read(reference: str) -> str:
         try:
             file = importlib.resources.files(package).joinpath(f"{name}.yaml")
             return file.read_text(encoding="utf-8")
-        except (ModuleNotFoundError, FileNotFoundError) as error:
+        except (ModuleNotFoundError, OSError, ValueError, TypeError) as error:
             raise UnknownName(
                 f"no prompt {reference!r}; expected the file {name}.yaml in the package {package!r}"
             ) from error
-    path = Path(reference)
-    if not path.is_file():
+    if not os.path.isfile(reference):
         raise UnknownName(
-            f"no prompt file {reference!r}; give a path to a .yaml file or 'package:folder/name', "
+            f"no prompt file {printable(reference, 300)!r}; give a path to a .yaml file or 'package:folder/name', "
             "for instance 'agentbench.prompts:alfworld/react'"
         )
-    return path.read_text(encoding="utf-8")
+    return read_text(reference, "the prompt")

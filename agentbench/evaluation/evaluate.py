@@ -6,7 +6,7 @@ printing (`cli`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
@@ -14,8 +14,9 @@ from typing import Any, Protocol
 
 from pydantic import Field
 
-from ..env import EnvSpec
-from ..errors import ConfigError, CorruptData, UsageError
+from ..env import EnvSpec, try_options
+from ..errors import ConfigError, ContextFull, CorruptData, UsageError
+from ..foreign import shortened
 from ..machine import versions
 from ..policies.build import PolicyConfig, build_policy
 from ..policies.chat import ChatPolicy
@@ -23,11 +24,12 @@ from ..policy import Policy
 from ..registry import env_spec
 from ..rollout.episode import Episode, Limits
 from ..rollout.schedule import run_episodes
-from ..runs.episodes import Key, read_episodes
+from ..runs.episodes import EPISODES, Key, read_episodes
 from ..runs.folder import RunFolder, check_output, read_timings
 from ..runs.report import write_pages
-from ..runs.summary import Plan, Summary, summarise
-from ..types import Trajectory, derive_seed
+from ..runs.resume import EVALUATION
+from ..runs.summary import Plan, Summary, require_ours, summarise
+from ..types import Trajectory, episode_seed
 from .panels import ResolvedPanel, digest, load_panel
 
 Progress = Callable[[Trajectory | None, int, int], None]
@@ -45,17 +47,7 @@ class Team(Protocol):
         ...
 
 
-_FREE = frozenset(
-    {
-        "output_dir",
-        "concurrency",
-        "step_seconds",
-        "episode_seconds",
-        "retries",
-        "allow_missing",
-        "max_error_rate",
-    }
-)
+MOST_REPEATS = 100_000
 
 
 class EvalConfig(PolicyConfig):
@@ -79,7 +71,7 @@ class EvalConfig(PolicyConfig):
     output_dir: str | None = None
     limit: int | None = Field(default=None, ge=1)
     seed: int = 0
-    repeats: int = Field(default=1, ge=1)
+    repeats: int = Field(default=1, ge=1, le=MOST_REPEATS)
     concurrency: int = Field(default=16, ge=1)
     max_turns: int | None = Field(default=None, ge=1)
     max_episode_tokens: int | None = Field(default=None, ge=1)
@@ -99,6 +91,7 @@ def evaluate(
     policy: Policy | None = None,
     progress: Progress | None = None,
     team: Team | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Summary:
     """Play a panel and return its numbers; with `output_dir` everything is recorded as it happens.
 
@@ -109,15 +102,13 @@ def evaluate(
         policy: acts instead of the one that `config` names, such as a model in training.
         progress: told after each episode.
         team: processes that share the work; this is its process 0, the others call `assist`.
+        say: told in one line what is worth a person's attention, such as a free setting that changed on resume.
     Raises: UsageError: something the caller can fix; episodes finished so far are on record.
     """
     if config.output_dir is not None:  # before a model is loaded for nothing
-        check_output(Path(config.output_dir), config.model_dump(mode="json"), resume=resume, free=_FREE)
-    panel = load_panel(config.panel)
-    spec = env_spec(panel.env)
-    resolved = panel.resolve(spec, allow_missing=config.allow_missing)
-    tasks = resolved.tasks[: config.limit]
-    plan = _plan(config, resolved, spec, tasks)
+        check_output(Path(config.output_dir), config.model_dump(mode="json"), resume=resume, free=EVALUATION)
+    spec, options, tasks, plan = _what(config)
+    try_options(spec, options)
     actor = policy or build_policy(config, spec, config.max_turns)
     if config.max_episode_tokens is not None and isinstance(actor, ChatPolicy):
         raise ConfigError(f"max_episode_tokens counts token ids, which engine {config.engine!r} has none of")
@@ -128,8 +119,10 @@ def evaluate(
         if policy is None:  # this function built it
             stack.callback(getattr(getattr(actor, "engine", None), "close", lambda: None))
         if config.output_dir is not None:
-            run = stack.enter_context(_open(config, plan, actor, resume=resume))
-            found = {(item.task, item.repeat): item for item in read_episodes(run.path)}
+            run = stack.enter_context(_open(config, plan, actor, tasks, resume=resume))
+            found = _on_record(run, config, plan, tasks)
+            for change in run.changed:
+                (say or _mute)(_changed(*change))
             if retry_errors:
                 found = {key: item for key, item in found.items() if item.ok}
         items = [key for key in _keys(tasks, config.repeats) if key not in found]
@@ -137,8 +130,8 @@ def evaluate(
             progress(None, len(found), len(found) + len(items))
         total = len(found) + len(items)
         mine = items[:: team.num_processes] if team else items
-        played = _play(config, spec, panel.env_options, actor, mine)
-        for item in chain(played, _from_others(team)):
+        played = _play(config, spec, options, actor, mine)
+        for item in _unless_none_fits(chain(played, _from_others(team))):
             found[item.task, item.repeat] = item
             if run:
                 run.append(item, None if team else _since(before, actor))
@@ -156,13 +149,49 @@ def evaluate(
     return summary
 
 
+def _on_record(run: RunFolder, config: EvalConfig, plan: Plan, tasks: Sequence[str]) -> dict[Key, Trajectory]:
+    """Episodes that the run has already, all of them its own."""
+    recorded = read_episodes(run.path)
+    require_ours(recorded, plan, run.path / EPISODES, tasks=tasks, seed=config.seed)
+    return {(item.task, item.repeat): item for item in recorded}
+
+
+def _mute(text: str) -> None:
+    """Say nothing."""
+
+
+def _changed(key: str, was: Any, now: Any) -> str:
+    return f"resumed with another {key}: it was {shortened(was)}, it is {shortened(now)}"
+
+
+def _unless_none_fits(played: Iterable[Trajectory]) -> Iterator[Trajectory]:
+    """Pass episodes on, unless not even the first prompt of any fits the context: then nothing is recorded.
+
+    Raises: ConfigError: no episode had room to begin; says by how much the first one missed it.
+    """
+    held: list[Trajectory] = []
+    begun = False
+    for item in played:
+        if begun or not _never_began(item):
+            yield from held
+            yield item
+            held, begun = [], True
+        else:
+            held.append(item)
+    if held:
+        assert held[0].error is not None
+        raise ConfigError(f"no episode can begin: {held[0].error.message}")
+
+
+def _never_began(item: Trajectory) -> bool:
+    return item.error is not None and item.error.type == ContextFull.__name__ and not item.turns
+
+
 def assist(config: EvalConfig, policy: Policy, team: Team) -> None:
     """Play this process's share of an evaluation that process 0 of the team makes at the same time."""
-    panel = load_panel(config.panel)
-    spec = env_spec(panel.env)
-    tasks = panel.resolve(spec, allow_missing=config.allow_missing).tasks[: config.limit]
+    spec, options, tasks, _ = _what(config)
     mine = list(_keys(tasks, config.repeats))[team.process_index :: team.num_processes]
-    team.gather(list(_play(config, spec, panel.env_options, policy, mine)))
+    team.gather(list(_play(config, spec, options, policy, mine)))
 
 
 def _from_others(team: Team | None) -> Iterator[Trajectory]:
@@ -179,6 +208,15 @@ def _since(before: Mapping[str, float], actor: Policy) -> dict[str, float]:
 
 def _keys(tasks: Sequence[str], repeats: int) -> Iterator[Key]:
     return ((task, repeat) for repeat in range(repeats) for task in tasks)
+
+
+def _what(config: EvalConfig) -> tuple[EnvSpec, dict[str, Any], Sequence[str], Plan]:
+    """What is played: the env, its options, the task ids, and how the records call it."""
+    panel = load_panel(config.panel)
+    spec = env_spec(panel.env)
+    resolved = panel.resolve(spec, allow_missing=config.allow_missing)
+    tasks = resolved.tasks[: config.limit]
+    return spec, {**panel.env_options, **config.env_options}, tasks, _plan(config, resolved, spec, tasks)
 
 
 def _plan(config: EvalConfig, resolved: ResolvedPanel, spec: EnvSpec, tasks: Sequence[str]) -> Plan:
@@ -198,14 +236,14 @@ def _plan(config: EvalConfig, resolved: ResolvedPanel, spec: EnvSpec, tasks: Seq
     )
 
 
-def _open(config: EvalConfig, plan: Plan, actor: Policy, *, resume: bool) -> RunFolder:
+def _open(config: EvalConfig, plan: Plan, actor: Policy, tasks: Sequence[str], *, resume: bool) -> RunFolder:
     path = Path(config.output_dir or "")
-    run = RunFolder.open(path, config.model_dump(mode="json"), resume=resume, free=_FREE)
-    facts = {"panel": plan.model_dump(mode="json"), "policy": actor.info, **versions()}
+    run = RunFolder.open(path, config.model_dump(mode="json"), resume=resume, free=EVALUATION)
+    facts = {"panel": plan.model_dump(mode="json"), "policy": actor.info, **versions(), "tasks": list(tasks)}
     try:
         # Packages may change on resume and stay as first recorded; what is played and by whom may not change.
         run.fix_versions(facts, binding=("panel", "policy"))
-    except UsageError:
+    except BaseException:
         run.close()
         raise
     return run
@@ -214,12 +252,13 @@ def _open(config: EvalConfig, plan: Plan, actor: Policy, *, resume: bool) -> Run
 def _play(
     config: EvalConfig,
     spec: EnvSpec,
-    panel_options: Mapping[str, Any],
+    options: Mapping[str, Any],
     actor: Policy,
     items: Sequence[Key],
 ) -> Iterator[Trajectory]:
     episodes = (
-        Episode(spec, task, derive_seed(config.seed, spec.id, task, repeat), repeat) for task, repeat in items
+        Episode(spec, task, episode_seed(config.seed, spec.id, task, repeat), repeat)
+        for task, repeat in items
     )
     limits = Limits(
         max_turns=config.max_turns,
@@ -234,7 +273,7 @@ def _play(
             actor,
             concurrency=config.concurrency,
             limits=limits,
-            env_options={**panel_options, **config.env_options},
+            env_options=options,
             tolerate_corrupt=config.allow_missing,
         )
     except CorruptData as error:

@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-import yaml
 from pydantic import Field
 
-from ..config import Section
+from ..config import Section, parse_yaml
 from ..dialogue.parse import get_parser
 from ..dialogue.prompt import load_prompt
 from ..dialogue.render import Renderer
 from ..engine import TextEngine
 from ..env import EnvSpec
 from ..errors import ConfigError, CorruptData, MissingData, UsageError, unknown_name
+from ..foreign import printable
 from ..policy import Policy
 from ..registry import load, open_engine
 from ..runs.episodes import encode_episode, read_episodes
@@ -172,12 +172,17 @@ class _ScriptedFile(ScriptedPolicy):
 
 
 def _script_lines(path: Path, data: bytes) -> Sequence[str] | Mapping[str, Sequence[str]]:
-    if path.suffix not in (".json", ".yaml", ".yml"):
-        return data.decode().splitlines()
     try:
-        found = orjson.loads(data) if path.suffix == ".json" else yaml.safe_load(data)
-    except (orjson.JSONDecodeError, yaml.YAMLError) as error:
-        raise CorruptData(f"script {path}: {' '.join(str(error).split())}") from error
+        text = data.decode()
+        if path.suffix not in (".json", ".yaml", ".yml"):
+            return text.splitlines()
+        found = (
+            orjson.loads(data) if path.suffix == ".json" else parse_yaml(text, f"script {path}", CorruptData)
+        )
+    except ValueError as error:
+        if isinstance(error, CorruptData):
+            raise
+        raise CorruptData(f"script {path}: {printable(str(error), 300)}") from error
     lists = list(found.values()) if isinstance(found, dict) else [found]
     if not all(isinstance(lines, list) and all(isinstance(line, str) for line in lines) for lines in lists):
         raise CorruptData(f"script {path} must hold a list of commands, or a list for each task id")

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..env import EnvSpec, Info, StepReturn, TextEnv
-from ..errors import ContractError, CorruptData, UsageError
+from ..errors import ContextFull, ContractError, CorruptData, UsageError
 from ..policy import Decision, InstantPolicy, Policy, View
 from ..types import End, Failure, Trajectory, Turn, author_of
 from .episode import Episode, Limits, replay
@@ -141,8 +141,15 @@ class _Rollout:
             assert decision.failure is not None
             self._drop(run, decision.failure)
             return
-        if decision.end:
+        if decision.end and run.view.turns:
             self._end(run, "context_full")
+            return
+        if (
+            decision.end
+        ):  # nobody has spoken yet: that is no failure of the agent, and trying again would not help
+            self.attempts[run.episode.key] = self.limits.retries + 1
+            message = "the first prompt does not fit the context"
+            self._drop(run, decision.failure or Failure(ContextFull.__name__, message, "engine"))
             return
         run.decision = decision
         run.step_started = time.monotonic()

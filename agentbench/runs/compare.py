@@ -7,9 +7,9 @@ from pathlib import Path
 
 from ..errors import UsageError
 from ..types import Trajectory
-from .episodes import Key, read_episodes
+from .episodes import Key
 from .stats import Estimate, bootstrap_mean, mcnemar
-from .summary import Plan, read_plan
+from .summary import Plan, read_plan, read_run
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,10 @@ def compare_runs(run_a: Path, run_b: Path) -> Comparison:
     Raises: UsageError: the runs played different tasks, repeats or rules; names the first difference.
     """
     plan_a, plan_b = read_plan(run_a)[0], read_plan(run_b)[0]
-    a, b = ({(item.task, item.repeat): item for item in read_episodes(run)} for run in (run_a, run_b))
+    a, b = (
+        {(item.task, item.repeat): item for item in read_run(run, plan)}
+        for run, plan in ((run_a, plan_a), (run_b, plan_b))
+    )
     _require_same_items(plan_a, plan_b, a, b)
     keys = sorted(key for key in a if key in b and a[key].ok and b[key].ok)
     if not keys:

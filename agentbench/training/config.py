@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import Field, model_validator
 
-from ..config import Section, _apply, validate
-from ..errors import ConfigError
+from ..config import Section, apply_override, read_mapping, validate
 
 
 class EnvConfig(Section):
@@ -175,15 +173,7 @@ def read_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
 
     Raises: ConfigError: the file is absent or not YAML, or a key or value is not allowed.
     """
-    file = Path(path)
-    if not file.is_file():
-        raise ConfigError(f"no configuration file {str(path)!r}")
-    try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: expected keys and values, got {type(values).__name__}")
+    values = read_mapping(path, "the configuration")
     for override in overrides:
-        _apply(values, override)
+        apply_override(values, override)
     return validate(TrainConfig, values)
