@@ -81,10 +81,7 @@ class Atod(Algorithm):
 
     def __init__(self, run: TrainConfig, settings: AtodConfig) -> None:
         """Load student and teacher."""
-        require_one_teacher(run)
-        require_plain_sampling(run)
-        require_groups(run)
-        require_comparable(run, settings.importance_cap)
+        refuse(run, settings)
         super().__init__(run)
         self.settings = settings
         self.teacher = open_teacher(run.teachers[0], self.student)
@@ -148,6 +145,14 @@ class Atod(Algorithm):
         meters.mean("advantage_reward", reward_BT.abs(), batch.mask_BT)
 
 
+def refuse(run: TrainConfig, settings: AtodConfig) -> None:
+    """Refuse what cannot work, before a model is loaded."""
+    require_one_teacher(run)
+    require_plain_sampling(run)
+    require_groups(run)
+    require_comparable(run, settings.importance_cap)
+
+
 def build(run: TrainConfig, settings: AtodConfig) -> Atod:
     """Make the trainer."""
     return Atod(run, settings)
@@ -157,6 +162,7 @@ SPEC = TrainerSpec(
     id="atod",
     config=AtodConfig,
     build=build,
+    refuse=refuse,
     needs=frozenset({"teacher"}),
     paper="ATOD, arXiv:2606.27814",
 )

@@ -15,7 +15,7 @@ from agentbench.training.config import TrainConfig
 
 from .batch.tables import Batch
 from .figures.meters import Meters
-from .grpo import Grpo, GrpoConfig
+from .grpo import Grpo, GrpoConfig, refuse
 from .maths.advantages import step_centred
 from .surrogate import episode_advantage, measure_groups
 
@@ -73,4 +73,6 @@ def build(run: TrainConfig, settings: GigpoConfig) -> Gigpo:
     return Gigpo(run, settings)
 
 
-SPEC = TrainerSpec(id="gigpo", config=GigpoConfig, build=build, paper="GiGPO, arXiv:2505.10978")
+SPEC = TrainerSpec(
+    id="gigpo", config=GigpoConfig, build=build, refuse=refuse, paper="GiGPO, arXiv:2505.10978"
+)

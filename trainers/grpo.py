@@ -39,8 +39,7 @@ class Grpo(Algorithm):
 
     def __init__(self, run: TrainConfig, settings: GrpoConfig) -> None:
         """Load the student, and its frozen initial copy when there is a penalty."""
-        require_groups(run)
-        require_comparable(run, settings.importance_cap)
+        refuse(run, settings)
         super().__init__(run)
         self.settings = settings
         self.reference: LocalTeacher | None = None
@@ -80,6 +79,12 @@ class Grpo(Algorithm):
         return episode.value_X
 
 
+def refuse(run: TrainConfig, settings: GrpoConfig) -> None:
+    """Refuse what cannot work, before a model is loaded."""
+    require_groups(run)
+    require_comparable(run, settings.importance_cap)
+
+
 def build(run: TrainConfig, settings: GrpoConfig) -> Grpo:
     """Make the trainer."""
     return Grpo(run, settings)
@@ -89,5 +94,6 @@ SPEC = TrainerSpec(
     id="grpo",
     config=GrpoConfig,
     build=build,
+    refuse=refuse,
     paper="GRPO, arXiv:2402.03300; verl-agent conventions, arXiv:2505.10978",
 )

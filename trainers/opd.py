@@ -78,15 +78,7 @@ class Opd(Algorithm):
 
     def __init__(self, run: TrainConfig, settings: OpdConfig) -> None:
         """Load student and teacher."""
-        require_one_teacher(run)
-        if settings.loss == "sampled":
-            require_plain_sampling(run)
-            require_comparable(run, settings.importance_cap)
-        if settings.loss == "full" and run.teachers[0].backend != "hf":
-            raise UsageError(
-                "loss 'full' compares whole distributions, which only a teacher with backend 'hf' can give, not "
-                f"{run.teachers[0].backend!r}; use loss: top_k or sampled"
-            )
+        refuse(run, settings)
         super().__init__(run)
         self.settings = settings
         self.teacher = open_teacher(run.teachers[0], self.student)
@@ -161,6 +153,19 @@ class Opd(Algorithm):
         return FullVocabulary(self.teacher, chosen.divergence, chosen.beta, chosen.kd_temperature)
 
 
+def refuse(run: TrainConfig, settings: OpdConfig) -> None:
+    """Refuse what cannot work, before a model is loaded."""
+    require_one_teacher(run)
+    if settings.loss == "sampled":
+        require_plain_sampling(run)
+        require_comparable(run, settings.importance_cap)
+    if settings.loss == "full" and run.teachers[0].backend != "hf":
+        raise UsageError(
+            "loss 'full' compares whole distributions, which only a teacher with backend 'hf' can give, not "
+            f"{run.teachers[0].backend!r}; use loss: top_k or sampled"
+        )
+
+
 def build(run: TrainConfig, settings: OpdConfig) -> Opd:
     """Make the trainer."""
     return Opd(run, settings)
@@ -170,6 +175,7 @@ SPEC = TrainerSpec(
     id="opd",
     config=OpdConfig,
     build=build,
+    refuse=refuse,
     needs=frozenset({"teacher"}),
     paper="On-Policy Distillation, Thinking Machines 2025; GKD, arXiv:2306.13649",
 )

@@ -77,13 +77,16 @@ class Prompt:
             ) from error
 
 
-@lru_cache(maxsize=64)
 def load_prompt(reference: str) -> Prompt:
     """Load "package:folder/name" (shipped with a package) or a path to a YAML file.
 
     Raises: UnknownName: no such file. ConfigError: the file is not a prompt.
     """
-    text = _read(reference)
+    return _parse(reference, _read(reference))
+
+
+@lru_cache(maxsize=64)
+def _parse(reference: str, text: str) -> Prompt:
     try:
         parsed = validate(_File, parse_mapping(text, f"prompt {reference!r}"), f"prompt {reference!r}: ")
         first, later = _JINJA.from_string(parsed.first), _JINJA.from_string(parsed.later)

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from pydantic import Field
 
 from ..env import EnvSpec, try_options
-from ..errors import ConfigError, ContextFull, CorruptData, UsageError
+from ..errors import ConfigError, ContextFull, CorruptData
 from ..foreign import shortened
 from ..machine import versions
 from ..policies.build import PolicyConfig, build_policy

@@ -17,7 +17,7 @@ from ..dialogue.render import Renderer
 from ..engine import TextEngine
 from ..env import EnvSpec
 from ..errors import ConfigError, CorruptData, MissingData, UsageError, unknown_name
-from ..foreign import printable
+from ..foreign import printable, shortened
 from ..policy import Policy
 from ..registry import load, open_engine
 from ..runs.episodes import encode_episode, read_episodes
@@ -61,7 +61,7 @@ class PolicyConfig(Section):
     prompt: str | None = None
     history: int | None = Field(default=None, ge=0)
     guided: bool = False
-    temperature: float = Field(default=0.4, ge=0)
+    temperature: float = Field(default=0.4, ge=0, le=100)
     top_p: float = Field(default=1.0, gt=0, le=1)
     top_k: int = Field(default=0, ge=0)
     max_new_tokens: int = Field(default=512, ge=1)
@@ -91,9 +91,33 @@ def build_policy(config: PolicyConfig, spec: EnvSpec, max_turns: int | None = No
     if kind == "scripted" and argument:
         return _ScriptedFile(Path(argument))
     if colon and kind not in ("replay", "scripted"):
-        policy: Policy = load("policies", config.policy)()
-        return policy
+        return _own_policy(config.policy)
     raise unknown_name("policy", config.policy, POLICIES, "package.module:Name works too.")
+
+
+def _own_policy(name: str) -> Policy:
+    """Make the policy of a "package.module:Name" or "file.py:Name".
+
+    Raises: UsageError: what is there makes no policy.
+    """
+    found = load("policies", name)
+    if not callable(found):
+        raise UsageError(
+            f"policy {name!r} is {shortened(found)}; name a class or function that makes a policy"
+        )
+    try:
+        policy: Policy = found()
+    except TypeError as error:
+        raise UsageError(
+            f"policy {name!r} cannot be made without arguments: {printable(str(error), 300)}"
+        ) from error
+    lacks = [member for member in ("info", "submit", "poll", "forget") if not hasattr(policy, member)]
+    if lacks:
+        raise UsageError(
+            f"policy {name!r} gives {shortened(policy)}, which has no {lacks[0]!r}: that is no policy; derive it from "
+            "agentbench.policy.InstantPolicy"
+        )
+    return policy
 
 
 def _refuse_ignored(config: PolicyConfig) -> None:
@@ -101,7 +125,7 @@ def _refuse_ignored(config: PolicyConfig) -> None:
         value = getattr(config, key)
         if key != "policy" and value != field.get_default(call_default_factory=True):
             raise ConfigError(
-                f"{key} = {value!r} would be ignored: policy {config.policy!r} uses no model; "
+                f"{key} = {shortened(value)} would be ignored: policy {config.policy!r} uses no model; "
                 "leave it out, or use --policy model"
             )
 

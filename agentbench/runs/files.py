@@ -99,9 +99,9 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object. Raises: MissingData or CorruptData, naming the file."""
     try:
         return dict(orjson.loads(path.read_bytes()))
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise MissingData(f"no file {path}") from error
-    except (orjson.JSONDecodeError, TypeError, ValueError) as error:
+    except (orjson.JSONDecodeError, TypeError, ValueError, OSError) as error:
         raise CorruptData(f"{path} is no JSON object: {error}") from error
 
 

@@ -29,7 +29,7 @@ from ..foreign import shortened
 from ..types import Trajectory
 from .episodes import EPISODES, Key, encode_episode
 from .files import Lines, encode_json, read_json, read_lines, write_whole
-from .resume import FACTS, changes, is_free, pinned
+from .resume import FACTS, PINNED_BECAUSE, changes, is_free, pinned
 
 TIMINGS, METRICS = "timings.jsonl", "metrics.jsonl"
 CONFIG, VERSIONS = "config.yaml", "versions.json"
@@ -90,22 +90,7 @@ class RunFolder:
 
         Raises: UsageError: a binding part has changed; names its key.
         """
-        file = self.path / VERSIONS
-        if not file.exists():
-            write_whole(file, encode_json(dict(versions)))
-            return
-        old = read_json(file)
-        changed = list(self.changed)
-        # Through JSON, so that tuples and numpy numbers compare like what was read.
-        new = orjson.loads(orjson.dumps(dict(versions), option=orjson.OPT_SERIALIZE_NUMPY))
-        for part in binding:
-            found = list(changes(old.get(part), new.get(part), part))
-            for difference in pinned(found, FACTS):
-                raise UsageError(_resume_refused(self.path, *difference))
-            changed += [item for item in found if is_free(item[0], FACTS)]
-        if changed:
-            sitting = {key: {"was": was, "is": now} for key, was, now in changed}
-            write_whole(file, encode_json({**old, "resumed": [*old.get("resumed", []), sitting]}))
+        fix_versions(self.path, versions, binding=binding, changed=self.changed)
 
     def append(self, trajectory: Trajectory, usage: Mapping[str, float] | None = None) -> None:
         """Record one finished episode, and what the engine has used in this sitting so far."""
@@ -130,6 +115,40 @@ class RunFolder:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def fix_versions(
+    path: Path,
+    versions: Mapping[str, Any],
+    *,
+    binding: tuple[str, ...] = (),
+    changed: Iterable[tuple[str, Any, Any]] = (),
+) -> None:
+    """Write versions.json of a run folder, or on resume check that its `binding` parts are still the same.
+
+    What may change on resume and did (`changed`, and facts that follow from it) is added under "resumed".
+
+    Raises: UsageError: a binding part has changed; names its key.
+    """
+    file = path / VERSIONS
+    if not file.exists():
+        write_whole(file, encode_json(dict(versions)))
+        return
+    old, sitting = read_json(file), list(changed)
+    # Through JSON, so that tuples and numpy numbers compare like what was read.
+    new = orjson.loads(orjson.dumps(dict(versions), option=orjson.OPT_SERIALIZE_NUMPY))
+    for part in binding:
+        if part in old:  # runs of earlier releases lack some
+            found = list(changes(old[part], new.get(part), part))
+            for difference in pinned(found, FACTS):
+                raise UsageError(_resume_refused(path, *difference))
+            sitting += [item for item in found if is_free(item[0], FACTS)]
+    if sitting:
+        added = {key: {"was": was, "is": now} for key, was, now in sitting}
+        earlier = old.get("resumed", [])
+        write_whole(
+            file, encode_json({**old, "resumed": [*(earlier if isinstance(earlier, list) else []), added]})
+        )
 
 
 def check_output(
@@ -203,5 +222,7 @@ def first_difference(old: Any, new: Any, where: str = "") -> tuple[str, Any, Any
 
 
 def _resume_refused(path: Path, key: str, old: Any, new: Any) -> str:
-    was, now = shortened(old), shortened(new)
-    return f"cannot resume {path}: {key} was {was} and is now {now}; use the same value or another folder"
+    was, now, why = shortened(old), shortened(new), PINNED_BECAUSE.get(key, "")
+    return (
+        f"cannot resume {path}: {key} was {was} and is now {now}{why}; use the same value or another folder"
+    )

@@ -61,6 +61,12 @@ TRAINING = (
 )
 """Keys of TrainConfig that may change on resume; `max_steps` may grow where the learning rate does not depend on it."""
 
+PINNED_BECAUSE = {
+    "max_steps": " (the learning rate of lr_scheduler_type linear and cosine depends on it, that of constant does not)",
+    "num_processes": " (each process has random states of its own)",
+}
+"""What a refusal adds where the reason is not plain."""
+
 _BY_DIGEST = ("replay", "scripted")
 """Policies whose file is pinned by its digest."""
 

@@ -10,6 +10,8 @@ from pydantic import Field, model_validator
 
 from ..config import Section, apply_override, read_mapping, validate
 
+MOST_TEMPERATURE = 100.0
+
 
 class EnvConfig(Section):
     """What is played.
@@ -56,7 +58,7 @@ class RolloutConfig(Section):
     tasks_per_step: int = Field(default=16, ge=1)
     group_size: int = Field(default=8, ge=1)
     guided: bool = False
-    temperature: float = Field(default=1.0, gt=0)
+    temperature: float = Field(default=1.0, gt=0, le=MOST_TEMPERATURE)
     top_p: float = Field(default=1.0, gt=0, le=1)
     top_k: int = Field(default=0, ge=0)
     max_new_tokens: int = Field(default=512, ge=1)
@@ -115,7 +117,7 @@ class EvalDuringTraining(Section):
     panel: str
     every: int = Field(default=10, ge=1)
     limit: int | None = Field(default=None, ge=1)
-    temperature: float = Field(default=0.4, ge=0)
+    temperature: float = Field(default=0.4, ge=0, le=MOST_TEMPERATURE)
     repeats: int = Field(default=1, ge=1)
 
 

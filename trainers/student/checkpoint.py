@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from agentbench.errors import CorruptData, UsageError
+from agentbench.foreign import printable
 from agentbench.models.loading import quiet_transformers
 
 from .hidden import load as load_model
@@ -66,12 +67,18 @@ def load(folder: Path, student: Student) -> dict[str, Any]:
     """
     if not (folder / _STATE).is_file():
         raise UsageError(f"{str(folder)!r} is not a training checkpoint: it has no {_STATE}")
+    # Everything is read before anything is changed, so a damaged file leaves the trainer as it was.
     try:
         state: dict[str, Any] = json.loads((folder / _STATE).read_text(encoding="utf-8"))
+        written = state.pop("num_processes")
         optimizer = torch.load(folder / _OPTIMIZER, map_location="cpu", weights_only=True)
-    except Exception as error:  # torn bytes make the unpickler raise anything
-        raise CorruptData(f"checkpoint {str(folder)!r} cannot be read: {error}") from error
-    written = state.pop("num_processes")
+        if written == student.processes.count:
+            states = torch.load(folder / f"rng-{student.processes.index}.pt", weights_only=True)
+    except (
+        Exception
+    ) as error:  # torn bytes make the unpickler raise anything, an empty file EOFError without a word
+        reason = f"{type(error).__name__}: {printable(str(error), 300)}"
+        raise CorruptData(f"checkpoint {str(folder)!r} is damaged and cannot be read: {reason}") from error
     if written != student.processes.count:
         raise UsageError(
             f"checkpoint {str(folder)!r} was written by {written} process(es), this run has {student.processes.count}; "
@@ -79,7 +86,7 @@ def load(folder: Path, student: Student) -> dict[str, Any]:
         )
     _load_weights(folder, student)
     _load_optimizer(student, optimizer)
-    _set_random_state(torch.load(folder / f"rng-{student.processes.index}.pt", weights_only=True))
+    _set_random_state(states)
     return state
 
 
@@ -87,7 +94,11 @@ def _load_weights(folder: Path, student: Student) -> None:
     own = dict(student.net.plain.named_parameters())
     if student.run.lora is not None:
         # the base under the adapters never changes and was loaded from where it came
-        saved = torch.load(folder / _ADAPTER, map_location="cpu", weights_only=True)
+        try:
+            saved = torch.load(folder / _ADAPTER, map_location="cpu", weights_only=True)
+        except Exception as error:
+            reason = f"{type(error).__name__}: {printable(str(error), 300)}"
+            raise CorruptData(f"checkpoint {str(folder)!r}: {_ADAPTER} cannot be read: {reason}") from error
     else:
         saved = dict(load_model(str(folder), torch.float32, torch.device("cpu"))[0].named_parameters())
     missing = [name for name in own if name not in saved and (student.run.lora is None or "lora_" in name)]
