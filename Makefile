@@ -7,7 +7,7 @@ JOBS ?= 2
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: quickstart test test-slow test-vllm lint types check format setup setup-vllm lock clean
+.PHONY: quickstart test test-kernels test-slow test-vllm lint types check format setup setup-vllm lock clean
 
 setup: $(VENV)/.installed
 
@@ -37,6 +37,13 @@ quickstart: setup
 
 test: setup
 	$(BIN)/python -m pytest -n $(JOBS) -q
+
+# Other kernels than this processor's best: what a test may ask for must hold on every processor.
+test-kernels: setup
+	ATEN_CPU_CAPABILITY=default MKL_ENABLE_INSTRUCTIONS=SSE4_2 ONEDNN_MAX_CPU_ISA=SSE41 \
+	$(BIN)/python -m pytest -n $(JOBS) -q tests/core/engines tests/core/models tests/trainers --ignore tests/trainers/student/test_distributed.py
+	ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 ONEDNN_MAX_CPU_ISA=AVX2 \
+	$(BIN)/python -m pytest -n $(JOBS) -q tests/core/engines tests/core/models
 
 test-slow: setup
 	$(BIN)/python -m pytest -q -m slow

@@ -11,7 +11,7 @@ A benchmark offers its files as a `Dataset` through the entry-point group `agent
 `import_dir(src, dest, progress)` reads a folder (or file) that the user has, or the folder of finished
 downloads, and fills `dest`, an empty folder on the same disk as the data root. It raises CorruptData naming
 the file when something is broken; then nothing of the new import is kept and an older one is untouched.
-`verify(folder, progress)` checks an imported folder. Both return a `Report`. The env finds its files at
+`verify(folder, progress)` checks an imported folder. Both return a `ImportReport`. The env finds its files at
 `dataset_dir("alfworld")`.
 
 Leaves out reading the files: that is the env's own business.
@@ -56,7 +56,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Report:
+class ImportReport:
     """What an import or a verification found.
 
     Attributes:
@@ -76,8 +76,8 @@ class Dataset:
 
     id: str
     version: str
-    import_dir: Callable[[Path, Path, Progress], Report]
-    verify: Callable[[Path, Progress], Report]
+    import_dir: Callable[[Path, Path, Progress], ImportReport]
+    verify: Callable[[Path, Progress], ImportReport]
     sources: Sequence[Source] = ()
     description: str = ""
     licence: str = ""
@@ -149,7 +149,9 @@ def missing_data(name: str, what: str) -> MissingData:
     )
 
 
-def import_data(item: Dataset, src: Path, *, replace: bool = False, progress: Progress = silent) -> Report:
+def import_data(
+    item: Dataset, src: Path, *, replace: bool = False, progress: Progress = silent
+) -> ImportReport:
     """Take files already on disk; the new folder appears whole or not at all.
 
     Args:
@@ -179,7 +181,7 @@ def import_data(item: Dataset, src: Path, *, replace: bool = False, progress: Pr
     return report
 
 
-def _plain(report: Report) -> dict[str, Any]:
+def _plain(report: ImportReport) -> dict[str, Any]:
     return {"counts": dict(report.counts), "notes": list(report.notes), "problems": list(report.problems)}
 
 
@@ -191,7 +193,7 @@ def _swap(staging: Path, target: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def verify_data(item: Dataset, *, progress: Progress = silent) -> Report:
+def verify_data(item: Dataset, *, progress: Progress = silent) -> ImportReport:
     """Check the imported files of a dataset.
 
     Raises: MissingData: it was never imported.
@@ -204,7 +206,7 @@ def verify_data(item: Dataset, *, progress: Progress = silent) -> Report:
 
 def fetch_data(
     item: Dataset, *, replace: bool = False, progress: Progress = silent, attempts: int = 5
-) -> Report:
+) -> ImportReport:
     """Download every source (going on where an earlier try stopped), check it, import it.
 
     Args:

@@ -24,7 +24,8 @@ class Request:
         key: echoed with the answer; requests of one conversation share their `slot`.
         token_ids: the whole prompt [P].
         sampling: temperature and limits.
-        seed: all randomness of this request; the answer does not depend on batch mates.
+        seed: all randomness of this request. Its ids do not depend on batch mates or their number; its log-probs agree
+            up to the rounding of batched products, 1e-5 nats, and are never promised to the bit.
         slot: conversation id; engines may keep its KV cache and reuse the longest common prefix of ids.
         choices: guided choice: the reply must be one of these id sequences (each ends with an end token); log-probs
             are then of the distribution restricted to them. None = free.
@@ -51,16 +52,20 @@ class Completion:
 class Engine(Protocol):
     """Samples continuations. `submit` queues, `poll` works until at least one request is done.
 
+    Engines derive from it: `usage`, `close` and `outlives_runs` then have the defaults below.
+
     Attributes:
         tokenizer: a Hugging Face tokenizer whose ids the engine speaks.
         max_context: prompt plus reply may not exceed this many tokens.
         policy_version: number of weight updates seen; stamped on every Action.
         info: name, model, dtype, revision ... for the run's records.
+        outlives_runs: it may hold the weights of another run (a server), so training pushes before its first step.
     """
 
     tokenizer: Any
     max_context: int
     policy_version: int
+    outlives_runs: bool = False
 
     @property
     def info(self) -> dict[str, Any]:
@@ -82,6 +87,15 @@ class Engine(Protocol):
     def load_weights(self, named_tensors: Iterable[tuple[str, Any]]) -> int:
         """Replace the weights, drop every cache, return the new policy version."""
         ...
+
+    @property
+    def usage(self) -> dict[str, float]:
+        """Requests, tokens, seconds and cost so far; plain numbers that may be added. {} where nothing is counted."""
+        return {}
+
+    def close(self) -> None:
+        """Give back connections, processes and memory; the engine is not used afterwards."""
+        return
 
 
 @runtime_checkable
@@ -112,7 +126,7 @@ class TextRequest:
 
 @runtime_checkable
 class TextEngine(Protocol):
-    """Messages in, text out: no token ids, so nothing to train on. Otherwise as `Engine`."""
+    """Messages in, text out: no token ids, so nothing to train on. Otherwise as `Engine`, whose defaults it shares."""
 
     @property
     def info(self) -> dict[str, Any]:
@@ -121,8 +135,12 @@ class TextEngine(Protocol):
 
     @property
     def usage(self) -> dict[str, float]:
-        """Requests, tokens, seconds and cost so far; plain numbers that may be added."""
-        ...
+        """Requests, tokens, seconds and cost so far; plain numbers that may be added. {} where nothing is counted."""
+        return {}
+
+    def close(self) -> None:
+        """Give back connections, processes and memory; the engine is not used afterwards."""
+        return
 
     def ask(self, requests: Sequence[TextRequest]) -> None:
         """Queue requests; returns at once."""

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Protocol
 import gymnasium
 import numpy as np
 
-from .errors import ConfigError, ContractError, UsageError
+from .errors import ConfigError, ContractError, UsageError, unknown_name
 from .foreign import printable, shortened
 
 Info = dict[str, Any]
@@ -55,7 +55,6 @@ class AnyText(gymnasium.Space[str]):
         return hash(AnyText)
 
     def __repr__(self) -> str:
-        """Name the space."""
         return "AnyText()"
 
     @property
@@ -73,6 +72,7 @@ class TextEnv(gymnasium.Env[str, str]):
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"], "render_fps": 1}  # type: ignore[misc]
     can_snapshot: ClassVar[bool] = False
+    task: str = ""
 
     def __init__(self, examples: Sequence[str] = ("look",), *, render_mode: str | None = None) -> None:
         """Declare both spaces as arbitrary text.
@@ -92,6 +92,43 @@ class TextEnv(gymnasium.Env[str, str]):
         """
         super().reset(seed=seed)
         return "", {}
+
+    def begin(self, tasks: Sequence[str], *, seed: int | None, options: dict[str, Any] | None) -> str:
+        """Seed `np_random` and choose the task of an episode: the one that options name, else one drawn.
+
+        Args:
+            tasks: ids of all tasks of the env.
+            seed: of the episode, as `reset` was given it.
+            options: as `reset` was given them.
+        Returns: the id, which `info` reports from now on.
+        Raises: UnknownName: no such task.
+        """
+        super().reset(seed=seed)
+        drawn = tasks[int(self.np_random.integers(len(tasks)))]
+        task = (options or {}).get("task", drawn)
+        if task not in tasks:
+            raise unknown_name("task", str(task), tasks)
+        self.task = str(task)
+        return self.task
+
+    def info(
+        self,
+        *,
+        success: bool,
+        score: float | None = None,
+        admissible: Sequence[str] = (),
+        task_type: str = "",
+        **own: Any,
+    ) -> Info:
+        """Fill in the keys of `INFO_KEYS`; `own` are further ones. `score` None is 1 for success, else 0."""
+        return {
+            "task": self.task,
+            "admissible": list(admissible),
+            "success": success,
+            "score": float(success) if score is None else score,
+            "task_type": task_type,
+            **own,
+        }
 
     def step(self, action: str) -> StepReturn:
         """Carry out one command: (observation, reward, terminated, truncated, info)."""
@@ -136,7 +173,8 @@ class EnvSpec:
         make: builds an env; keyword options are the env's own (`--env-option key=value`).
         splits: names accepted by `tasks`, embedded ones first.
         tasks: split -> ordered task ids. Raises MissingData when the files are absent.
-        prompt: "package:folder/name" of the prompt, see `agentbench.prompts`.
+        prompt: "package:folder/name" of the prompt, see `agentbench.prompts`; or the prompt itself, as a mapping with
+            the keys of a prompt file.
         parser: name of the action parser and its options, see `agentbench.dialogue.parse`.
         max_turns: turn limit of the benchmark's protocol.
         history: observation-action pairs shown in a fresh prompt.
@@ -158,7 +196,7 @@ class EnvSpec:
     make: Callable[..., TextEnv]
     splits: tuple[str, ...]
     tasks: Callable[[str], Sequence[str]]
-    prompt: str
+    prompt: str | Mapping[str, Any]
     parser: str
     max_turns: int
     history: int = 2
@@ -215,12 +253,12 @@ RESERVED_KEYS = ("invalid", "penalty", "label", "label_ids")
 """Keys that an env's `info` may not use: in records of schema 1 they are facts of the rollout."""
 
 
-def register_gymnasium(spec: EnvSpec, entry_point: str) -> None:
+def register_gymnasium(spec: EnvSpec, entry_point: str | None = None) -> None:
     """Make `gym.make(spec.gym_id)` work; a second call for the same id changes nothing.
 
     Args:
         spec: the benchmark.
-        entry_point: "module:attribute" of the env factory, resolved by Gymnasium at `make`.
+        entry_point: "module:attribute" of the env factory, resolved by Gymnasium at `make`; None takes `spec.make`.
     """
     if spec.gym_id not in gymnasium.registry:
-        gymnasium.register(id=spec.gym_id, entry_point=entry_point)
+        gymnasium.register(id=spec.gym_id, entry_point=entry_point or spec.make)

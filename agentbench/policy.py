@@ -58,7 +58,7 @@ class Decision:
 
 
 class Policy(Protocol):
-    """Chooses actions for many episodes at a time."""
+    """Chooses actions for many episodes at a time. Policies derive from it and so get `usage` and `close`."""
 
     @property
     def info(self) -> dict[str, Any]:
@@ -77,35 +77,42 @@ class Policy(Protocol):
         """Drop what is kept for an episode that has ended."""
         ...
 
+    @property
+    def usage(self) -> dict[str, float]:
+        """What was used so far: requests, tokens, seconds, cost. {} where nothing is counted."""
+        return {}
 
-class InstantPolicy:
-    """Base of policies that answer at once: implement `decide`."""
+    def close(self) -> None:
+        """Give back what the policy holds, its engine included; it is not used afterwards."""
+        return
+
+
+class InstantPolicy(Policy):
+    """Base of policies that answer at once: implement `command`."""
 
     name = "instant"
 
     def __init__(self) -> None:
-        """Start with nothing pending."""
         self._ready: list[tuple[str, Decision]] = []
 
     @property
     def info(self) -> dict[str, Any]:
-        """Say who acts."""
         return {"policy": self.name}
 
-    def decide(self, view: View) -> str:
+    def command(self, view: View) -> str:
         """Return the command for this episode."""
         raise NotImplementedError
 
-    def decision(self, view: View) -> Decision:
+    def reply(self, view: View) -> Decision:
         """Say the command as it is, without tokens."""
-        command = self.decide(view)
+        command = self.command(view)
         return Decision(Action(command, author=self.name), env_action=command)
 
     def submit(self, views: Sequence[View]) -> None:
         """Decide for each episode."""
         for view in views:
             try:
-                decision = self.decision(view)
+                decision = self.reply(view)
                 decision.action.text.encode()  # half a surrogate pair could not be put on record
             except UsageError:
                 raise
@@ -120,4 +127,4 @@ class InstantPolicy:
         return ready
 
     def forget(self, key: str) -> None:
-        """Nothing is kept per episode."""
+        return

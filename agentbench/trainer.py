@@ -26,17 +26,58 @@ class Update:
     turn_columns: Mapping[str, Mapping[tuple[str, int], float]] = field(default_factory=dict)
 
 
+class Team(Protocol):
+    """The processes that share a run's work, seen from one of them; all of them make the same calls in the same order.
+
+    Attributes:
+        index: which of the `count` processes this is; 0 writes the files.
+    """
+
+    index: int
+    count: int
+
+    def collect(self, items: list[Any]) -> list[Any]:
+        """Concatenate plain values over all processes, in order of process; on process 0 only, [] elsewhere."""
+        ...
+
+    def wait(self) -> None:
+        """Let all processes catch up; returns at once when there is one."""
+        ...
+
+    def any(self, flag: bool) -> bool:
+        """Tell every process whether any of them raised the flag."""
+        ...
+
+
+class Alone:
+    """The team of a run in one process."""
+
+    index = 0
+    count = 1
+
+    def collect(self, items: list[Any]) -> list[Any]:
+        return items
+
+    def wait(self) -> None:
+        return
+
+    def any(self, flag: bool) -> bool:
+        return flag
+
+
 class Trainer(Protocol):
     """One algorithm with its student, teachers and optimizer.
 
     Attributes:
         tokenizer: the student's; prompts are rendered with it.
-        process_index: which of the `num_processes` training processes this is; 0 writes the files.
     """
 
     tokenizer: Any
-    process_index: int
-    num_processes: int
+
+    @property
+    def team(self) -> Team:
+        """The processes that train together."""
+        ...
 
     def plan(self, step: int) -> RolloutPlan:
         """Say which episodes step `step` needs."""
@@ -54,24 +95,12 @@ class Trainer(Protocol):
         """Log-prob in nats, at temperature 1, of each token but the first; every process calls this at once."""
         ...
 
-    def gather(self, items: list[Any]) -> list[Any]:
-        """Concatenate plain values over all processes, in order of process; on process 0 only, [] elsewhere."""
-        ...
-
     def save(self, folder: Path) -> None:
         """Write the student as a plain Hugging Face folder plus optimizer and trainer state."""
         ...
 
     def load(self, folder: Path) -> None:
         """Restore what `save` wrote, to the bit."""
-        ...
-
-    def wait(self) -> None:
-        """Let all processes catch up; returns at once when there is one."""
-        ...
-
-    def any_process(self, flag: bool) -> bool:
-        """Tell every process whether any of them raised the flag."""
         ...
 
 
@@ -82,7 +111,7 @@ class TrainerSpec:
     Attributes:
         id: plug-in name: "atod".
         config: pydantic model of the algorithm's own keys (`extra="forbid"`).
-        build: makes the trainer from the resolved run configuration.
+        build: makes the trainer from the run's configuration and the algorithm's settings; usually the class itself.
         needs: subset of {"teacher", "expert"}; a run without them is refused, and so are teachers nobody needs.
         ignores: dotted keys of TrainConfig that the algorithm does not use; setting one is an error.
         paper: where the algorithm comes from.
@@ -92,7 +121,7 @@ class TrainerSpec:
 
     id: str
     config: type[Any]
-    build: Callable[..., Trainer]
+    build: Callable[[Any, Any], Trainer]
     needs: frozenset[str] = frozenset()
     ignores: frozenset[str] = frozenset()
     paper: str = ""

@@ -104,15 +104,16 @@ def repeat(name: str, steps: int, generate: Callable[[], Any], update: Callable[
 
 
 def run_ours(root: Path, steps: int, loss: str, micro_batch: int) -> Figures:
-    """Our engine and our `opd`, in micro-batches of so many tokens."""
+    """Our engine with `gkd` (loss "full") or `opd`, in micro-batches of so many tokens."""
     from agentbench.engine import Request, sample
     from agentbench.engines.hf.engine import build
-    from agentbench.trainers.opd import SPEC
+    from agentbench.trainers import gkd, opd
     from agentbench.training.config import EnvConfig, TeacherConfig, TrainConfig
     from agentbench.types import Group, SamplingParams, Trajectory, Turn
 
+    spec = gkd.SPEC if loss == "full" else opd.SPEC
     run = TrainConfig(
-        algorithm="opd",
+        algorithm=spec.id,
         output_dir="",
         model_name_or_path=str(root / "student"),
         env=EnvConfig(name="corridor", split="train"),
@@ -120,7 +121,7 @@ def run_ours(root: Path, steps: int, loss: str, micro_batch: int) -> Figures:
         learning_rate=1e-6,
         tokens_per_micro_batch=micro_batch,
     )
-    trainer = SPEC.build(run, SPEC.config(loss=loss))
+    trainer = spec.build(run, spec.config())
     engine = build(str(root / "student"), dtype="float32", device="cpu")
     exactly = SamplingParams(max_new_tokens=COMPLETION, min_new_tokens=COMPLETION)
     ids = [tuple(trainer.tokenizer.encode(text, add_special_tokens=False)) for text in prompts()]

@@ -148,7 +148,6 @@ class CorridorEnv(TextEnv):
         return self._observation, reward, self._done, False, self._info(task)
 
     def render(self) -> str:
-        """Return the last observation."""
         return self._observation
 
     def snapshot(self) -> Any:
@@ -158,13 +157,12 @@ class CorridorEnv(TextEnv):
         return self._task.id, self._room, self._done, self._observation
 
     def restore(self, snapshot: Any) -> tuple[str, Info]:
-        """Return to a snapshot."""
         task_id, self._room, self._done, self._observation = snapshot
         self._task = Task.parse(task_id)
         return self._observation, self._info(self._task)
 
     @property
-    def task(self) -> Task:
+    def corridor(self) -> Task:
         """The task being played."""
         if self._task is None:
             raise gymnasium.error.ResetNeeded("no corridor was begun; call reset() first")
@@ -172,7 +170,7 @@ class CorridorEnv(TextEnv):
 
     def way_to(self, *, right: bool) -> str:
         """The first command of a shortest way through one of the doors, for experts."""
-        if self._room == (self.task.rooms if right else 1):
+        if self._room == (self.corridor.rooms if right else 1):
             return "open door"
         return "go right" if right else "go left"
 
@@ -208,8 +206,7 @@ class CorridorExpert:
         self.env = inner
 
     def act(self) -> str:
-        """Return the command to give now."""
-        return self.env.way_to(right=self.env.task.exit == "right")
+        return self.env.way_to(right=self.env.corridor.exit == "right")
 
 
 class CorridorDecoy(CorridorExpert):
@@ -220,8 +217,7 @@ class CorridorDecoy(CorridorExpert):
         super().__init__(env)
 
     def act(self) -> str:
-        """Return the command to give now."""
-        return self.env.way_to(right=self.env.task.exit == "left")
+        return self.env.way_to(right=self.env.corridor.exit == "left")
 
 
 SPEC = EnvSpec(

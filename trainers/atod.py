@@ -17,21 +17,20 @@ from agentbench.trainer import TrainerSpec, Update
 from agentbench.training.config import TrainConfig
 from agentbench.types import Group
 
-from .base import Algorithm
 from .batch.tables import Batch
-from .figures.meters import Meters
 from .maths.advantages import sampled_distillation
 from .maths.schedules import from_config
 from .maths.turn_weights import (
     DisagreementUncertainty,
+    TurnStatistics,
     disagreement_uncertainty,
     token_disagreement_uncertainty,
     turn_statistics,
 )
-from .maths.turns import per_token, turn_mean
+from .maths.turns import per_token
 from .preconditions import require_comparable, require_groups, require_one_teacher, require_plain_sampling
 from .student.student import Scores
-from .surrogate import EpisodeAdvantageConfig, descend_surrogate, episode_advantage, measure_groups
+from .surrogate import EpisodeAdvantageConfig, PolicyGradient, episode_advantage
 from .teachers.open import open_teacher
 
 ScheduleConfig = float | dict[str, Any]
@@ -76,11 +75,12 @@ class AtodConfig(EpisodeAdvantageConfig):
         return self
 
 
-class Atod(Algorithm):
+class Atod(PolicyGradient):
     """Annealed turn-aware on-policy distillation; see `AtodConfig`."""
 
+    settings: AtodConfig
+
     def __init__(self, run: TrainConfig, settings: AtodConfig) -> None:
-        """Load student and teacher."""
         refuse(run, settings)
         super().__init__(run)
         self.settings = settings
@@ -95,54 +95,55 @@ class Atod(Algorithm):
         )
 
     def update(self, groups: Sequence[Group], step: int) -> Update:
-        """Section 2.2 of the method notes, in the order of the paper's algorithm box."""
+        """One iteration of the paper's algorithm box, after the rollout."""
         batch = self.collate(groups)
-        old = self.student.score(batch)
-        teacher_BT = self.teacher.score(batch).logp_BT
-        meters = self.measure(batch)
-        self.measure_student(meters, batch, old)
-        self.measure_teacher(meters, batch, old, teacher_BT)
-        weight_BT, columns = self._weights(batch, old, teacher_BT, meters)  # w_k
+        old = self.student.score(batch)  # log q(y_t), entropy
+        teacher_BT = self.teacher.score(batch).logp_BT  # log p(y_t)
+        turns = turn_statistics(old.logp_BT, teacher_BT, batch.turn_BT, batch.turns)  # d_k, h_k
+        weight_BT, active = self._weights(batch, old, teacher_BT, turns)  # w_k = 1 - (1 - d_k)(1 - h_k)
         gap_BT = sampled_distillation(teacher_BT, old.logp_BT, batch.turn_BT, clip=self.settings.gap_clip)
-        distil_BT = self.kappa(step) * (weight_BT * gap_BT)  # kappa(s) A_OPD
+        distil_BT = self.kappa(step) * (weight_BT * gap_BT)  # kappa(s) w_k A_OPD
         episode = episode_advantage(batch, self.settings)  # A_GRPO
-        reward_BT = self.rho(step) * per_token(episode.value_X, batch.turn_BT)
-        advantage_BT = distil_BT + reward_BT  # A_t = kappa(s) A_OPD + rho(s) A_GRPO
-        measure_groups(meters, episode, batch)
-        self._balance(meters, batch, distil_BT, reward_BT, step)
-        descent = descend_surrogate(  # Eq. 4
-            self, self.settings, batch, old, advantage_BT, step=step, meters=meters
+        reward_BT = self.rho(step) * per_token(episode.value_X, batch.turn_BT)  # rho(s) A_GRPO
+        advantage_BT = distil_BT + reward_BT  # A_t = kappa(s) w_k A_OPD + rho(s) A_GRPO
+        descent = self.ascend(batch, old, advantage_BT, step=step)  # Eq. 4
+        return self.report(
+            step,
+            batch,
+            descent,
+            old=old,
+            teacher_BT=teacher_BT,
+            episode=episode,
+            columns={
+                "disagreement": turns.disagreement_N,
+                "uncertainty": turns.uncertainty_N,
+                "advantage": advantage_BT,
+                **({} if self.settings.weights == "none" else {"weight": weight_BT}),
+            },
+            figures={
+                "kappa": self.kappa(step),
+                "rho": self.rho(step),
+                # the paper's health figure: distillation outweighs reward early and is outweighed late
+                "advantage_distillation": distil_BT.abs(),
+                "advantage_reward": reward_BT.abs(),
+                **active,
+            },
         )
-        columns["advantage"] = turn_mean(advantage_BT, batch.turn_BT, batch.turns)
-        return self.report(meters, descent, step, batch.columns(**columns))
 
     def _weights(
-        self, batch: Batch, old: Scores, teacher_BT: Tensor, meters: Meters
+        self, batch: Batch, old: Scores, teacher_BT: Tensor, turns: TurnStatistics
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """T-DUR: w_k = 1 - (1 - d_k)(1 - h_k), d and h min-max normalised inside the trajectory."""
-        turns = turn_statistics(old.logp_BT, teacher_BT, batch.turn_BT, batch.turns)  # d_k, h_k
-        columns = {"disagreement": turns.disagreement_N, "uncertainty": turns.uncertainty_N}
+        """T-DUR: weight of each token's turn, d and h min-max normalised inside the trajectory; and a figure of it."""
         if self.settings.weights == "none":
-            return torch.ones_like(teacher_BT), columns
+            return torch.ones_like(teacher_BT), {}
         if self.settings.weights == "token":
-            weight_BT = token_disagreement_uncertainty(
-                old.logp_BT, teacher_BT, batch.turn_BT, self.switches, everyone=self.processes.concatenate
-            )
-        else:
-            weights = disagreement_uncertainty(turns, batch.traj_N, len(batch.ids_M), self.switches)
-            weight_BT = per_token(weights.weight_N, batch.turn_BT)
-            meters.mean("weights_active_share", weights.active_M, batch.ok_M)
-        columns["weight"] = turn_mean(weight_BT, batch.turn_BT, batch.turns)
-        meters.mean("turn_weight", weight_BT, batch.mask_BT)
-        meters.by_depth("turn_weight", weight_BT, batch)
-        return weight_BT, columns
-
-    def _balance(self, meters: Meters, batch: Batch, distil_BT: Tensor, reward_BT: Tensor, step: int) -> None:
-        """The paper's health figure: distillation outweighs reward early and is outweighed late."""
-        meters.mean("kappa", self.kappa(step))
-        meters.mean("rho", self.rho(step))
-        meters.mean("advantage_distillation", distil_BT.abs(), batch.mask_BT)
-        meters.mean("advantage_reward", reward_BT.abs(), batch.mask_BT)
+            return token_disagreement_uncertainty(
+                old.logp_BT, teacher_BT, batch.turn_BT, self.switches, everyone=self.team.concatenate
+            ), {}
+        weights = disagreement_uncertainty(turns, batch.traj_N, len(batch.ids_M), self.switches)
+        return per_token(weights.weight_N, batch.turn_BT), {
+            "weights_active_share": weights.active_M[batch.ok_M]
+        }
 
 
 def refuse(run: TrainConfig, settings: AtodConfig) -> None:
@@ -153,15 +154,10 @@ def refuse(run: TrainConfig, settings: AtodConfig) -> None:
     require_comparable(run, settings.importance_cap)
 
 
-def build(run: TrainConfig, settings: AtodConfig) -> Atod:
-    """Make the trainer."""
-    return Atod(run, settings)
-
-
 SPEC = TrainerSpec(
     id="atod",
     config=AtodConfig,
-    build=build,
+    build=Atod,
     refuse=refuse,
     needs=frozenset({"teacher"}),
     paper="ATOD, arXiv:2606.27814",

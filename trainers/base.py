@@ -1,13 +1,23 @@
-"""What every algorithm shares: one update of the student from token losses, its safeguards, its figures.
+"""What every algorithm shares, and the story of one training step.
 
-Owns: the split of a step into optimizer updates, gradient accumulation with denominators counted over all micro-batches
-and processes, refusal of non-finite losses, the common metrics, and the plumbing of `agentbench.trainer.Trainer`.
-Leaves out objectives (`objectives`), checkpoints on disk (`checkpoint`) and the algorithms themselves.
+The loop asks `plan(step)` which episodes the step needs and hands them to `update(groups, step)`. There
+
+1. `collate` turns the episodes into tables: tokens [B, T], turns [N], trajectories [M];
+2. `student.score` (and a teacher's `score`) give log-probs of the tokens on record, before anything changes;
+3. the algorithm makes from them one number per token: an advantage, a weight, a target;
+4. `descend` lowers the objective: it cuts the step into `updates_per_step` optimizer steps and each of those into
+   micro-batches, with denominators counted over all of them and over all processes, so that no cut changes the result;
+   a loss or gradient that is not finite stops the run before the weights are touched;
+5. `report` measures what it is given and returns the step's figures and the turns' annotations.
+
+Afterwards the loop takes `weights()` to the engine, and calls `save` when a checkpoint is due.
+Leaves out objectives (`objectives`), policy gradients (`surrogate`), checkpoints on disk (`student.checkpoint`) and the
+algorithms themselves.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,8 +33,18 @@ from agentbench.types import Group, RolloutPlan, SamplingParams, derive_seed
 from .batch.micro import Micro, micro_batches
 from .batch.tables import Batch, collate
 from .figures.alarms import Alarms
+from .figures.measures import (
+    measure_columns,
+    measure_episodes,
+    measure_figures,
+    measure_groups,
+    measure_student,
+    measure_teacher,
+)
 from .figures.meters import Meters
+from .maths.advantages import Standardised
 from .maths.reductions import Reduction, reduction_denominator, token_coefficients
+from .maths.turns import turn_mean
 from .objectives import Objective
 from .student import checkpoint
 from .student.processes import Processes
@@ -43,12 +63,14 @@ class Descent:
         grad_norm: mean norm before clipping.
         updates: optimizer steps taken.
         columns: token columns the objective reported, as seen by the update that used them.
+        meters: figures of the step; `Algorithm.report` adds the others.
     """
 
     loss: float = 0.0
     grad_norm: float = 0.0
     updates: int = 0
     columns: dict[str, Tensor] = field(default_factory=dict)
+    meters: Meters = field(default_factory=Meters)
 
 
 class Algorithm:
@@ -62,13 +84,12 @@ class Algorithm:
             temperature: at which log-probs are taken; None takes the rollout's.
         """
         self.run = run
-        self.processes = Processes(run.num_processes, fsdp=run.fsdp)
-        self.process_index, self.num_processes = self.processes.index, self.processes.count
-        torch.manual_seed(derive_seed(run.seed, "torch", self.process_index) % 2**63)
+        self.team = Processes(run.num_processes, fsdp=run.fsdp)
+        torch.manual_seed(derive_seed(run.seed, "torch", self.team.index) % 2**63)
         at = run.rollout.temperature if temperature is None else temperature
-        self.student = Student(run, self.processes, temperature=at)
+        self.student = Student(run, self.team, temperature=at)
         self.tokenizer = self.student.tokenizer
-        self.alarms = Alarms(speaks=self.processes.first)
+        self.alarms = Alarms(speaks=self.team.first)
         self.updates = 0
         self.skipped = 0
 
@@ -98,10 +119,6 @@ class Algorithm:
         """Log-prob in nats, at temperature 1, of each token but the first."""
         return self.student.score_tokens(token_ids)
 
-    def gather(self, items: list[Any]) -> list[Any]:
-        """Bring plain values of all processes to process 0; [] elsewhere."""
-        return self.processes.collect(items)
-
     def save(self, folder: Path) -> None:
         """Write a plain Hugging Face folder and everything needed to go on."""
         checkpoint.save(folder, self.student, self.state())
@@ -109,14 +126,6 @@ class Algorithm:
     def load(self, folder: Path) -> None:
         """Restore what `save` wrote, to the bit."""
         self.load_state(checkpoint.load(folder, self.student))
-
-    def wait(self) -> None:
-        """Let all processes catch up."""
-        self.processes.wait()
-
-    def any_process(self, flag: bool) -> bool:
-        """Tell every process whether any of them raised the flag."""
-        return self.processes.sum(float(flag)) > 0
 
     def state(self) -> dict[str, Any]:
         """Plain values to keep in a checkpoint; subclasses add theirs."""
@@ -168,7 +177,7 @@ class Algorithm:
             turn_BT = torch.full_like(batch.turn_BT, -1)
             turn_BT[rows_B] = batch.turn_BT[rows_B]
             counted = (turn_BT, batch.traj_N, batch.ok_M)
-            total = self.processes.sum(reduction_denominator(reduction, *counted, keep_BT=keep_BT))
+            total = self.team.sum(reduction_denominator(reduction, *counted, keep_BT=keep_BT))
             if total == 0:
                 continue
             coef_BT = token_coefficients(reduction, *counted, keep_BT=keep_BT, denominator=total)
@@ -194,7 +203,7 @@ class Algorithm:
             for key, rows in zip(batch.ids_M, rows_M, strict=True)
             if rows
         ]
-        everyone = sorted(self.processes.gather(mine))
+        everyone = sorted(self.team.gather(mine))
         total, before, part_of = sum(rows for *_, rows in everyone), 0, {}
         for _, key, rows in everyone:
             part_of[key] = before * parts // total
@@ -218,25 +227,25 @@ class Algorithm:
         suspects: list[str] = []
         micros = student.micro_batches(batch, rows_B)
         for number, micro in enumerate(micros, start=1):
-            with self.processes.accumulate(student.runner, last=number == len(micros)):
+            with self.team.accumulate(student.runner, last=number == len(micros)):
                 kernel = objective.kernel(micro, micro.pick(coef_BT), student)
                 part, *reported = student.apply(micro, kernel)
-                (part * self.num_processes).backward()  # type: ignore[no-untyped-call]  # averaged again by DDP, FSDP2
+                (part * self.team.count).backward()  # type: ignore[no-untyped-call]  # averaged again by DDP, FSDP2
             loss += float(part.detach())
             for name, x_X in zip(objective.names, reported, strict=True):
                 micro.place(x_X, columns[name])
             if not torch.isfinite(part):
                 suspects += self._suspects(batch, micro, objective, coef_BT)
-        suspects = self.processes.gather(suspects)
+        suspects = self.team.gather(suspects)
         if suspects:
             self._refuse("the loss", suspects, step)
-        return self.processes.sum(loss)
+        return self.team.sum(loss)
 
     @torch.no_grad()
     def _suspects(self, batch: Batch, micro: Micro, objective: Objective, coef_BT: Tensor) -> list[str]:
         """Trajectories of a micro-batch whose own loss is not finite; all of them where one alone cannot be run."""
         found, everyone = [], sorted(set(batch.traj_B[micro.at[0]].tolist()))
-        for m in [] if self.processes.fsdp else everyone:
+        for m in [] if self.team.fsdp else everyone:
             rows_B = torch.nonzero(batch.traj_B == m)[:, 0]
             for own in micro_batches(batch, self.run.tokens_per_micro_batch, self.student.device, rows_B):
                 kernel = objective.kernel(own, own.pick(coef_BT), self.student)
@@ -266,67 +275,63 @@ class Algorithm:
 
     # --- reports ------------------------------------------------------------------------------------------------------
 
-    def measure(self, batch: Batch) -> Meters:
-        """Start the figures of a step with those of the episodes."""
-        meters = Meters()
-        meters.total("episodes", len(batch.ids_M))
-        meters.total("episode_errors", float((~batch.ok_M).sum()))
-        meters.mean("episode_error_share", ~batch.ok_M)
-        meters.mean("reward", batch.score_M, batch.ok_M)
-        meters.total("trained_tokens", float(batch.mask_BT.sum()))
-        lengths_M = torch.bincount(batch.traj_N, minlength=len(batch.ids_M))
-        meters.mean("turns_per_episode", lengths_M, batch.ok_M)
-        meters.mean("truncated_share", batch.truncated_N, batch.ok_M[batch.traj_N])
-        return meters
-
-    def measure_student(self, meters: Meters, batch: Batch, old: Scores | None = None) -> None:
-        """Add the student before the update: its entropy, and how far the engine's log-probs are from the trainer's.
-
-        Args:
-            meters: receives the figures.
-            batch: of this process.
-            old: scores of the whole batch; None scores a few rows.
-        """
-        mask_BT = batch.mask_BT
-        if old is None:
-            rows = -(-len(mask_BT) // _PROBE_SHARE)
-            old = self.student.score(batch, torch.arange(rows))
-            mask_BT = mask_BT & (torch.arange(len(mask_BT)) < rows)[:, None]
-        meters.mean("entropy", old.entropy_BT, mask_BT)
-        if self._comparable:
-            gap_BT = (old.logp_BT - batch.behaviour_BT).abs()
-            meters.mean("engine_gap", gap_BT, mask_BT)
-            meters.top("engine_gap_max", gap_BT, mask_BT)
-            ratio_BT = (old.logp_BT - batch.behaviour_BT).exp()  # raw importance ratio, before any update
-            meters.mean("engine_ratio", ratio_BT, mask_BT)
-            meters.top("engine_ratio_max", ratio_BT, mask_BT)
-
-    def measure_teacher(self, meters: Meters, batch: Batch, old: Scores, teacher_BT: Tensor) -> None:
-        """Add the gap between student and teacher on the sampled tokens."""
-        mask_BT, gap_BT = batch.mask_BT, old.logp_BT - teacher_BT
-        meters.mean("teacher_gap", gap_BT, mask_BT)
-        meters.mean("teacher_preferred_share", gap_BT < 0, mask_BT)
-        meters.mean("teacher_distance", gap_BT.abs(), mask_BT)
-        meters.by_depth("teacher_distance", gap_BT.abs(), batch)
-
-    @property
-    def _comparable(self) -> bool:
-        """Whether the engine's log-probs are of the distribution that the trainer sees."""
-        rollout = self.run.rollout
-        return not rollout.guided and rollout.top_p == 1.0 and rollout.top_k == 0
+    def probe(self, batch: Batch) -> Scores:
+        """Score a few rows before the update, for algorithms that need no scores of the whole batch."""
+        rows = -(-len(batch.tokens_BT) // _PROBE_SHARE)
+        return self.student.score(batch, torch.arange(rows))
 
     def report(
-        self, meters: Meters, descent: Descent, step: int, columns: dict[str, Any] | None = None
+        self,
+        step: int,
+        batch: Batch,
+        descent: Descent,
+        *,
+        old: Scores | None = None,
+        teacher_BT: Tensor | None = None,
+        episode: Standardised | None = None,
+        columns: Mapping[str, Tensor] | None = None,
+        figures: Mapping[str, float | Tensor] | None = None,
     ) -> Update:
-        """Finish the figures of a step and raise alarms."""
+        """Measure what an update hands over, raise alarms, and return it all as the step's `Update`.
+
+        Args:
+            step: of the run.
+            batch: of this process.
+            descent: what `descend` did.
+            old: the student's scores before the update; the gap to the engine is measured on them.
+            teacher_BT: the teacher's log-prob of the sampled tokens.
+            episode: group-relative advantages of the episodes.
+            columns: token [B, T] or turn [N] values that become annotations of the turns; tokens are averaged by turn.
+            figures: further numbers, or token tables [B, T] of which the mean is reported.
+        """
+        meters, columns = descent.meters, columns or {}
+        measure_episodes(meters, batch)
+        if old is not None:
+            measure_student(meters, batch, old, comparable=self._comparable)
+        if old is not None and teacher_BT is not None:
+            measure_teacher(meters, batch, old, teacher_BT)
+        if episode is not None:
+            measure_groups(meters, batch, episode)
+        measure_columns(meters, batch, columns)
+        measure_figures(meters, batch, figures or {})
         if descent.updates == 0:
             self.skipped += 1
         metrics = {
-            **meters.result(self.processes),
+            **meters.result(self.team),
             "loss": descent.loss,
             "grad_norm": descent.grad_norm,
             "learning_rate": self.student.set_learning_rate(step),
             "updates": float(self.updates),
             "skipped_steps": float(self.skipped),
         }
-        return Update({**metrics, **self.alarms.check(metrics, step)}, columns or {})
+        by_turn = {
+            name: turn_mean(x, batch.turn_BT, batch.turns) if x.ndim == 2 else x
+            for name, x in columns.items()
+        }
+        return Update({**metrics, **self.alarms.check(metrics, step)}, batch.columns(**by_turn))
+
+    @property
+    def _comparable(self) -> bool:
+        """Whether the engine's log-probs are of the distribution that the trainer sees."""
+        rollout = self.run.rollout
+        return not rollout.guided and rollout.top_p == 1.0 and rollout.top_k == 0

@@ -107,12 +107,12 @@ class Sft(Algorithm):
     def update(self, groups: Sequence[Group], step: int) -> Update:
         """Take one step on -log q of the cloned tokens."""
         batch = self._batch(groups, step)
-        meters = self.measure(batch)
         objective = TokenObjective(_negative_log_likelihood)
         descent = self.descend(batch, objective, reduction=self.settings.reduction, step=step)
-        meters.mean("entropy", descent.columns["entropy"], batch.mask_BT)
-        meters.mean("perplexity_log", -descent.columns["logp"], batch.mask_BT)
-        return self.report(meters, descent, step)
+        seen = descent.columns
+        return self.report(
+            step, batch, descent, figures={"entropy": seen["entropy"], "perplexity_log": -seen["logp"]}
+        )
 
     def _batch(self, groups: Sequence[Group], step: int) -> Batch:
         batch = self._commands(groups, step)
@@ -133,7 +133,7 @@ class Sft(Algorithm):
         """This process's share of the step's recorded episodes."""
         count = self.run.rollout.tasks_per_step * self.run.rollout.group_size
         drawn = draw(self.recorded, count, step, self.run.seed)
-        return drawn[self.process_index :: self.num_processes]
+        return drawn[self.team.index :: self.team.count]
 
 
 def _negative_log_likelihood(logp_X: Tensor) -> Tensor:
@@ -144,14 +144,9 @@ def _hand_over(turn: int) -> Authors:
     return ((0, "mixture"), (turn, "expert")) if turn else ((0, "expert"),)
 
 
-def build(run: TrainConfig, settings: SftConfig) -> Sft:
-    """Make the trainer."""
-    return Sft(run, settings)
-
-
 SPEC = TrainerSpec(
     id="sft",
     config=SftConfig,
-    build=build,
+    build=Sft,
     paper="behaviour cloning; DAgger, arXiv:1011.0686",
 )

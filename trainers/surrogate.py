@@ -1,6 +1,6 @@
-"""The clipped surrogate as every policy method here uses it: settings, objective and figures.
+"""What methods that follow a policy gradient share: settings, the clipped surrogate, group-relative episode advantages.
 
-Leaves out where advantages come from (each algorithm's file) and the formulas (`losses`).
+Leaves out how each algorithm makes its advantages (its own file) and the formulas (`maths`).
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from agentbench.config import Section
+from agentbench.training.config import TeacherConfig, TrainConfig
 
 from .base import Algorithm, Descent
 from .batch.tables import Batch
-from .figures.meters import Meters
 from .maths.advantages import GroupStats, Standardised, group_centred
 from .maths.losses import (
     clipped_surrogate,
@@ -23,7 +23,8 @@ from .maths.losses import (
 )
 from .maths.reductions import Reduction
 from .objectives import TokenObjective
-from .student.student import Scores
+from .student.student import Scores, Student
+from .teachers.local import LocalTeacher
 
 
 class SurrogateConfig(Section):
@@ -49,76 +50,66 @@ class SurrogateConfig(Section):
         return self
 
 
-def descend_surrogate(
-    algorithm: Algorithm,
-    settings: SurrogateConfig,
-    batch: Batch,
-    old: Scores,
-    advantage_BT: Tensor,
-    *,
-    step: int,
-    meters: Meters,
-    reference_BT: Tensor | None = None,
-    ref_kl_coef: float = 0.0,
-) -> Descent:
-    """Raise the clipped surrogate of these advantages.
+class PolicyGradient(Algorithm):
+    """Base of the methods that follow a policy gradient: `ascend` raises the clipped surrogate of their advantages."""
 
-    Args:
-        algorithm: whose student learns.
-        settings: of the surrogate.
-        batch: of this process.
-        old: the student's scores before the update.
-        advantage_BT: constant; 0 on context.
-        step: of the run.
-        meters: receives ratio figures.
-        reference_BT: log-probs of the policy to stay near.
-        ref_kl_coef: weight of that penalty.
-    """
-    penalised = reference_BT is not None and ref_kl_coef > 0.0
-    if settings.importance_cap is not None:
-        advantage_BT = advantage_BT * truncated_importance(
-            old.logp_BT, batch.behaviour_BT, settings.importance_cap
-        )
+    settings: SurrogateConfig
 
-    def loss(logp_X: Tensor, old_X: Tensor, advantage_X: Tensor, *reference_X: Tensor) -> Tensor:
-        ratio_X = importance_ratio(logp_X, old_X)
-        if settings.clip is None:
-            loss_X = -ratio_X * advantage_X
-        else:
-            loss_X = -clipped_surrogate(
-                ratio_X, advantage_X, clip_low=settings.clip, clip_high=settings.clip_high
+    def ascend(
+        self,
+        batch: Batch,
+        old: Scores,
+        advantage_BT: Tensor,
+        *,
+        step: int,
+        reference_BT: Tensor | None = None,
+        ref_kl_coef: float = 0.0,
+    ) -> Descent:
+        """Raise the clipped surrogate.
+
+        Args:
+            batch: of this process.
+            old: the student's scores before the update.
+            advantage_BT: constant; 0 on context.
+            step: of the run.
+            reference_BT: log-probs of the policy to stay near.
+            ref_kl_coef: weight of that penalty.
+        Source: PPO, arXiv:1707.06347, Eq. 7; the penalty as in GRPO, arXiv:2402.03300, Eq. 4.
+        """
+        settings = self.settings
+        if settings.importance_cap is not None:
+            advantage_BT = advantage_BT * truncated_importance(
+                old.logp_BT, batch.behaviour_BT, settings.importance_cap
             )
-        return loss_X + ref_kl_coef * low_variance_kl(logp_X, reference_X[0]) if reference_X else loss_X
 
-    columns = (
-        old.logp_BT,
-        advantage_BT,
-        *((reference_BT,) if penalised and reference_BT is not None else ()),
-    )
-    descent = algorithm.descend(batch, TokenObjective(loss, columns), reduction=settings.reduction, step=step)
-    _figures(meters, settings, batch, old, advantage_BT, descent.columns["logp"])
-    return descent
+        def loss(logp_X: Tensor, old_X: Tensor, advantage_X: Tensor, *reference_X: Tensor) -> Tensor:
+            ratio_X = importance_ratio(logp_X, old_X)
+            if settings.clip is None:
+                loss_X = -ratio_X * advantage_X
+            else:
+                loss_X = -clipped_surrogate(
+                    ratio_X, advantage_X, clip_low=settings.clip, clip_high=settings.clip_high
+                )
+            return loss_X + ref_kl_coef * low_variance_kl(logp_X, reference_X[0]) if reference_X else loss_X
 
+        reference = () if reference_BT is None or ref_kl_coef == 0.0 else (reference_BT,)
+        objective = TokenObjective(loss, (old.logp_BT, advantage_BT, *reference))
+        descent = self.descend(batch, objective, reduction=settings.reduction, step=step)
+        self._measure_ratio(descent, batch, old, advantage_BT)
+        return descent
 
-def _figures(
-    meters: Meters,
-    settings: SurrogateConfig,
-    batch: Batch,
-    old: Scores,
-    advantage_BT: Tensor,
-    logp_BT: Tensor,
-) -> None:
-    mask_BT = batch.mask_BT
-    log_ratio_BT = logp_BT - old.logp_BT
-    ratio_BT = log_ratio_BT.exp()
-    meters.mean("ratio_mean", ratio_BT, mask_BT)
-    meters.top("ratio_max", ratio_BT, mask_BT)
-    meters.mean("policy_kl", ratio_BT - 1.0 - log_ratio_BT, mask_BT)  # k3 of old against current
-    if settings.clip is not None:
-        clipped_BT = clipped_tokens(
-            ratio_BT, advantage_BT, clip_low=settings.clip, clip_high=settings.clip_high
-        )
-        meters.mean("clip_share", clipped_BT, mask_BT)
+    def _measure_ratio(self, descent: Descent, batch: Batch, old: Scores, advantage_BT: Tensor) -> None:
+        meters, mask_BT, clip = descent.meters, batch.mask_BT, self.settings.clip
+        log_ratio_BT = descent.columns["logp"] - old.logp_BT
+        ratio_BT = log_ratio_BT.exp()
+        meters.mean("ratio_mean", ratio_BT, mask_BT)
+        meters.top("ratio_max", ratio_BT, mask_BT)
+        meters.mean("policy_kl", ratio_BT - 1.0 - log_ratio_BT, mask_BT)  # k3 of old against current
+        if clip is not None:
+            clipped_BT = clipped_tokens(
+                ratio_BT, advantage_BT, clip_low=clip, clip_high=self.settings.clip_high
+            )
+            meters.mean("clip_share", clipped_BT, mask_BT)
 
 
 class EpisodeAdvantageConfig(SurrogateConfig):
@@ -134,12 +125,6 @@ class EpisodeAdvantageConfig(SurrogateConfig):
     divide_by_std: bool = True
 
 
-def measure_groups(meters: Meters, episode: Standardised, batch: Batch) -> None:
-    """Report how many groups teach nothing, and the size of the advantages."""
-    meters.mean("zero_variance_share", 1.0 * episode.flat / max(1, episode.buckets))
-    meters.mean("episode_advantage", episode.value_X.abs(), batch.ok_M[batch.traj_N])
-
-
 def episode_advantage(batch: Batch, settings: EpisodeAdvantageConfig) -> Standardised:
     """Compare each episode's reward with its group's, per turn.
 
@@ -153,3 +138,20 @@ def episode_advantage(batch: Batch, settings: EpisodeAdvantageConfig) -> Standar
     return group_centred(
         free_M, *table, stats="turn", divide_by_std=settings.divide_by_std, penalty_N=batch.penalty_N
     )
+
+
+class ReferenceConfig(EpisodeAdvantageConfig):
+    """Keys of the methods that may be held near the model they started from.
+
+    Attributes:
+        ref_kl_coef: weight of the penalty on leaving the initial model; 0 loads no reference.
+    """
+
+    ref_kl_coef: float = Field(default=0.01, ge=0)
+
+
+def open_reference(run: TrainConfig, settings: ReferenceConfig, student: Student) -> LocalTeacher | None:
+    """Load the frozen initial model, where there is a penalty on leaving it."""
+    if settings.ref_kl_coef == 0.0:
+        return None
+    return LocalTeacher(TeacherConfig(model_name_or_path=run.model_name_or_path), student)

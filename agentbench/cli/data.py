@@ -11,7 +11,7 @@ import typer
 from .output import file_progress, print_json, print_table
 
 if TYPE_CHECKING:
-    from ..datasets import Report
+    from ..datasets import ImportReport
 
 _group = typer.Typer(help="Get benchmark files, check them, see what is there.")
 _Name = Annotated[str, typer.Argument(help="Data set; see agentbench data list.")]
@@ -80,7 +80,7 @@ def list_(json: _Json = False) -> None:
     print_table(("data set", "state", "items"), rows)
 
 
-def _show(name: str, report: Report, json: bool) -> int:
+def _show(name: str, report: ImportReport, json: bool) -> int:
     if json:
         print_json({"dataset": name, **_plain(report)})
         return 1 if report.problems else 0
@@ -93,5 +93,5 @@ def _show(name: str, report: Report, json: bool) -> int:
     return 1 if report.problems else 0
 
 
-def _plain(report: Report) -> dict[str, object]:
+def _plain(report: ImportReport) -> dict[str, object]:
     return {"counts": dict(report.counts), "notes": list(report.notes), "problems": list(report.problems)}

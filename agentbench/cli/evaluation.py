@@ -29,6 +29,8 @@ class _Option(NamedTuple):
 # As a table, because a function with one annotated parameter for each of these would be a page long.
 _OPTIONS = (
     _Option("panel", str, ("--panel",), _WHAT, "Panel id or file, see agentbench list panels."),
+    _Option("env", str, ("--env",), _WHAT, "Env plug-in or file.py:SPEC, instead of a panel; with --split."),
+    _Option("split", str, ("--split",), _WHAT, "Split of --env, as it is on this machine."),
     _Option("limit", int, ("--limit",), _WHAT, "Only the first tasks."),
     _Option("repeats", int, ("--repeats",), _WHAT, "Episodes per task; default 1."),
     _Option("seed", int, ("--seed",), _WHAT, "Seed of the run; default 0."),
@@ -41,7 +43,7 @@ _OPTIONS = (
         str,
         ("--policy",),
         _WHO,
-        "expert, explorer, random, null, replay:FILE, scripted:FILE, model or package.module:Name.",
+        "expert, explorer, random, null, replay:FILE, scripted:FILE, model, or module:Name.",
     ),
     _Option("model_name_or_path", str, ("--model",), _WHO, "Model folder or hub id."),
     _Option("engine", str, ("--engine",), _WHO, "Engine plug-in; default hf."),
@@ -118,9 +120,11 @@ def eval_(
             given = {**values.get(item.key, {}), **key_values(given, item.names[0])} if given else None
         if given is not None:
             values[item.key] = given
-    for key, option in (("panel", "--panel"), ("policy", "--policy"), ("output_dir", "--output")):
+    if values.get("panel") is None and values.get("env") is None:
+        raise ConfigError("--panel is missing (or --env with --split); see agentbench list panels")
+    for key, option in (("policy", "--policy"), ("output_dir", "--output")):
         if values.get(key) is None:
-            raise ConfigError(f"{option} is missing; see agentbench eval --help and agentbench list panels")
+            raise ConfigError(f"{option} is missing; see agentbench eval --help")
     if retry_errors and not resume:
         raise ConfigError("--retry-errors plays recorded errors again, so it needs --resume")
     checked = validate(EvalConfig, values)

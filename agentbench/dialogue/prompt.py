@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import jinja2
 import jinja2.sandbox
+import yaml
 
 from ..config import Section, parse_mapping, read_text, validate
 from ..errors import ConfigError, UnknownName
@@ -77,12 +78,16 @@ class Prompt:
             ) from error
 
 
-def load_prompt(reference: str) -> Prompt:
-    """Load "package:folder/name" (shipped with a package) or a path to a YAML file.
+def load_prompt(reference: str | Mapping[str, Any]) -> Prompt:
+    """Load "package:folder/name" (shipped with a package), a path to a YAML file, or a prompt written in place.
 
-    Raises: UnknownName: no such file. ConfigError: the file is not a prompt.
+    Args:
+        reference: where it is, or a mapping with the keys of a prompt file.
+    Raises: UnknownName: no such file. ConfigError: it is not a prompt.
     """
-    return _parse(reference, _read(reference))
+    if isinstance(reference, str):
+        return _parse(reference, _read(reference))
+    return _parse("inline", yaml.safe_dump(dict(reference), sort_keys=True, allow_unicode=True))
 
 
 @lru_cache(maxsize=64)

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import httpx
 
-from ..engine import Completion, TextRequest
+from ..engine import Completion, TextEngine, TextRequest
 from ..errors import ContextFull, EngineFailure, UsageError
 from ..models.loading import find_tokenizer
 from ..types import Action, Finish
@@ -35,7 +35,7 @@ _PROBE_RETRIES = 3
 _SEEDS = 2**31
 
 
-class OpenAIEngine:
+class OpenAIEngine(TextEngine):
     """Answers messages through an endpoint."""
 
     def __init__(
@@ -97,7 +97,6 @@ class OpenAIEngine:
         return self.http.usage.totals()
 
     def ask(self, requests: Sequence[TextRequest]) -> None:
-        """Send requests."""
         for request in requests:
             sampling = request.sampling
             if request.key in self._running:
@@ -139,7 +138,6 @@ class OpenAIEngine:
         return ready
 
     def close(self) -> None:
-        """Close the connections."""
         self.http.close()
 
 

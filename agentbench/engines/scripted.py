@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..engine import Completion, Request
+from ..engine import Completion, Engine, Request
 from ..errors import EngineFailure, UsageError
 from ..models.chatml import CHATML_TEMPLATE, END_OF_TEXT, END_OF_TURN, SPECIAL_TOKENS, START_OF_TURN
 from ..types import Action, Finish, derive_seed
@@ -107,7 +107,7 @@ class _Waiting:
     reply: Reply = field(default_factory=Reply)
 
 
-class ScriptedEngine:
+class ScriptedEngine(Engine):
     """Answers from a script.
 
     Attributes:

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ..env import EnvSpec, try_options
 from ..errors import ConfigError, ContextFull, CorruptData
@@ -28,23 +28,13 @@ from ..runs.episodes import EPISODES, Key, read_episodes
 from ..runs.folder import RunFolder, check_output, read_timings
 from ..runs.report import write_pages
 from ..runs.resume import EVALUATION
-from ..runs.summary import Plan, Summary, require_ours, summarise
+from ..runs.summary import Assignment, Summary, require_ours, summarise
+from ..trainer import Team
 from ..types import Trajectory, episode_seed
-from .panels import ResolvedPanel, digest, load_panel
+from .panels import Panel, ResolvedPanel, digest, load_panel, split_as_panel
 
 Progress = Callable[[Trajectory | None, int, int], None]
 """`progress(episode, done, total)`, called once with None before the first episode and after each one."""
-
-
-class Team(Protocol):
-    """Several processes that play one panel together; a `agentbench.trainer.Trainer` is one."""
-
-    process_index: int
-    num_processes: int
-
-    def gather(self, items: list[Any]) -> list[Any]:
-        """Concatenate plain values over all processes, on process 0 only."""
-        ...
 
 
 MOST_REPEATS = 100_000
@@ -55,6 +45,7 @@ class EvalConfig(PolicyConfig):
 
     Attributes:
         panel: panel id or file.
+        env: plays a split of this env that no panel freezes, instead of a panel; `split` says which.
         output_dir: run folder; None keeps nothing.
         limit: play only the first tasks of the panel.
         repeats: episodes per task, each with its own seed.
@@ -67,7 +58,9 @@ class EvalConfig(PolicyConfig):
         max_error_rate: share of errors above which no headline is given.
     """
 
-    panel: str
+    panel: str | None = None
+    env: str | None = None
+    split: str | None = None
     output_dir: str | None = None
     limit: int | None = Field(default=None, ge=1)
     seed: int = 0
@@ -81,6 +74,25 @@ class EvalConfig(PolicyConfig):
     env_options: dict[str, Any] = Field(default_factory=dict)
     allow_missing: bool = False
     max_error_rate: float = Field(default=0.01, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _one_thing_is_played(self) -> EvalConfig:
+        if (self.panel is None) == (self.env is None):
+            raise ValueError("name what is played: either panel, or env with split")
+        if (self.env is None) != (self.split is None):
+            raise ValueError("env and split belong together: --env NAME --split SPLIT")
+        return self
+
+    def load_panel(self) -> Panel:
+        """The tasks to play.
+
+        Raises: UsageError: there is no such panel, env or split.
+        """
+        if self.panel is not None:
+            return load_panel(self.panel)
+        assert self.env is not None
+        assert self.split is not None
+        return split_as_panel(self.env, self.split)
 
 
 def evaluate(
@@ -117,7 +129,7 @@ def evaluate(
     with ExitStack() as stack:
         run = None
         if policy is None:  # this function built it
-            stack.callback(getattr(getattr(actor, "engine", None), "close", lambda: None))
+            stack.callback(actor.close)
         if config.output_dir is not None:
             run = stack.enter_context(_open(config, plan, actor, tasks, resume=resume))
             found = _on_record(run, config, plan, tasks)
@@ -129,7 +141,7 @@ def evaluate(
         if progress:
             progress(None, len(found), len(found) + len(items))
         total = len(found) + len(items)
-        mine = items[:: team.num_processes] if team else items
+        mine = items[:: team.count] if team else items
         played = _play(config, spec, options, actor, mine)
         for item in _unless_none_fits(chain(played, _from_others(team))):
             found[item.task, item.repeat] = item
@@ -149,7 +161,9 @@ def evaluate(
     return summary
 
 
-def _on_record(run: RunFolder, config: EvalConfig, plan: Plan, tasks: Sequence[str]) -> dict[Key, Trajectory]:
+def _on_record(
+    run: RunFolder, config: EvalConfig, plan: Assignment, tasks: Sequence[str]
+) -> dict[Key, Trajectory]:
     """Episodes that the run has already, all of them its own."""
     recorded = read_episodes(run.path)
     require_ours(recorded, plan, run.path / EPISODES, tasks=tasks, seed=config.seed)
@@ -190,40 +204,41 @@ def _never_began(item: Trajectory) -> bool:
 def assist(config: EvalConfig, policy: Policy, team: Team) -> None:
     """Play this process's share of an evaluation that process 0 of the team makes at the same time."""
     spec, options, tasks, _ = _what(config)
-    mine = list(_keys(tasks, config.repeats))[team.process_index :: team.num_processes]
-    team.gather(list(_play(config, spec, options, policy, mine)))
+    mine = list(_keys(tasks, config.repeats))[team.index :: team.count]
+    team.collect(list(_play(config, spec, options, policy, mine)))
 
 
 def _from_others(team: Team | None) -> Iterator[Trajectory]:
     """Episodes of the team's other processes, once all have finished."""
     if team is not None:
-        yield from team.gather([])
+        yield from team.collect([])
 
 
 def _since(before: Mapping[str, float], actor: Policy) -> dict[str, float]:
     """What the actor's engine has used beyond `before`; {} where nothing is counted."""
-    now: Mapping[str, float] = getattr(actor, "usage", {})
-    return {name: value - before.get(name, 0) for name, value in now.items()}
+    return {name: value - before.get(name, 0) for name, value in actor.usage.items()}
 
 
 def _keys(tasks: Sequence[str], repeats: int) -> Iterator[Key]:
     return ((task, repeat) for repeat in range(repeats) for task in tasks)
 
 
-def _what(config: EvalConfig) -> tuple[EnvSpec, dict[str, Any], Sequence[str], Plan]:
+def _what(config: EvalConfig) -> tuple[EnvSpec, dict[str, Any], Sequence[str], Assignment]:
     """What is played: the env, its options, the task ids, and how the records call it."""
-    panel = load_panel(config.panel)
+    panel = config.load_panel()
     spec = env_spec(panel.env)
     resolved = panel.resolve(spec, allow_missing=config.allow_missing)
     tasks = resolved.tasks[: config.limit]
     return spec, {**panel.env_options, **config.env_options}, tasks, _plan(config, resolved, spec, tasks)
 
 
-def _plan(config: EvalConfig, resolved: ResolvedPanel, spec: EnvSpec, tasks: Sequence[str]) -> Plan:
+def _plan(config: EvalConfig, resolved: ResolvedPanel, spec: EnvSpec, tasks: Sequence[str]) -> Assignment:
     banners = resolved.banners()
+    if config.panel is None:
+        banners.insert(0, f"no panel: split {config.split!r} as it is on this machine, frozen by nothing")
     if len(tasks) < len(resolved.tasks):
         banners.append(f"only the first {len(tasks)} of {len(resolved.tasks)} tasks (--limit)")
-    return Plan(
+    return Assignment(
         id=resolved.panel.id,
         sha256=resolved.panel.sha256,
         digest=digest(tasks),
@@ -236,7 +251,9 @@ def _plan(config: EvalConfig, resolved: ResolvedPanel, spec: EnvSpec, tasks: Seq
     )
 
 
-def _open(config: EvalConfig, plan: Plan, actor: Policy, tasks: Sequence[str], *, resume: bool) -> RunFolder:
+def _open(
+    config: EvalConfig, plan: Assignment, actor: Policy, tasks: Sequence[str], *, resume: bool
+) -> RunFolder:
     path = Path(config.output_dir or "")
     run = RunFolder.open(path, config.model_dump(mode="json"), resume=resume, free=EVALUATION)
     facts = {"panel": plan.model_dump(mode="json"), "policy": actor.info, **versions(), "tasks": list(tasks)}

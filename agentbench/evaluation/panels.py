@@ -35,7 +35,7 @@ from ..config import Section, parse_mapping, read_text, validate
 from ..env import EnvSpec
 from ..errors import ConfigError, MissingData, UsageError, unknown_name
 from ..foreign import printable
-from ..registry import panel_files
+from ..registry import env_spec, panel_files
 
 _ID = re.compile(r"^id:[ \t]*[\"']?([^\s\"']+)", re.MULTILINE)
 _SHOWN = 3
@@ -156,6 +156,30 @@ def load_panel(name: str) -> Panel:
             return parse_panel(text, file.name)
         known[found.group(1)] = file
     raise unknown_name("panel", name, known, "A path to a panel file (.yaml) works too.")
+
+
+def split_as_panel(env: str, split: str) -> Panel:
+    """Take a split as it is on this machine: what is played where nobody has frozen a panel.
+
+    Args:
+        env: env plug-in, or "file.py:SPEC".
+        split: one of its splits.
+    Raises: UsageError: no such split, or it lists a task twice.
+    """
+    spec = env_spec(env)
+    if split not in spec.splits:
+        raise unknown_name(f"split of {spec.id}", split, spec.splits)
+    tasks = list(spec.tasks(split))
+    if not tasks:
+        raise UsageError(f"split {split!r} of env {spec.id!r} has no tasks")
+    return Panel(
+        id=f"{spec.id}/{split}@unfrozen",
+        env=env,
+        split=split,
+        description="a split as it is",
+        sha256=digest(tasks),
+        tasks=tuple(tasks),
+    )
 
 
 def all_panels() -> list[Panel]:

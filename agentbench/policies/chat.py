@@ -12,12 +12,12 @@ from ..dialogue.parse import Parser
 from ..dialogue.prompt import Prompt
 from ..dialogue.render import Rendered, opening_messages, prompt_slots, shown_of
 from ..engine import Message, TextEngine, TextRequest
-from ..policy import Decision, View
+from ..policy import Decision, Policy, View
 from ..types import SamplingParams, derive_seed
 from .model import decide_on
 
 
-class ChatPolicy:
+class ChatPolicy(Policy):
     """A language model that is spoken to in messages."""
 
     def __init__(
@@ -68,6 +68,9 @@ class ChatPolicy:
         """What the engine has used so far."""
         return self.engine.usage
 
+    def close(self) -> None:
+        self.engine.close()
+
     def submit(self, views: Sequence[View]) -> None:
         """Write each episode's messages and send them."""
         for view in views:
@@ -98,7 +101,6 @@ class ChatPolicy:
         return messages
 
     def poll(self) -> list[tuple[str, Decision]]:
-        """Parse whatever replies are ready."""
         return [
             (item.key, decide_on(item, self.parser, self.author, self._pending.pop(item.key)))
             for item in self.engine.poll()

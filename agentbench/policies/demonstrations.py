@@ -36,16 +36,14 @@ class TokenisedPolicy(InstantPolicy):
 
     @property
     def info(self) -> dict[str, Any]:
-        """Say who acts."""
         return self.inner.info
 
-    def decide(self, view: View) -> str:
-        """Ask the wrapped policy."""
-        return self.inner.decide(view)
+    def command(self, view: View) -> str:
+        return self.inner.command(view)
 
-    def decision(self, view: View) -> Decision:
+    def reply(self, view: View) -> Decision:
         """Render the prompt and the clean reply that carries the command."""
-        inner = self.inner.decision(view)
+        inner = self.inner.reply(view)
         rendered = self.renderer.render(view)
         reply = self.parser.format(inner.action.text)
         ids = self.renderer.reply_ids(reply)
@@ -53,7 +51,6 @@ class TokenisedPolicy(InstantPolicy):
         return Decision(action, inner.env_action, rendered.context_ids, rendered.fresh, shown=rendered.shown)
 
     def forget(self, key: str) -> None:
-        """Pass on."""
         self.inner.forget(key)
 
 
@@ -90,10 +87,9 @@ class MixturePolicy(InstantPolicy):
 
     @property
     def info(self) -> dict[str, Any]:
-        """Say who acts, with the shares."""
         return {"policy": self.name, "shares": dict(zip(self.kinds, self.weights, strict=True))}
 
-    def decision(self, view: View) -> Decision:
+    def reply(self, view: View) -> Decision:
         """Act as this episode's kind does; a turn that the episode's true expert chose is the expert's."""
         kind = random.Random(derive_seed(view.seed, "kind")).choices(self.kinds, self.weights)[0]
         rng = random.Random(derive_seed(view.seed, "mixture", len(view.turns)))
@@ -104,13 +100,12 @@ class MixturePolicy(InstantPolicy):
             command = str(rng.choice(view.info["admissible"] or ["look"]))
         else:
             other = kind == "other_goal"
-            command = self._decoy(view).act() if other else self.demonstrator.decide(view)
+            command = self._decoy(view).act() if other else self.demonstrator.command(view)
             author = "mixture" if other else "expert"
         return Decision(Action(command, author=author), env_action=command)
 
-    def decide(self, view: View) -> str:
-        """The command of `decision`."""
-        return self.decision(view).action.text
+    def command(self, view: View) -> str:
+        return self.reply(view).action.text
 
     def _decoy(self, view: View) -> Expert:
         if view.key not in self._decoys:

@@ -10,11 +10,11 @@ from ..dialogue.parse import Parser
 from ..dialogue.render import Rendered, Renderer
 from ..engine import Completion, Engine, Request
 from ..errors import ContextFull, UsageError
-from ..policy import Decision, View
+from ..policy import Decision, Policy, View
 from ..types import Action, Failure, SamplingParams, derive_seed
 
 
-class ModelPolicy:
+class ModelPolicy(Policy):
     """A language model: prompt rendered to ids once, sampled ids kept, reply parsed into a command."""
 
     def __init__(
@@ -26,6 +26,7 @@ class ModelPolicy:
         *,
         author: str = "student",
         guided: bool = False,
+        model: str | None = None,
     ) -> None:
         """Put an engine, a renderer and a parser together.
 
@@ -36,6 +37,7 @@ class ModelPolicy:
             sampling: temperature and limits.
             author: stamped on every action.
             guided: sample only among the admissible commands (guided choice); needs an env that lists them.
+            model: name of the weights that play, where the engine was opened with others (in training).
         """
         self.engine = engine
         self.renderer = renderer
@@ -43,6 +45,7 @@ class ModelPolicy:
         self.sampling = sampling
         self.author = author
         self.guided = guided
+        self.model = model
         self._pending: dict[str, Rendered] = {}
         self._ready: list[tuple[str, Decision]] = []
 
@@ -53,7 +56,7 @@ class ModelPolicy:
         return {
             "policy": "model",
             "author": self.author,
-            "engine": self.engine.info,
+            "engine": {**self.engine.info, **({"model": self.model} if self.model is not None else {})},
             "prompt": self.renderer.prompt.info,
             "parser": self.parser.name,
             "guided": self.guided,
@@ -62,8 +65,11 @@ class ModelPolicy:
 
     @property
     def usage(self) -> dict[str, float]:
-        """What the engine has used so far; {} where it does not count."""
-        return dict(getattr(self.engine, "usage", {}))
+        """What the engine has used so far."""
+        return self.engine.usage
+
+    def close(self) -> None:
+        self.engine.close()
 
     def submit(self, views: Sequence[View]) -> None:
         """Render each episode's prompt and queue it at the engine."""
@@ -104,7 +110,6 @@ class ModelPolicy:
         )
 
     def poll(self) -> list[tuple[str, Decision]]:
-        """Parse whatever replies are ready."""
         ready, self._ready = self._ready, []
         if ready:
             return ready

@@ -21,7 +21,7 @@ class ExpertPolicy(InstantPolicy):
         super().__init__()
         self._experts: dict[str, Expert] = {}
 
-    def decide(self, view: View) -> str:
+    def command(self, view: View) -> str:
         """Ask the expert of this episode's env."""
         if view.key not in self._experts:
             if view.spec.expert is None:
@@ -46,7 +46,7 @@ class ExplorerPolicy(InstantPolicy):
         super().__init__()
         self._explorers: dict[str, tuple[Explorer, int]] = {}
 
-    def decide(self, view: View) -> str:
+    def command(self, view: View) -> str:
         """Show the explorer of this episode what it has not seen yet, and ask it."""
         texts = [*(turn.observation for turn in view.turns), view.observation]
         if view.key not in self._explorers:
@@ -71,8 +71,7 @@ class RandomPolicy(InstantPolicy):
 
     name = "random"
 
-    def decide(self, view: View) -> str:
-        """Draw among the admissible commands."""
+    def command(self, view: View) -> str:
         choices = view.info["admissible"] or ["look"]
         rng = random.Random(derive_seed(view.seed, "random", len(view.turns)))
         return str(rng.choice(choices))
@@ -83,8 +82,7 @@ class NullPolicy(InstantPolicy):
 
     name = "null"
 
-    def decide(self, view: View) -> str:
-        """Say "nothing"."""
+    def command(self, view: View) -> str:
         return "nothing"
 
 
@@ -98,8 +96,7 @@ class ScriptedPolicy(InstantPolicy):
         super().__init__()
         self.lines = lines
 
-    def decide(self, view: View) -> str:
-        """Say the next line."""
+    def command(self, view: View) -> str:
         if callable(self.lines):
             return self.lines(view)
         lines = self.lines.get(view.task, ()) if isinstance(self.lines, Mapping) else self.lines
@@ -117,7 +114,7 @@ class ReplayPolicy(InstantPolicy):
         super().__init__()
         self.recorded = {(item.task, item.repeat): item for item in trajectories}
 
-    def decide(self, view: View) -> str:
+    def command(self, view: View) -> str:
         """Repeat the recorded command; "nothing" after the end of the recording."""
         recording = self.recorded.get((view.task, view.repeat))
         if recording is None:

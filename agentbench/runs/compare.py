@@ -9,7 +9,7 @@ from ..errors import UsageError
 from ..types import Trajectory
 from .episodes import Key
 from .stats import Estimate, bootstrap_mean, mcnemar
-from .summary import Plan, read_plan, read_run
+from .summary import Assignment, read_plan, read_run
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ def compare_runs(run_a: Path, run_b: Path) -> Comparison:
 
 
 def _require_same_items(
-    plan_a: Plan, plan_b: Plan, a: dict[Key, Trajectory], b: dict[Key, Trajectory]
+    plan_a: Assignment, plan_b: Assignment, a: dict[Key, Trajectory], b: dict[Key, Trajectory]
 ) -> None:
     for what in ("env", "rules", "repeats"):
         seen = getattr(plan_a, what), getattr(plan_b, what)

@@ -168,7 +168,7 @@ def check_output(
     if not resume:
         raise UsageError(f"output folder {path} is not empty; --resume goes on with it, or choose another")
     if (path / CONFIG).exists():
-        found = list(changes(read_config(path), config))
+        found = list(changes(run_config(path), config))
         for difference in pinned(found, free):
             raise UsageError(_resume_refused(path, *difference))
         return [item for item in found if item[0] != "output_dir"]  # which folder it is, everybody can see
@@ -177,7 +177,7 @@ def check_output(
     return []
 
 
-def read_config(path: Path) -> dict[str, Any]:
+def run_config(path: Path) -> dict[str, Any]:
     """Read config.yaml of a run folder.
 
     Raises: MissingData: there is none. CorruptData: not YAML.

@@ -19,13 +19,13 @@ from ..foreign import shortened
 from ..types import Trajectory, episode_seed
 from .episodes import EPISODES, read_episodes
 from .files import read_json
-from .folder import CONFIG, VERSIONS, Timings, read_config, read_timings
+from .folder import CONFIG, VERSIONS, Timings, read_timings, run_config
 from .stats import Estimate, bootstrap_mean, pass_at_k, wilson_repeated
 
 SUMMARY = "summary.json"
 
 
-class Plan(Section):
+class Assignment(Section):
     """What a run set out to play; kept under "panel" in versions.json.
 
     Attributes:
@@ -86,7 +86,7 @@ class Summary(Section):
         usage: what a remote engine counted, all sittings: requests, retries, tokens, seconds, cost.
     """
 
-    plan: Plan
+    plan: Assignment
     policy: dict[str, Any]
     planned: int
     recorded: int
@@ -120,7 +120,7 @@ def is_missing(episode: Trajectory) -> bool:
 
 def summarise(
     episodes: Iterable[Trajectory],
-    plan: Plan,
+    plan: Assignment,
     policy: Mapping[str, Any],
     *,
     timings: Timings | None = None,
@@ -218,7 +218,7 @@ def _mean_tokens(episodes: Sequence[Trajectory], kind: str) -> float | None:
     return _mean(totals) if any(totals) else None
 
 
-def read_plan(run: Path) -> tuple[Plan, dict[str, Any]]:
+def read_plan(run: Path) -> tuple[Assignment, dict[str, Any]]:
     """Read what a run set out to play, and who plays, from its versions.json."""
     versions = read_json(run / VERSIONS)
     if "panel" not in versions:
@@ -226,11 +226,16 @@ def read_plan(run: Path) -> tuple[Plan, dict[str, Any]]:
     panel, policy = versions["panel"], versions.get("policy", {})
     if not isinstance(policy, Mapping):
         raise CorruptData(f"{run / VERSIONS}: policy must be an object, found {shortened(policy)}")
-    return validate(Plan, panel, f"{run / VERSIONS}: panel."), dict(policy)
+    return validate(Assignment, panel, f"{run / VERSIONS}: panel."), dict(policy)
 
 
 def require_ours(
-    episodes: Iterable[Trajectory], plan: Plan, where: Path, *, tasks: Iterable[str] | None, seed: int | None
+    episodes: Iterable[Trajectory],
+    plan: Assignment,
+    where: Path,
+    *,
+    tasks: Iterable[str] | None,
+    seed: int | None,
 ) -> None:
     """Refuse records that the run did not set out to make: lines of another run would be counted in silence.
 
@@ -266,7 +271,7 @@ def require_ours(
         yes_no |= {item.success is None} if item.ok else set()
 
 
-def read_run(run: Path, plan: Plan) -> list[Trajectory]:
+def read_run(run: Path, plan: Assignment) -> list[Trajectory]:
     """Read the episodes of a run folder, all of them its own.
 
     Raises: MissingData, CorruptData: see `read_episodes` and `require_ours`.
@@ -274,7 +279,7 @@ def read_run(run: Path, plan: Plan) -> list[Trajectory]:
     episodes = read_episodes(run)
     tasks, seed = read_json(run / VERSIONS).get("tasks"), None
     if (run / CONFIG).exists():
-        seed = read_config(run).get("seed", 0)
+        seed = run_config(run).get("seed", 0)
     if tasks is not None and not (isinstance(tasks, list) and all(isinstance(task, str) for task in tasks)):
         raise CorruptData(f"{run / VERSIONS}: tasks must be a list of ids")
     require_ours(episodes, plan, run / EPISODES, tasks=tasks, seed=seed if type(seed) is int else None)
@@ -285,7 +290,7 @@ def summarise_run(run: Path, max_error_rate: float | None = None) -> Summary:
     """Compute the numbers of a run folder from its records."""
     plan, policy = read_plan(run)
     if max_error_rate is None:
-        max_error_rate = read_config(run).get("max_error_rate", 0.01)
+        max_error_rate = run_config(run).get("max_error_rate", 0.01)
         if not isinstance(max_error_rate, int | float):
             raise CorruptData(f"{run / CONFIG}: max_error_rate is {shortened(max_error_rate)}, no number")
     episodes = read_run(run, plan)

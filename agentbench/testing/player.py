@@ -82,7 +82,6 @@ class EnvPlayer:
         self.options = options
 
     def make(self) -> TextEnv:
-        """Make a new instance."""
         env = self.spec.make(**self.options)
         require(isinstance(env, TextEnv), f"make() must return a TextEnv, got {type(env).__name__}")
         return env

@@ -59,7 +59,13 @@ def build_stage(config: TrainConfig, spec: EnvSpec, trainer: Trainer, engine: En
         policies=policies,
         seed=config.seed,
         concurrency=rollout.concurrency,
-        limits=Limits(max_turns=config.env.max_turns, max_tokens=rollout.max_episode_tokens),
+        limits=Limits(
+            max_turns=config.env.max_turns,
+            max_tokens=rollout.max_episode_tokens,
+            step_seconds=rollout.step_seconds,
+            episode_seconds=rollout.episode_seconds,
+            retries=rollout.retries,
+        ),
         env_options=config.env.options,
         labeller=spoken(demonstrator(), "expert"),
     )

@@ -45,6 +45,8 @@ class RolloutConfig(Section):
         guided: sample only among admissible commands.
         max_new_tokens: limit of one reply, in tokens.
         max_episode_tokens: limit of sampled tokens in one episode; None is unlimited.
+        step_seconds: limit of one env step; `episode_seconds` of one episode. Over them is an error, not a failure.
+        retries: how often an episode that its infrastructure broke is run again.
         publish_tolerance: largest mean difference between the log-probs of engine and trainer, in nats a token, on a
             probe after every update of the engine's weights; null does not look.
         demonstrator: who plays the author "expert", gives labels, and is the expert of mixed behaviour: the env's
@@ -63,6 +65,9 @@ class RolloutConfig(Section):
     top_k: int = Field(default=0, ge=0)
     max_new_tokens: int = Field(default=512, ge=1)
     max_episode_tokens: int | None = Field(default=None, ge=1)
+    step_seconds: float | None = Field(default=None, gt=0)
+    episode_seconds: float | None = Field(default=None, gt=0)
+    retries: int = Field(default=1, ge=0)
     publish_tolerance: float | None = Field(default=0.05, gt=0)
     demonstrator: Literal["expert", "explorer"] = "expert"
     behaviours: dict[str, float] = Field(default_factory=dict)

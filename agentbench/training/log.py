@@ -85,7 +85,6 @@ class TrainLog:
         self._timings.sync()
 
     def close(self) -> None:
-        """Close files and trackers."""
         self._metrics.close()
         self._timings.close()
         for tracker in self._trackers:

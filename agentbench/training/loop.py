@@ -31,6 +31,7 @@ from .authors import build_stage, student_parser, student_renderer
 from .check import check, check_resume, played
 from .checkpoints import checkpoints, newest, next_step, prune, put_in_place, seal, writing
 from .config import TrainConfig
+from .evaluation import evaluation_of
 from .log import TrainLog, require_steps
 from .publish import publish
 from .tasks import TaskOrder
@@ -54,16 +55,16 @@ class Run:
         """Collect this process's share of the step's groups, learn from them, publish the weights."""
         began = time.monotonic()
         plan = self.trainer.plan(step)
-        ranks = self.trainer.num_processes
+        ranks = self.trainer.team.count
         if plan.groups % ranks:
             raise UsageError(f"{plan.groups} groups cannot be dealt evenly to {ranks} processes")
         tasks = self.order.at(step * plan.groups, plan.groups)
         share = plan.groups // ranks
-        first = share * self.trainer.process_index
+        first = share * self.trainer.team.index
         mine = replace(plan, groups=share)
         groups = collect(mine, self.stage, tasks[first : first + share], step, first=first)
         sound = any(member.ok for group in groups for member in group.members)
-        if not self.trainer.any_process(sound):
+        if not self.trainer.team.any(sound):
             raise nothing_to_learn_from(groups, step)
         collected = time.monotonic()
         update = self.trainer.update(groups, step)
@@ -83,35 +84,16 @@ class Run:
 
         Every process plays its share; the figures come out on process 0, {} elsewhere.
         """
-        settings, rollout = self.config.eval, self.config.rollout
-        assert settings is not None
         output = self.folder / "eval" / f"step-{step}"
-        if self.trainer.process_index == 0:
+        if self.trainer.team.index == 0:
             shutil.rmtree(output, ignore_errors=True)  # left by a run that was killed here
-        config = EvalConfig(
-            policy="model",
-            model_name_or_path=str(self.folder / f"checkpoint-{step}"),
-            engine=rollout.engine,
-            engine_options=rollout.engine_options,
-            prompt=self.config.env.prompt,
-            history=self.config.env.history,
-            guided=rollout.guided,
-            temperature=settings.temperature,
-            max_new_tokens=rollout.max_new_tokens,
-            panel=settings.panel,
-            output_dir=str(output),
-            limit=settings.limit,
-            seed=self.config.seed,
-            repeats=settings.repeats,
-            concurrency=rollout.concurrency,
-            max_turns=self.config.env.max_turns,
-            max_episode_tokens=rollout.max_episode_tokens,
-        )
-        student = self.student(settings.temperature)
-        if self.trainer.process_index > 0:
-            assist(config, student, self.trainer)
+        model = str(self.folder / f"checkpoint-{step}") if step else self.config.model_name_or_path
+        config = evaluation_of(self.config, model=model, output_dir=str(output))
+        student = self.student(config)
+        if self.trainer.team.index > 0:
+            assist(config, student, self.trainer.team)
             return {}
-        summary = evaluate(config, policy=student, team=self.trainer)
+        summary = evaluate(config, policy=student, team=self.trainer.team)
         if summary.overall is None:
             raise TrainingError(
                 f"step {step}: {summary.error_rate:.0%} of the evaluation episodes broke; see {output}/report.md"
@@ -126,14 +108,15 @@ class Run:
             figures["success"] = rates.success.value
         return {f"eval/{name}": value for name, value in figures.items()}
 
-    def student(self, temperature: float) -> ModelPolicy:
-        """The student as a policy that samples at this temperature."""
+    def student(self, config: EvalConfig) -> ModelPolicy:
+        """The student as a policy that plays this evaluation."""
         return ModelPolicy(
             self.engine,
             student_renderer(self.config, self.spec, self.trainer),
             student_parser(self.config, self.spec),
-            SamplingParams(temperature=temperature, max_new_tokens=self.config.rollout.max_new_tokens),
-            guided=self.config.rollout.guided,
+            SamplingParams(config.temperature, config.top_p, config.top_k, config.max_new_tokens),
+            guided=config.guided,
+            model=config.model_name_or_path,
         )
 
     # --- checkpoints ---------------------------------------------------------------------------------------------
@@ -142,17 +125,17 @@ class Run:
         """Write checkpoint-<step> whole or not at all: first beside it, then renamed."""
         final = self.folder / f"checkpoint-{step}"
         partial = self.folder / f".checkpoint-{step}.partial"
-        if self.trainer.process_index == 0 and partial.exists():
+        if self.trainer.team.index == 0 and partial.exists():
             shutil.rmtree(partial)
-        self.trainer.wait()
+        self.trainer.team.wait()
         with writing(partial):
             self.trainer.save(partial)
-            self.trainer.wait()
-            if self.trainer.process_index == 0:
+            self.trainer.team.wait()
+            if self.trainer.team.index == 0:
                 seal(partial)
                 put_in_place(partial, final)
                 prune(self.folder, self.config.save_total_limit, best)
-        self.trainer.wait()
+        self.trainer.team.wait()
         return final
 
 
@@ -218,7 +201,7 @@ def train(
             f"engine {config.rollout.engine!r} gives text without token ids, and only what was sampled token by token "
             "can be trained on; use rollout.engine: hf, vllm or vllm-server"
         )
-    if saved or getattr(engine, "outlives_runs", False):  # a server may hold the weights of another run
+    if saved or engine.outlives_runs:  # a server may hold the weights of another run
         engine.load_weights(trainer.weights())
         engine.policy_version = first  # as it would be without the stop
     run = Run(
@@ -230,7 +213,7 @@ def train(
         TaskOrder(tasks, config.seed),
         folder,
     )
-    if trainer.process_index == 0:
+    if trainer.team.index == 0:
         folder.mkdir(parents=True, exist_ok=True)
         facts = {**versions(), "engine": engine.info, "played": played(config, env)}
         fix_versions(folder, facts, binding=("played",), changed=changed)
@@ -243,7 +226,7 @@ def train(
 def _loop(run: Run, first: int, report: Callable[[str], None]) -> dict[str, float]:
     config, folder = run.config, run.folder
     kept = first or -1  # nothing is done yet: even the evaluation before the first step is made again
-    log = TrainLog(folder, kept, config) if run.trainer.process_index == 0 else None
+    log = TrainLog(folder, kept, config) if run.trainer.team.index == 0 else None
     metrics: dict[str, float] = {}
     try:
         if first == 0 and config.eval is not None:
@@ -254,14 +237,14 @@ def _loop(run: Run, first: int, report: Callable[[str], None]) -> dict[str, floa
             update, groups, seconds = run.step(step)
             done = step + 1
             metrics, last, best = dict(update.metrics), done == config.max_steps, False
-            episodes = run.trainer.gather(annotate(groups, update))
+            episodes = run.trainer.team.collect(annotate(groups, update))
             if config.eval is not None and (last or done % config.eval.every == 0):
                 metrics |= run.evaluate(done)
             if log is not None:
                 log.rollouts(step, episodes)
                 best = log.write(done, metrics, seconds)
                 report(_line(done, config.max_steps, metrics))
-            best = run.trainer.any_process(best)
+            best = run.trainer.team.any(best)
             if last or best or done % config.save_steps == 0:
                 if log is not None:
                     log.sync()
@@ -275,5 +258,5 @@ def _loop(run: Run, first: int, report: Callable[[str], None]) -> dict[str, floa
 
 
 def _line(done: int, steps: int, metrics: Mapping[str, float]) -> str:
-    shown = [name for name in ("rollout/success", "loss", "eval/success") if name in metrics]
+    shown = [name for name in ("success", "loss", "eval/success") if name in metrics]
     return f"step {done}/{steps}  " + "  ".join(f"{name} {metrics[name]:.4g}" for name in shown)

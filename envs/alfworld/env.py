@@ -127,7 +127,6 @@ class AlfworldEnv(TextEnv):
         return self._result.observation, REWARD if won else 0.0, won, False, self._info()
 
     def render(self) -> str:
-        """Return the last observation."""
         return self._result.observation
 
     def snapshot(self) -> Any:
@@ -240,7 +239,6 @@ class AlfworldExpert:
         self._expert: Expert | None = None
 
     def act(self) -> str:
-        """Return the command to give now."""
         game = self.env.game
         if self._expert is None or self._expert.game is not game:
             self._expert = Expert(game)
@@ -260,7 +258,6 @@ class AlfworldDecoy:
         self._decoy: Decoy | None = None
 
     def act(self) -> str:
-        """Return the command to give now."""
         game = self.env.game
         if self._decoy is None or self._decoy.game is not game:
             self._decoy = Decoy(game, random.Random(self.seed))

@@ -210,7 +210,6 @@ class WebShopExpert:
         self._plan: tuple[Goal, Plan] | None = None
 
     def act(self) -> str:
-        """Return the command to give now."""
         session = self.env.session
         if self._plan is None or self._plan[0] is not session.goal:
             self._plan = session.goal, Plan(session, self.wanted(session))

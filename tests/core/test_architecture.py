@@ -211,3 +211,14 @@ def test_core_imports_no_torch(statement):
     code = f"{statement}\nimport sys\nprint(sorted({HEAVY!r} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_a_public_class_name_means_one_thing():
+    homes = {}
+    for name, path in MODULES.items():
+        if name.split(".")[1:2] in (["envs"], ["prompts"]):
+            continue
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                homes.setdefault(node.name, []).append(name)
+    assert {name: where for name, where in homes.items() if len(where) > 1} == {}

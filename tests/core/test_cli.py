@@ -213,17 +213,17 @@ def test_doctor_prints_json(monkeypatch, capsys):
 
 
 DATASET = """
-from agentbench.datasets import Dataset, Report
+from agentbench.datasets import Dataset, ImportReport
 
 def import_dir(src, dest, progress):
     names = [path.name for path in src.glob("*.game")]
     for name in names:
         (dest / name).write_bytes((src / name).read_bytes())
-    return Report({"games": len(names)}, notes=["1 of 2 official games"])
+    return ImportReport({"games": len(names)}, notes=["1 of 2 official games"])
 
 def verify(folder, progress):
     bad = [path.name for path in folder.glob("*.game") if path.read_text() == "broken"]
-    return Report({"games": 1}, problems=bad)
+    return ImportReport({"games": 1}, problems=bad)
 
 DATASET = Dataset("toy", "1", import_dir, verify)
 """

@@ -10,7 +10,7 @@ import pytest
 from agentbench import datasets as data
 from agentbench.datasets import (
     Dataset,
-    Report,
+    ImportReport,
     Source,
     dataset,
     dataset_dir,
@@ -138,7 +138,7 @@ def toy(sources=()):
 
     def check(folder):
         bad = [path.name for path in sorted(folder.glob("*.game")) if path.read_text() == "broken"]
-        return Report({"games": len(list(folder.glob("*.game")))}, problems=bad)
+        return ImportReport({"games": len(list(folder.glob("*.game")))}, problems=bad)
 
     def import_dir(src: Path, dest: Path, progress):
         for number, path in enumerate(sorted(src.glob("*.game"))):

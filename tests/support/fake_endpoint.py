@@ -88,6 +88,7 @@ class FakeServer:
         with self._lock:
             self.seen.append((path, body, request.headers.get("Authorization")))
             fault = self.faults[path].pop(0) if self.faults.get(path) else None
+            request.answered = False  # a handler serves all requests of its connection
             self._busy += 1
             self.most_at_once = max(self.most_at_once, self._busy)
         try:
@@ -95,7 +96,13 @@ class FakeServer:
         except (BrokenPipeError, ConnectionResetError):
             pass
         finally:
-            with self._lock:
+            self._answered(request)
+
+    def _answered(self, request):
+        """Count a request as answered before its last byte is out: the client may send its next one at once."""
+        with self._lock:
+            if not getattr(request, "answered", False):
+                request.answered = True
                 self._busy -= 1
 
     def _answer(self, request, path, body, fault):
@@ -121,6 +128,7 @@ class FakeServer:
         for name, value in {"Content-Length": str(len(data)), **headers}.items():
             request.send_header(name, value)
         request.end_headers()
+        self._answered(request)
         request.wfile.write(data)
 
     def _route(self, path, body):

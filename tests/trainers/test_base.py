@@ -18,7 +18,7 @@ from trainer_cases import (
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from agentbench.errors import CorruptData, TrainingError, UsageError
-from agentbench.trainers import atod, grpo, opd
+from agentbench.trainers import atod, gkd, grpo, opd
 from agentbench.trainers.batch.tables import collate
 from agentbench.trainers.figures.alarms import Alarms
 from agentbench.trainers.figures.meters import Meters
@@ -116,7 +116,7 @@ def test_non_finite_loss_names_step_and_trajectory_and_touches_nothing(models):
 
 
 def test_non_finite_weights_are_noticed(models):
-    trainer = build(models, {"loss": "full"})
+    trainer = build(models, spec=gkd.SPEC)
     trainer.student.net.plain.model.norm.weight.data[0] = float("inf")
     with pytest.raises(TrainingError, match="is not finite on trajectories"):
         trainer.update(random_groups(250), 0)
@@ -124,8 +124,8 @@ def test_non_finite_weights_are_noticed(models):
 
 def test_nothing_collected_is_a_skipped_step(models):
     broken = make_trajectory("a", [make_turn(0, [1], [2])], end="error")
-    for settings in ({}, {"loss": "full"}):
-        trainer = build(models, settings)
+    for spec in (opd.SPEC, gkd.SPEC):
+        trainer = build(models, spec=spec)
         before = student_weights(trainer)
         metrics = trainer.update([Group("t", 0, (broken,))], 0).metrics
         assert metrics["skipped_steps"] == 1.0

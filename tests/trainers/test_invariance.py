@@ -6,14 +6,14 @@ import pytest
 import torch
 from trainer_cases import assert_close, gradient, make_run, make_turn, random_groups, write_model
 
-from agentbench.trainers import atod, gigpo, grpo, opd, sft
+from agentbench.trainers import atod, gigpo, gkd, grpo, opd, sft
 from agentbench.types import Group
 
 CASES = {
     "opd": (opd.SPEC, {}),
     "opd_turn_mean": (opd.SPEC, {"reduction": "turn_mean"}),
-    "opd_full": (opd.SPEC, {"loss": "full", "reduction": "trajectory_mean"}),
-    "opd_top_k": (opd.SPEC, {"loss": "top_k", "k": 8}),
+    "gkd_full": (gkd.SPEC, {"reduction": "trajectory_mean"}),
+    "gkd_top_k": (gkd.SPEC, {"support": "top_k", "k": 8}),
     "atod": (atod.SPEC, {"reduction": "trajectory_mean"}),
     "grpo": (grpo.SPEC, {"ref_kl_coef": 0.0}),
     "gigpo": (gigpo.SPEC, {"ref_kl_coef": 0.0, "reduction": "turn_sum"}),
@@ -77,7 +77,7 @@ def test_padding_and_untrained_turns_change_nothing(models, case):
     assert_close(find_gradient(models, case, longer, changed), plain)
 
 
-@pytest.mark.parametrize("case", ["opd", "opd_full", "atod"])
+@pytest.mark.parametrize("case", ["opd", "gkd_full", "atod"])
 def test_padding_id_and_padding_rows_of_the_vocabulary_change_nothing(models, tmp_path, case):
     groups = collected(case)
     tokenizer = models["tokenizer"]
@@ -106,7 +106,7 @@ def copy_rows(source, target, size):
     large.save_pretrained(target)
 
 
-@pytest.mark.parametrize("case", ["opd", "opd_full", "atod", "grpo"])
+@pytest.mark.parametrize("case", ["opd", "gkd_full", "atod", "grpo"])
 def test_what_is_recorded_on_context_changes_nothing(models, case):
     """Behaviour log-probs of turns that are not trained are never read."""
     groups = collected(case)

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from trainer_cases import make_run, random_groups, student_weights
 
-from agentbench.trainers import atod, opd
+from agentbench.trainers import atod, gkd, opd
 
 
 def learn(student, teacher, algorithm, processes, fsdp, output=None):
@@ -19,7 +19,7 @@ def learn(student, teacher, algorithm, processes, fsdp, output=None):
         "atod": (atod.SPEC, {}),
         "token": (atod.SPEC, {"weights": "token"}),
         "opd": (opd.SPEC, {}),
-        "full": (opd.SPEC, {"loss": "full"}),
+        "full": (gkd.SPEC, {}),
     }[algorithm]
     settings = spec.config(**keys)
     run = make_run(
@@ -34,17 +34,17 @@ def learn(student, teacher, algorithm, processes, fsdp, output=None):
     trainer = spec.build(run, settings)
     groups = random_groups(250, seed=3, groups=4)
     share = len(groups) // processes
-    mine = groups[share * trainer.process_index : share * (trainer.process_index + 1)]
+    mine = groups[share * trainer.team.index : share * (trainer.team.index + 1)]
     metrics = [dict(trainer.update(mine, step).metrics) for step in range(3)]
     weights = student_weights(trainer)
     if output is not None:
         trainer.save(Path(output) / "checkpoint")
-        trainer.wait()
+        trainer.team.wait()
         after = trainer.update(mine, 3).metrics["loss"]
         again = spec.build(run, settings)
         again.load(Path(output) / "checkpoint")
         resumed = again.update(mine, 3).metrics["loss"]
-        if trainer.process_index == 0:
+        if trainer.team.index == 0:
             (Path(output) / "metrics.json").write_text(
                 json.dumps([*metrics, {"after": after, "resumed": resumed}])
             )

@@ -177,10 +177,10 @@ def test_it_scores_as_a_local_teacher_does(models, url, student):
 
 
 def test_more_likely_ids_than_it_was_started_for_are_refused(models, url):
-    run = make_run(models, "opd", teacher=None, trainer={"loss": "top_k", "k": 9})
+    run = make_run(models, "gkd", teacher=None)
     config = TeacherConfig(model_name_or_path=models["served"], backend="server", base_url=url)
     with pytest.raises(UsageError, match="--for teacher --top-k 9"):
-        open_teacher(config, Student(run, Processes(1)))
+        open_teacher(config, Student(run, Processes(1)), top_k=9)
 
 
 def atod(models, output, **rollout):

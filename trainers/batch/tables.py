@@ -38,6 +38,7 @@ class Batch:
         anchor_N: id of (task group, exact observation): equal ids started from the same text.
         truncated_N: the reply hit the token limit.
         score_M: float64, sum of the rewards of the whole episode, env unit.
+        success_M: float64, 1 solved, 0 not; NaN where the env has no such verdict or the episode broke.
         group_M: row of the group.
         ok_M: free of infrastructure failures.
         ids_M: trajectory ids.
@@ -54,6 +55,7 @@ class Batch:
     anchor_N: Tensor
     truncated_N: Tensor
     score_M: Tensor
+    success_M: Tensor
     group_M: Tensor
     ok_M: Tensor
     ids_M: tuple[str, ...]
@@ -125,7 +127,7 @@ class _Table:
     def __init__(self) -> None:
         self.rows: list[tuple[Segment, int]] = []
         self.turns: list[tuple[int, int, float, float, int, bool]] = []
-        self.trajectories: list[tuple[float, int, bool]] = []
+        self.trajectories: list[tuple[float, float, int, bool]] = []
         self.ids: dict[str, int] = {}
         self.anchors: dict[tuple[str, str], int] = {}
 
@@ -135,7 +137,8 @@ class _Table:
         if trajectory.id in self.ids:
             raise UsageError(f"trajectory id {trajectory.id!r} occurs twice in one batch")
         m = self.ids[trajectory.id] = len(self.ids)
-        self.trajectories.append((trajectory.reward, number, trajectory.ok))
+        won = float("nan") if trajectory.success is None else float(trajectory.success)
+        self.trajectories.append((trajectory.reward, won, number, trajectory.ok))
         first = len(self.turns) - group.anchor
         played = trajectory.turns[group.anchor :]
         for turn in played:
@@ -166,7 +169,7 @@ class _Table:
         behaviour_BT[:, 0] = 0.0
         keep = (turn_BT >= 0).any(axis=1)  # a row of one sampled token and no prompt teaches nothing
         traj, index, reward, penalty, anchor, cut = zip(*self.turns, strict=True) if self.turns else [()] * 6
-        score, group, ok = zip(*self.trajectories, strict=True) if self.trajectories else [()] * 3
+        score, won, group, ok = zip(*self.trajectories, strict=True) if self.trajectories else [()] * 4
         lengths = np.asarray([len(row.token_ids) for row, _ in self.rows], dtype=np.int64)
         return Batch(
             tokens_BT=torch.from_numpy(tokens_BT[keep]),
@@ -180,6 +183,7 @@ class _Table:
             anchor_N=torch.tensor(anchor, dtype=torch.long),
             truncated_N=torch.tensor(cut, dtype=torch.bool),
             score_M=torch.tensor(score, dtype=torch.float64),
+            success_M=torch.tensor(won, dtype=torch.float64),
             group_M=torch.tensor(group, dtype=torch.long),
             ok_M=torch.tensor(ok, dtype=torch.bool),
             ids_M=tuple(self.ids),

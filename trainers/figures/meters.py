@@ -19,7 +19,6 @@ class Meters:
     """Collects sums and counts by name; equal for every split into processes."""
 
     def __init__(self) -> None:
-        """Start empty."""
         self._sums: dict[str, tuple[float, float]] = {}
         self._tops: dict[str, float] = {}
 
@@ -49,11 +48,11 @@ class Meters:
             if bool(inside_X.any()):
                 self.mean(label, x_X[inside_X])
 
-    def result(self, processes: Processes) -> dict[str, float]:
+    def result(self, team: Processes) -> dict[str, float]:
         """Combine all processes; names in alphabetical order."""
         sums: dict[str, tuple[float, float]] = {}
         tops: dict[str, float] = {}
-        for theirs, highest in processes.gather([(self._sums, self._tops)]):
+        for theirs, highest in team.gather([(self._sums, self._tops)]):
             for name, (total, count) in theirs.items():
                 before = sums.get(name, (0.0, 0.0))
                 sums[name] = (before[0] + total, before[1] + count)

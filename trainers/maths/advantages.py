@@ -39,11 +39,6 @@ class Standardised:
     flat: int
     singletons: int
 
-    @property
-    def informative(self) -> bool:
-        """Whether any sample got an advantage other than 0; if not, skip the step and count it."""
-        return bool((self.value_X != 0).any())
-
 
 def standardise(
     score_X: Tensor,

@@ -113,22 +113,6 @@ def on_support(
     return _divergence(student_XK, teacher_XK, kind, beta)
 
 
-def sampled_token(student_X: Tensor, teacher_X: Tensor) -> Tensor:
-    """Estimate reverse KL by log q(y) - log p(y) of the sampled token (K1).
-
-    Unbiased only where y was drawn from q itself: temperature 1, no top-p, no top-k. The result is detached,
-    because differentiating it does not give the gradient of reverse KL (its expected gradient is zero);
-    train on `advantages.sampled_distillation` instead.
-    """
-    _check_shapes(student_X, teacher_X)
-    return (student_X - teacher_X).detach()
-
-
-def support_mass(logp_XK: Tensor) -> Tensor:
-    """Sum the probability of the support: 1 minus this is what a truncated loss cannot see."""
-    return logp_XK.detach().exp().sum(dim=-1)
-
-
 def _divergence(student_XV: Tensor, teacher_XV: Tensor, kind: Kind, beta: float) -> Tensor:
     if kind == "forward_kl":
         return _weighted_gap(teacher_XV, student_XV)

@@ -14,8 +14,6 @@ from torch import Tensor
 
 from agentbench.errors import ConfigError
 
-from .turns import per_token
-
 
 def importance_ratio(logp_BT: Tensor, old_BT: Tensor) -> Tensor:
     """Divide the current probability of each token by the one it had before the update; carries the gradient."""
@@ -86,8 +84,3 @@ def low_variance_kl(logp_BT: Tensor, reference_BT: Tensor) -> Tensor:
     """
     gap_BT = reference_BT.detach() - logp_BT
     return gap_BT.expm1() - gap_BT
-
-
-def weighted_distillation(divergence_BT: Tensor, weight_N: Tensor, turn_BT: Tensor) -> Tensor:
-    """Multiply each token's divergence by its turn's weight; exactly 0 on context, whatever is stored there."""
-    return divergence_BT.masked_fill(turn_BT < 0, 0.0) * per_token(weight_N.detach(), turn_BT)

@@ -51,10 +51,6 @@ class Schedule(ABC):
         """Return the plain mapping that `from_config` turns into an equal schedule."""
         return {"kind": self.kind, **asdict(self)}
 
-    def rows(self, steps: Iterable[int]) -> list[tuple[int, float]]:
-        """List (step, value)."""
-        return [(step, self(step)) for step in steps]
-
 
 @dataclass(frozen=True)
 class Constant(Schedule):
@@ -64,7 +60,6 @@ class Constant(Schedule):
     value: float
 
     def at(self, step: int) -> float:
-        """Return the value."""
         return float(self.value)
 
 
@@ -195,16 +190,6 @@ def from_config(config: float | Mapping[str, Any] | Schedule) -> Schedule:
     if missing:
         raise ConfigError(f"schedule {kind!r} lacks {', '.join(missing)}")
     return KINDS[kind](**given)
-
-
-def table(schedules: Mapping[str, Schedule], steps: Iterable[int]) -> str:
-    """Print several schedules side by side, one line per step."""
-    lines = [" ".join(["step".rjust(6), *(name.rjust(10) for name in schedules)])]
-    for step in steps:
-        lines.append(
-            " ".join([f"{step:6d}", *(f"{schedule(step):10.4g}" for schedule in schedules.values())])
-        )
-    return "\n".join(lines)
 
 
 def _check_horizon(steps: int, name: str = "steps") -> None:

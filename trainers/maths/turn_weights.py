@@ -89,11 +89,6 @@ def turn_statistics(old_BT: Tensor, teacher_BT: Tensor, turn_BT: Tensor, n: int)
     )
 
 
-def uniform(traj_N: Tensor) -> Tensor:
-    """Weight every turn 1."""
-    return torch.ones_like(traj_N, dtype=torch.float32)
-
-
 def disagreement_uncertainty(
     turns: TurnStatistics, traj_N: Tensor, n_trajectories: int, config: DisagreementUncertainty
 ) -> TurnWeights:

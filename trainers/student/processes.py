@@ -63,6 +63,10 @@ class Processes:
         if self.count > 1:
             self.accelerator.wait_for_everyone()
 
+    def any(self, flag: bool) -> bool:
+        """Tell every process whether any of them raised the flag."""
+        return self.sum(float(flag)) > 0
+
     def sum(self, value: float) -> float:
         """Add a number over all processes."""
         if self.count == 1:

@@ -28,10 +28,15 @@ from .processes import Processes, whole
 
 @dataclass(frozen=True)
 class Scores:
-    """Log-prob of each trained token and entropy of its distribution, float32 nats; 0 elsewhere."""
+    """Log-prob of each trained token and entropy of its distribution, float32 nats; 0 elsewhere.
+
+    Attributes:
+        rows_B: bool, which rows were scored; None means all.
+    """
 
     logp_BT: Tensor
     entropy_BT: Tensor
+    rows_B: Tensor | None = None
 
 
 class Student:
@@ -94,7 +99,11 @@ class Student:
     def score(self, batch: Batch, rows_B: Tensor | None = None) -> Scores:
         """Score every trained token of a batch (or of some rows), without gradient."""
         self.net.eval()
-        scores = Scores(torch.zeros(batch.tokens_BT.shape), torch.zeros(batch.tokens_BT.shape))
+        shape, scored_B = batch.tokens_BT.shape, None
+        if rows_B is not None:
+            scored_B = torch.zeros(len(batch.tokens_BT), dtype=torch.bool)
+            scored_B[rows_B] = True
+        scores = Scores(torch.zeros(shape), torch.zeros(shape), scored_B)
         for micro in self.micro_batches(batch, rows_B):
             logp_X, entropy_X = self.logprobs(micro)
             micro.place(logp_X, scores.logp_BT)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from concurrent.futures import Future
-from typing import Any
 
 import numpy as np
 from pydantic import Field
@@ -18,8 +17,7 @@ from agentbench.config import Section, validate
 from agentbench.engines.http import HttpClient, RequestRefused
 from agentbench.engines.vllm.wire import PROBE_TEXT, Scored, VLLMServer
 from agentbench.errors import EngineFailure, TrainingError, UsageError
-from agentbench.registry import trainer_spec
-from agentbench.training.config import TeacherConfig, TrainConfig
+from agentbench.training.config import TeacherConfig
 
 from ..batch.tables import Batch
 from ..student.student import Student
@@ -50,12 +48,13 @@ class ServerTeacher:
         cached_rows: rows that were answered from memory so far.
     """
 
-    def __init__(self, config: TeacherConfig, student: Student) -> None:
+    def __init__(self, config: TeacherConfig, student: Student, *, top_k: int = 0) -> None:
         """Connect, and check that the server can give what the run needs.
 
         Args:
             config: names server and model.
-            student: whose tokens it will read; gives vocabulary, temperature and the run.
+            student: whose tokens it will read; gives vocabulary and temperature.
+            top_k: likeliest ids that will be asked for.
         Raises: UsageError: it cannot be reached or used, or has another tokenizer.
         """
         require_temperature_one(student, "a teacher behind a server")
@@ -80,9 +79,9 @@ class ServerTeacher:
         self.vocab_size = student.vocab_size
         self.cached_rows = 0
         self._cache = _Cache(options.cache_bytes)
-        self._check(student)
+        self._check(student, top_k)
 
-    def _check(self, student: Student) -> None:
+    def _check(self, student: Student, top_k: int) -> None:
         pushed = self.server.weight_version()
         if pushed is not None:
             raise UsageError(
@@ -90,7 +89,6 @@ class ServerTeacher:
                 "a teacher is frozen, so start a server of its own"
             )
         self.server.check_tokenizer(student.tokenizer, required=False)
-        top_k = _wanted_top_k(student.run)
         probe = student.tokenizer.encode(PROBE_TEXT, add_special_tokens=False)
         try:
             self.server.score(probe, top_k).result()
@@ -156,7 +154,6 @@ class ServerTeacher:
         return self.server.http.usage.totals()
 
     def close(self) -> None:
-        """Close the connections."""
         self.server.http.close()
 
 
@@ -178,9 +175,3 @@ class _Cache:
         self.size += scored.nbytes
         while self.size > self.limit:
             self.size -= self._items.popitem(last=False)[1].nbytes
-
-
-def _wanted_top_k(run: TrainConfig) -> int:
-    """Likeliest ids that the run's algorithm will ask for; 0 where it asks for none."""
-    settings: Any = validate(trainer_spec(run.algorithm).config, run.trainer, "trainer.")
-    return int(settings.k) if getattr(settings, "loss", "") == "top_k" else 0

@@ -83,11 +83,9 @@ class SlotCache:
         return self._width, 0
 
     def get_max_cache_shape(self, layer_idx: int = 0) -> int:
-        """No fixed limit."""
         return -1
 
     def get_max_length(self, layer_idx: int | None = None) -> int:
-        """No fixed limit."""
         return -1
 
     @property

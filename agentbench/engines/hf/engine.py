@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ...engine import Completion, Request, check_keys, check_request
+from ...engine import Completion, Engine, Request, check_keys, check_request
 from ...errors import EngineFailure, UsageError
 from ...models.loading import end_ids, max_context_of, open_model
 from ...models.weights import copy_weights, weights_digest
@@ -31,7 +31,7 @@ _JOIN_SHARE = 0.25
 _JOIN_STEPS = 8
 
 
-class HFEngine:
+class HFEngine(Engine):
     """Samples from a `transformers` model.
 
     Attributes:

@@ -24,7 +24,6 @@ class SlotTable:
     """
 
     def __init__(self, rows: int, capacity: int) -> None:
-        """Start with empty rows."""
         self.tokens = np.zeros((rows, capacity), np.int64)
         self.logprobs = np.zeros((rows, capacity), np.float32)
         self.known = np.zeros(rows, np.int64)
@@ -36,7 +35,6 @@ class SlotTable:
 
     @property
     def rows(self) -> int:
-        """Number of rows."""
         return len(self.known)
 
     @property

@@ -15,11 +15,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from ...engine import Completion, Request, check_keys, check_request
+from ...engine import Completion, Engine, Request, check_keys, check_request
 from ...errors import EngineFailure, UsageError
 from ...types import Action, Finish
 from .adapter import Backend, Piece, check_version, generation, on_cpu, scoring
-from .model import examine
+from .model import read_facts
 
 _LOG = logging.getLogger(__name__)
 _FINISHES = {"stop", "length"}
@@ -36,7 +36,7 @@ class _Job:
     logprobs: list[float] = field(default_factory=list)
 
 
-class VLLMEngine:
+class VLLMEngine(Engine):
     """Samples from a vLLM engine of this process.
 
     Attributes:
@@ -335,7 +335,9 @@ def build(
     check_version()
     if slots < 1 or (prefill_tokens is not None and prefill_tokens < 1):
         raise UsageError(f"slots and prefill_tokens must be at least 1, got {slots} and {prefill_tokens}")
-    found = examine(model, dtype, max_context, revision, on_cpu=on_cpu(), trust_remote_code=trust_remote_code)
+    found = read_facts(
+        model, dtype, max_context, revision, on_cpu=on_cpu(), trust_remote_code=trust_remote_code
+    )
     if cache_bytes is None and on_cpu():
         cache_bytes = found.cache_bytes(slots)
     backend = Backend(

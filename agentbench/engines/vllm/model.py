@@ -46,7 +46,7 @@ class ModelFacts:
         return min(slots * (self.max_context + 2 * _BLOCK) * self.token_bytes, memory // 4)
 
 
-def examine(
+def read_facts(
     model: str,
     dtype: str,
     max_context: int | None,

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from ...engine import Completion, Request, check_keys, check_request
+from ...engine import Completion, Engine, Request, check_keys, check_request
 from ...errors import EngineFailure, TrainingError, UsageError, missing_dependency
 from ...models.loading import end_ids, find_tokenizer
 from ...types import Action, Finish
@@ -28,7 +28,7 @@ from .wire import PROBE_TEXT, Sampled, VLLMServer
 _SHARD_BYTES = 2 * 10**9
 
 
-class VLLMServerEngine:
+class VLLMServerEngine(Engine):
     """Samples from one or several vLLM servers.
 
     Attributes:
@@ -217,7 +217,6 @@ class VLLMServerEngine:
         return version
 
     def close(self) -> None:
-        """Close the connections."""
         for server in self.servers:
             server.http.close()
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import orjson
 
-from agentbench.datasets import Dataset, Progress, Report, Source, dataset_dir, missing_data
+from agentbench.datasets import Dataset, ImportReport, Progress, Source, dataset_dir, missing_data
 from agentbench.errors import CorruptData, UnknownName, UsageError, unknown_name
 
 from ..generate.generate import PRESETS, TASK_TYPES, game_for, task_ids
@@ -144,7 +144,7 @@ def _generated(task_id: str) -> Content:
 # --- official games: import and check ---
 
 
-def import_dir(src: Path, dest: Path, progress: Progress) -> Report:
+def import_dir(src: Path, dest: Path, progress: Progress) -> ImportReport:
     """Read every official game under `src` into one store per split in `dest`; see `agentbench.datasets`.
 
     As AlfredTWEnv does, takes the games that have a traj_data.json of a known task type and `solvable: true`.
@@ -171,7 +171,7 @@ def import_dir(src: Path, dest: Path, progress: Progress) -> Report:
             chosen = list(_complete(writers[split], trajs, skipped))
             writers[split].finish(iter(chosen))
             counts[split] = len(chosen)
-    return Report(
+    return ImportReport(
         counts, notes=[*_sizes(counts), *(f"{what}: {n} skipped" for what, n in sorted(skipped.items()))]
     )
 
@@ -244,7 +244,7 @@ def _sizes(counts: dict[str, int]) -> list[str]:
     ]
 
 
-def verify(folder: Path, progress: Progress) -> Report:
+def verify(folder: Path, progress: Progress) -> ImportReport:
     """Hash every stored game again; names those that are missing or changed."""
     counts: dict[str, int] = {}
     problems: list[str] = []
@@ -267,7 +267,7 @@ def verify(folder: Path, progress: Progress) -> Report:
             except CorruptData as error:
                 problems.append(str(error))
     problems += [f"{key} is in more than one split" for key, times in everywhere.items() if times > 1]
-    return Report(counts, notes=_sizes(counts), problems=problems)
+    return ImportReport(counts, notes=_sizes(counts), problems=problems)
 
 
 _RELEASES = "https://github.com/alfworld/alfworld/releases/download"

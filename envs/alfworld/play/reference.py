@@ -45,7 +45,6 @@ class ReferenceSession:
         )
 
     def reset(self) -> Result:
-        """Start over."""
         self._commands = []
         with _ArgumentsKept():
             state = self._env.reset()

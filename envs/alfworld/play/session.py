@@ -60,7 +60,6 @@ class Session:
         self.reset()
 
     def reset(self) -> Result:
-        """Start over."""
         self._enter(self.game.start)
         return self._answer(text.introduction(self.game, self.state))
 

@@ -51,7 +51,6 @@ class TextColumn(Sequence[str]):
         self._view = memoryview(self._bytes)  # type: ignore[arg-type]
 
     def __len__(self) -> int:
-        """Count the strings."""
         return len(self._start) - 1
 
     @overload
@@ -99,7 +98,6 @@ class Catalog:
         self._grouped = {column: numbers[f"by_{column}"] for column in GROUPED}
 
     def __len__(self) -> int:
-        """Count the products."""
         return len(self.rank)
 
     def read(self, place: int) -> Product:

@@ -112,7 +112,6 @@ class GoalTable(Sequence[Goal]):
         self._goal = lru_cache(maxsize=4096)(self._make)
 
     def __len__(self) -> int:
-        """Count the goals."""
         return len(self.places)
 
     def __getitem__(self, index: Any) -> Any:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from agentbench.datasets import Dataset, Progress, Report, Source
+from agentbench.datasets import Dataset, ImportReport, Progress, Source
 from agentbench.errors import CorruptData
 
 from ..shop.catalog import fingerprint_of
@@ -39,7 +39,7 @@ def find_files(folder: Path) -> dict[str, CatalogFiles]:
     }
 
 
-def import_dir(src: Path, dest: Path, progress: Progress) -> Report:
+def import_dir(src: Path, dest: Path, progress: Progress) -> ImportReport:
     """Store and index every set of official files in `src`.
 
     Args:
@@ -52,7 +52,7 @@ def import_dir(src: Path, dest: Path, progress: Progress) -> Report:
     return _report(dest)
 
 
-def verify(folder: Path, progress: Progress) -> Report:
+def verify(folder: Path, progress: Progress) -> ImportReport:
     """Read every product again and compare with what was stored."""
     problems = []
     for name in _present(folder):
@@ -70,7 +70,7 @@ def verify(folder: Path, progress: Progress) -> Report:
         except (CorruptData, ValueError, KeyError, IndexError) as error:
             problems.append(f"{folder / name}: {error}")
     if problems:
-        return Report({}, problems=problems)
+        return ImportReport({}, problems=problems)
     return _report(folder)
 
 
@@ -78,7 +78,7 @@ def _present(folder: Path) -> list[str]:
     return [name for name in OFFICIAL if (folder / name).is_dir()]
 
 
-def _report(folder: Path) -> Report:
+def _report(folder: Path) -> ImportReport:
     counts, notes = {}, []
     for name in _present(folder):
         catalog = open_stock(folder / name).catalog
@@ -93,7 +93,7 @@ def _report(folder: Path) -> Report:
             )
         elif known != catalog.fingerprint:
             notes.append(f"{name}: fingerprint {catalog.fingerprint}, the panels were made from {known}")
-    return Report(counts, notes)
+    return ImportReport(counts, notes)
 
 
 DATASET = Dataset(

@@ -14,7 +14,7 @@ from agentbench.policies.build import build_policy
 from agentbench.policies.ready import ScriptedPolicy
 from agentbench.registry import load
 from agentbench.runs.episodes import read_episodes
-from agentbench.runs.folder import read_config
+from agentbench.runs.folder import run_config
 from agentbench.types import derive_seed
 
 SPEC, TASKS, write_panel = (load("envs", f"{TOY}:{name}") for name in ("SPEC", "TASKS", "write_panel"))
@@ -91,7 +91,7 @@ def test_resume_after_kill_9_ends_like_an_uninterrupted_run(tmp_path):
 
 def test_the_written_configuration_is_a_valid_input(tmp_path):
     evaluate(config(tmp_path))
-    again = validate(EvalConfig, read_config(tmp_path / "run"))
+    again = validate(EvalConfig, run_config(tmp_path / "run"))
     assert again == config(tmp_path)
 
 

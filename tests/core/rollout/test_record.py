@@ -180,7 +180,7 @@ def test_an_info_dict_that_the_env_reuses_is_still_compared_with_the_beginning()
 )
 def test_an_author_who_says_what_cannot_be_written_spoils_his_own_episode(say):
     class Odd(InstantPolicy):
-        def decide(self, view):
+        def command(self, view):
             return say if view.task == "odd" else "wait"
 
     found = play(lambda now, answer: None, Odd())

@@ -172,7 +172,7 @@ def test_policy_failure_ends_only_its_episode():
     class Fragile(InstantPolicy):
         name = "fragile"
 
-        def decide(self, view):
+        def command(self, view):
             if view.task == "b":
                 raise KeyError("lost")
             return "go"
@@ -193,7 +193,7 @@ def test_invalid_reply_costs_the_penalty_and_reaches_the_env_as_empty_text():
             return super().step(action)
 
     class Mumbling(NullPolicy):
-        def decision(self, view):
+        def reply(self, view):
             from agentbench.policy import Decision
 
             return Decision(Action("?"), None, invalid="no_action")

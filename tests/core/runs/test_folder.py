@@ -7,7 +7,7 @@ import pytest
 
 from agentbench.errors import CorruptData, MissingData, UsageError
 from agentbench.runs.episodes import decode_episode, encode_episode, read_episodes
-from agentbench.runs.folder import RunFolder, first_difference, read_config, read_timings
+from agentbench.runs.folder import RunFolder, first_difference, read_timings, run_config
 from agentbench.types import Action, Failure, Parent, Trajectory, Turn, to_dict
 
 
@@ -61,7 +61,7 @@ def test_a_run_folder_keeps_what_was_appended(tmp_path):
         run.append(episode("a"))
         run.append(episode("b", 1))
     assert [(item.task, item.repeat) for item in read_episodes(tmp_path / "run")] == [("a", 0), ("b", 1)]
-    assert read_config(tmp_path / "run") == {"seed": 1}
+    assert run_config(tmp_path / "run") == {"seed": 1}
     assert read_timings(tmp_path / "run").seconds == {("a", 0): 1.25, ("b", 1): 1.25}
 
 
@@ -101,7 +101,7 @@ def test_resume_names_the_key_that_changed(tmp_path):
 
 def test_resume_of_a_new_folder_starts_it(tmp_path):
     RunFolder.open(tmp_path / "new", {"seed": 1}, resume=True).close()
-    assert read_config(tmp_path / "new") == {"seed": 1}
+    assert run_config(tmp_path / "new") == {"seed": 1}
 
 
 def test_resume_refuses_records_without_a_configuration(tmp_path):
@@ -164,7 +164,7 @@ def test_missing_files_are_named(tmp_path):
     with pytest.raises(MissingData, match=r"episodes\.jsonl"):
         read_episodes(tmp_path)
     with pytest.raises(MissingData, match=r"no config\.yaml"):
-        read_config(tmp_path)
+        run_config(tmp_path)
 
 
 def test_a_second_writer_is_refused(tmp_path):

@@ -7,7 +7,7 @@ from agentbench.evaluation.evaluate import EvalConfig, evaluate
 from agentbench.registry import load
 from agentbench.runs.report import pages, render, stale_pages
 from agentbench.runs.stats import Estimate
-from agentbench.runs.summary import Plan, Rates, Summary, load_summary, summarise_run
+from agentbench.runs.summary import Assignment, Rates, Summary, load_summary, summarise_run
 
 write_panel = load("envs", f"{TOY}:write_panel")
 
@@ -25,7 +25,7 @@ def run(tmp_path):
 
 
 def made(**keys):
-    plan = Plan(
+    plan = Assignment(
         id="toy/test@1",
         sha256="0" * 64,
         digest="1" * 64,

@@ -2,10 +2,10 @@ import pytest
 
 from agentbench.runs.folder import Timings
 from agentbench.runs.stats import wilson
-from agentbench.runs.summary import Plan, summarise
+from agentbench.runs.summary import Assignment, summarise
 from agentbench.types import Action, Failure, Trajectory, Turn
 
-PLAN = Plan(
+PLAN = Assignment(
     id="toy/test@1", sha256="0" * 64, digest="1" * 64, env="toy", rules="1", split="all", tasks=4, repeats=1
 )
 

@@ -7,9 +7,11 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 import yaml
+from floats import assert_same_actions
 
 from agentbench.cli.training import main
 from agentbench.config import validate
@@ -88,15 +90,18 @@ def test_checkpoint_evaluates_to_the_number_seen_in_training(whole, tmp_path):
         )  # fmt: skip
         summary = evaluate(config)
         assert summary.overall.success.value == metrics[step]["eval/success"]
-        assert said(tmp_path / str(step)) == said(whole / "eval" / f"step-{step}")
+        again, seen = said(tmp_path / str(step)), said(whole / "eval" / f"step-{step}")
+        assert again.keys() == seen.keys()
+        for task, turns in again.items():
+            assert [turn.reward for turn in turns] == [turn.reward for turn in seen[task]]
+            # only the policy's version number differs after loading
+            actions = [replace(turn.action, policy_version=step) for turn in turns]
+            assert_same_actions(actions, [replace(turn.action, policy_version=step) for turn in seen[task]])
 
 
 def said(folder):
-    """Every sampled token and log-prob by task; only the policy's version number differs after loading."""
-    return {
-        item.task: [(turn.action.token_ids, turn.action.logprobs, turn.reward) for turn in item.turns]
-        for item in read_episodes(folder)
-    }
+    """The turns of every task."""
+    return {item.task: item.turns for item in read_episodes(folder)}
 
 
 def test_killed_run_resumes_to_the_same_weights_and_metrics(model, whole, tmp_path):
@@ -189,3 +194,21 @@ def test_figures_go_to_tensorboard_and_an_absent_tracker_is_named(model, tmp_pat
     assert [event.step for event in found.Scalars("eval/success")] == [0, 2]
     with pytest.raises(ConfigError, match=r"tracker 'aim' is not installed; available: .*tensorboard"):
         run(model, tmp_path / "other", max_steps=1, report_to=["aim"])
+
+
+def test_success_of_the_collected_episodes_is_written_and_told(whole):
+    lines = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    for step, line in enumerate(lines[1:]):
+        episodes = read_episodes(whole / "rollouts" / f"step-{step:06d}.jsonl")
+        assert line["success"] == pytest.approx(sum(item.success for item in episodes) / len(episodes))
+
+
+def test_reports_name_the_weights_that_played(whole, model):
+    def played(step):
+        return json.loads((whole / "eval" / f"step-{step}" / "summary.json").read_text())["policy"]["engine"][
+            "model"
+        ]
+
+    assert played(0) == model
+    assert played(4) == str(whole / "checkpoint-4")
+    assert "checkpoint-4" in (whole / "eval" / "step-4" / "report.md").read_text()

@@ -24,7 +24,7 @@ def test_opd_brings_the_student_closer_to_its_teacher_in_the_shop(tmp_path):
         tokenizer = make_tokenizer(tmp_path / name, texts, entities=["buy now", "Search"])
         make_model(tmp_path / name, tokenizer, hidden=32, layers=1, seed=seed, max_position=4096)
     values = {
-        "algorithm": "opd",
+        "algorithm": "gkd",
         "output_dir": str(tmp_path / "run"),
         "model_name_or_path": str(tmp_path / "student"),
         "teachers": [{"model_name_or_path": str(tmp_path / "teacher")}],
@@ -35,7 +35,6 @@ def test_opd_brings_the_student_closer_to_its_teacher_in_the_shop(tmp_path):
             "max_turns": 2,
         },
         "rollout": {"tasks_per_step": 4, "group_size": 2, "max_new_tokens": 8},
-        "trainer": {"loss": "full"},
         "max_steps": 4,
         "learning_rate": 0.01,
     }

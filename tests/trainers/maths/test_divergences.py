@@ -245,31 +245,6 @@ def test_gradcheck_on_a_support(kind, tail):
     assert torch.autograd.gradcheck(of_logits, random_logits(2, 2, 6).requires_grad_())
 
 
-def test_support_mass_is_what_the_truncated_loss_can_see():
-    assert float(dv.support_mass(torch.tensor([0.5, 0.25]).log())) == pytest.approx(0.75)
-
-
-# ---- sampled token ----
-
-
-def test_sampled_token_value_by_hand_and_without_gradient():
-    # q(y) = 1/2, p(y) = 1/8: log 4
-    student = torch.tensor(0.5).log().requires_grad_()
-    got = dv.sampled_token(student, torch.tensor(0.125).log())
-    assert float(got) == pytest.approx(math.log(4))
-    assert not got.requires_grad
-
-
-def test_sampled_token_averages_to_reverse_kl():
-    student, teacher = random_logits(0, 8).log_softmax(-1), random_logits(1, 8).log_softmax(-1)
-    drawn = torch.multinomial(
-        student.exp(), 200_000, replacement=True, generator=torch.Generator().manual_seed(0)
-    )
-    sampled = dv.sampled_token(student[drawn], teacher[drawn])
-    error = float(sampled.std()) / math.sqrt(len(drawn))
-    assert abs(float(sampled.mean() - naive(student, teacher, "reverse_kl"))) < 4 * error
-
-
 # ---- refusals ----
 
 

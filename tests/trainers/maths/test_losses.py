@@ -101,15 +101,6 @@ def test_low_variance_kl_is_unbiased_and_never_negative():
     assert (ls.low_variance_kl(q, p) >= 0).all()
 
 
-def test_weighted_distillation_by_hand():
-    divergence = torch.tensor([[1.0, 2.0, torch.nan], [3.0, torch.inf, 4.0]], requires_grad=True)
-    turn = torch.tensor([[0, 0, -1], [1, -1, 1]])
-    got = ls.weighted_distillation(divergence, torch.tensor([0.5, 2.0]), turn)
-    assert got.tolist() == [[0.5, 1.0, 0.0], [6.0, 0.0, 8.0]]
-    got.sum().backward()
-    assert divergence.grad.tolist() == [[0.5, 0.5, 0.0], [2.0, 0.0, 2.0]]
-
-
 # ---- reductions ----
 
 

@@ -64,21 +64,10 @@ ONE_OF_EACH = [
 def test_config_survives_json(schedule):
     again = sc.from_config(json.loads(json.dumps(schedule.config())))
     assert again == schedule
-    assert again.rows(range(0, 100, 7)) == schedule.rows(range(0, 100, 7))
 
 
 def test_every_kind_is_covered():
     assert {s.kind for s in ONE_OF_EACH} == set(sc.KINDS)
-
-
-def test_table_prints_a_line_per_step():
-    text = sc.table({"kappa": sc.Linear(1.0, 0.1, 80), "rho": sc.Linear(1.0, 2.0, 80)}, [0, 40, 80])
-    assert [line.split() for line in text.splitlines()] == [
-        ["step", "kappa", "rho"],
-        ["0", "1", "1"],
-        ["40", "0.55", "1.5"],
-        ["80", "0.1", "2"],
-    ]
 
 
 @pytest.mark.parametrize(

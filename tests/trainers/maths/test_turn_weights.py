@@ -156,10 +156,6 @@ def test_turns_without_tokens_take_no_part():
     assert weights([1, 2, 0], [1, 2, 0], tokens=[1, 1, 0]) == [1.0, 1.0, 0.0]  # two real turns: guarded
 
 
-def test_uniform_weights():
-    assert tw.uniform(long(0, 0, 3)).tolist() == [1.0, 1.0, 1.0]
-
-
 # ---- token level ----
 
 

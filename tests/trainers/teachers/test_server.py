@@ -11,7 +11,7 @@ from agentbench.engines import http as http_client
 from agentbench.errors import ConfigError, TrainingError, UsageError
 from agentbench.registry import load
 from agentbench.trainers.batch.tables import collate
-from agentbench.trainers.opd import SPEC
+from agentbench.trainers.gkd import SPEC
 from agentbench.trainers.teachers.open import open_teacher
 from agentbench.trainers.teachers.server import ServerTeacher
 from agentbench.training.config import TeacherConfig
@@ -191,10 +191,10 @@ def test_another_model_is_refused(server, student):
 
 
 def test_more_likely_ids_than_the_server_gives_are_refused_before_training(server, models):
-    run = make_run(models, "opd", trainer={"loss": "top_k", "k": 30})
+    run = make_run(models, "gkd", trainer={"support": "top_k", "k": 30})
     teacher = TeacherConfig(model_name_or_path="teacher", backend="server", base_url=server.url)
     run = run.model_copy(update={"teachers": (teacher,)})
-    settings = SPEC.config(loss="top_k", k=30)
+    settings = SPEC.config(support="top_k", k=30)
     with pytest.raises(UsageError, match="--for teacher --top-k 30"):
         SPEC.build(run, settings)
     server.max_logprobs = 30
@@ -203,9 +203,9 @@ def test_more_likely_ids_than_the_server_gives_are_refused_before_training(serve
 
 def test_the_full_vocabulary_needs_a_local_teacher(server, models):
     teacher = TeacherConfig(model_name_or_path="teacher", backend="server", base_url=server.url)
-    run = make_run(models, "opd").model_copy(update={"teachers": (teacher,)})
-    with pytest.raises(UsageError, match="loss 'full'"):
-        SPEC.build(run, SPEC.config(loss="full"))
+    run = make_run(models, "gkd").model_copy(update={"teachers": (teacher,)})
+    with pytest.raises(UsageError, match="needs a teacher with backend 'hf', not 'server'"):
+        SPEC.build(run, SPEC.config())
 
 
 def test_a_server_whose_weights_were_replaced_is_no_teacher(server, student):

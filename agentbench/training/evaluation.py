@@ -1,0 +1,47 @@
+"""Evaluation during training: the configuration that plays a panel as the run plays its episodes.
+
+Leaves out playing (`agentbench.evaluation`) and when it is due (`loop`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..evaluation.evaluate import EvalConfig
+from ..evaluation.panels import load_panel
+from .config import TrainConfig
+
+_OWN = frozenset(
+    {
+        *("policy", "model_name_or_path", "output_dir", "env", "split"),
+        *("env_options", "allow_missing", "max_error_rate"),
+    }
+)
+"""Keys of an evaluation that no section of a training run holds under the same name."""
+
+
+def evaluation_of(config: TrainConfig, *, model: str, output_dir: str) -> EvalConfig:
+    """Build the evaluation that a training run asks for.
+
+    A key that the evaluation shares by name with `eval`, `rollout`, `env` or the run itself is taken from the first of
+    them that has it, so that a key added to both is never forgotten; a test holds that all are accounted for.
+
+    Args:
+        config: with an `eval` section.
+        model: name of the weights that play, for the records.
+        output_dir: run folder of the evaluation.
+    """
+    assert config.eval is not None
+    sections = (config.eval, config.rollout, config.env, config)
+    values: dict[str, Any] = {}
+    for key in EvalConfig.model_fields.keys() - _OWN:
+        holder = next(section for section in sections if key in type(section).model_fields)
+        values[key] = getattr(holder, key)
+    same_env = load_panel(config.eval.panel).env == config.env.name
+    return EvalConfig(
+        policy="model",
+        model_name_or_path=model,
+        output_dir=output_dir,
+        env_options=config.env.options if same_env else {},
+        **values,
+    )
