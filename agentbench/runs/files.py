@@ -98,7 +98,10 @@ def _cut_torn_line(path: Path) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object. Raises: MissingData or CorruptData, naming the file."""
     try:
-        return dict(orjson.loads(path.read_bytes()))
+        value = orjson.loads(path.read_bytes())
+        if not isinstance(value, dict):
+            raise TypeError(f"it holds {type(value).__name__}")
+        return value
     except (FileNotFoundError, NotADirectoryError) as error:
         raise MissingData(f"no file {path}") from error
     except (orjson.JSONDecodeError, TypeError, ValueError, OSError) as error:

@@ -35,6 +35,10 @@ TIMINGS, METRICS = "timings.jsonl", "metrics.jsonl"
 CONFIG, VERSIONS = "config.yaml", "versions.json"
 
 
+_NEW_FACTS = ("played",)
+"""Parts of versions.json that runs of earlier releases lack."""
+
+
 @dataclass(frozen=True, slots=True)
 class Timings:
     """Wall seconds by episode; wall seconds and what the engine used in all sittings of the run together."""
@@ -138,8 +142,8 @@ def fix_versions(
     # Through JSON, so that tuples and numpy numbers compare like what was read.
     new = orjson.loads(orjson.dumps(dict(versions), option=orjson.OPT_SERIALIZE_NUMPY))
     for part in binding:
-        if part in old:  # runs of earlier releases lack some
-            found = list(changes(old[part], new.get(part), part))
+        if part in old or part not in _NEW_FACTS:
+            found = list(changes(old.get(part), new.get(part), part))
             for difference in pinned(found, FACTS):
                 raise UsageError(_resume_refused(path, *difference))
             sitting += [item for item in found if is_free(item[0], FACTS)]
