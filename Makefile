@@ -33,7 +33,7 @@ $(VENV)-vllm/.installed: requirements-vllm.lock pyproject.toml
 	touch $@
 
 quickstart: setup
-	$(BIN)/python examples/quickstart/run.py --output runs/quickstart
+	$(BIN)/python examples/quickstart/run.py --output runs/quickstart $(if $(FROM_SCRATCH),--from-scratch)
 
 test: setup
 	$(BIN)/python -m pytest -n $(JOBS) -q

@@ -10,10 +10,10 @@ import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from .errors import ConfigError, UsageError
 from .foreign import printable, shortened
@@ -162,6 +162,9 @@ def _written_out(value: Any, known: dict[int, int]) -> int:
 
 # --- sections ---------------------------------------------------------------------------------------------------------
 
+
+StopStrings = list[Annotated[str, Field(min_length=1)]]
+"""Texts that end a reply, see `SamplingParams`."""
 
 _Model = TypeVar("_Model", bound=BaseModel)
 

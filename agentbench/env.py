@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
 import gymnasium
@@ -187,8 +187,13 @@ class EnvSpec:
         explorer: builds, from an episode's first observation, an expert that knows only the text. Its episodes can be
             imitated, those of an all-knowing expert often cannot. None when there is none.
         extra: pip extra to name when an optional package is missing.
+        counted: the env's own yes/no info keys whose turns a report counts, with what they mean.
         rules: version of everything that moves a score; part of every record.
         blocking: steps may wait (network, subprocess), so rollout runs them in threads.
+        variant: the spec as it is under options of `make`, where those change prompt, parser, turns or penalty; called
+            with the spec and the options. None where they never do.
+        figures: names of the env's own info values (numbers that start at 0) that reports average beside the metric.
+        sizes: official size of each task type, for a mean that weights them so.
     """
 
     id: str
@@ -207,8 +212,19 @@ class EnvSpec:
     decoy: Callable[[TextEnv, int], Expert] | None = None
     explorer: Callable[[str], Explorer] | None = None
     extra: str = ""
+    counted: Mapping[str, str] = field(default_factory=dict)
     rules: str = "1"
     blocking: bool = False
+    variant: Callable[[EnvSpec, Mapping[str, Any]], EnvSpec] | None = None
+    figures: tuple[str, ...] = ()
+    sizes: Mapping[str, int] = field(default_factory=dict)
+
+    def under(self, options: Mapping[str, Any]) -> EnvSpec:
+        """The spec to go by when envs are made with these options.
+
+        Raises: UsageError: an option is wrong.
+        """
+        return self if self.variant is None else self.variant(self, options)
 
 
 def try_options(spec: EnvSpec, options: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from .errors import ContractError
+from .errors import ContractError, UsageError
 
 Finish = Literal["stop", "length", "abort"]
 End = Literal["terminated", "max_turns", "max_tokens", "context_full", "error"]
@@ -31,7 +31,7 @@ class Action:
         text: the reply as text, special tokens left out.
         token_ids: the sampled ids [A], end-of-turn token included when it was sampled; empty for text-only authors.
         logprobs: nats [A], under the distribution the ids were sampled from (after temperature, top-k and top-p).
-        finish: "stop" (end token), "length" (token limit) or "abort" (cancelled).
+        finish: "stop" (end token or stop string), "length" (token limit) or "abort" (cancelled).
         policy_version: number of weight updates the sampling model had seen.
         author: "student", "teacher", "expert" ...
     """
@@ -170,13 +170,30 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How an engine samples: temperature 0 is greedy; log-probs are of the distribution sampled from."""
+    """How an engine samples: temperature 0 is greedy; log-probs are of the distribution sampled from.
+
+    Attributes:
+        stop: texts that end a reply, besides its end token: with the token that completes one of them the reply is
+            over, finish "stop". That token is kept whole. Guided choices end by themselves and do not look.
+    """
 
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
     max_new_tokens: int = 512
     min_new_tokens: int = 0
+    stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if isinstance(self.stop, str) or not all(isinstance(text, str) and text for text in self.stop):
+            raise UsageError(f"stop must be a list of texts, none of them empty, got {self.stop!r}")
+        object.__setattr__(self, "stop", tuple(self.stop))
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """Names and values, for the records; without `stop` where there is none."""
+        found = {name: getattr(self, name) for name in self.__slots__ if name != "stop"}
+        return {**found, "stop": list(self.stop)} if self.stop else found
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """Writes the shipped panels, or with --check tells whether they are what would be written.
 
-Official panels need the imported ALFWorld files and are left as they are without them. Only ids and digests are
+Official panels need the imported files and are left as they are without them. Only ids and digests are
 written. A panel that has been published is never changed: raise its version instead.
 """
 
@@ -22,6 +22,20 @@ GENERATED = (
     ("corridor/test@1", "corridor", "test", 128, "The toy: leave by the named door"),
     ("alfworld/mini@1", "alfworld", "mini-test", 128, "Small generated households, all six task types"),
     (
+        "search-qa/mini@1",
+        "search-qa",
+        "mini-test",
+        128,
+        "Generated encyclopaedia of 5,000 passages, 1 to 4 hops",
+    ),
+    (
+        "search-qa/plain@1",
+        "search-qa",
+        "plain-test",
+        512,
+        "Small generated world of bare facts, one search a question",
+    ),
+    (
         "alfworld/small@1",
         "alfworld",
         "small-test",
@@ -29,33 +43,99 @@ GENERATED = (
         "Middle-sized generated households, all six task types",
     ),
 )
-OFFICIAL = (
-    ("alfworld/valid-seen@1", "valid_seen", 140, "Official games in rooms seen in training"),
-    ("alfworld/valid-unseen@1", "valid_unseen", 134, "Official games in rooms not seen in training"),
+OFFICIAL: tuple[tuple[str, str, str, int | None, str], ...] = (
+    ("alfworld/valid-seen@1", "alfworld", "valid_seen", 140, "Official games in rooms seen in training"),
+    (
+        "alfworld/valid-unseen@1",
+        "alfworld",
+        "valid_unseen",
+        134,
+        "As first frozen: 68 of 134 games by hash; use @2",
+    ),
+    ("search-qa/nq@1", "search-qa", "nq", 3610, "Natural Questions, open, test"),
+    ("search-qa/triviaqa@1", "search-qa", "triviaqa", 11313, "TriviaQA, test"),
+    ("search-qa/popqa@1", "search-qa", "popqa", 14267, "PopQA, test"),
+    ("search-qa/hotpotqa@1", "search-qa", "hotpotqa", 7405, "HotpotQA, dev"),
+    ("search-qa/2wikimultihopqa@1", "search-qa", "2wikimultihopqa", 12576, "2WikiMultiHopQA, dev"),
+    ("search-qa/musique@1", "search-qa", "musique", 2417, "MuSiQue, dev"),
+    ("search-qa/bamboogle@1", "search-qa", "bamboogle", 125, "Bamboogle, test"),
+    (
+        "search-qa/supported@1",
+        "search-qa",
+        "supported",
+        None,
+        "Questions of all seven sets that the small corpus answers",
+    ),
+    (
+        "search-qa/all@1",
+        "search-qa",
+        "all",
+        None,
+        "2,048 questions: all of Bamboogle, the other six sets equally",
+    ),
 )
+STRICT = {"wording": "strict"}
+FROZEN = (
+    ("alfworld/valid-seen@2", "valid_seen", "Official games in rooms seen in training (140)"),
+    ("alfworld/valid-unseen@2", "valid_unseen", "Official games in rooms not seen in training (134)"),
+    ("alfworld/valid@1", "valid", "Both validation splits (274)"),
+)
+NOTES = {
+    "search-qa/nq@1": "The golds of nq-b712eb6c77, nq-c4ce96590b, nq-cff23a3aa1 and nq-e4572a5385 have an empty normal "
+    "form (*, ---, closing bracket, A+): every answer covers them.",
+}
 
 
-def panels() -> dict[str, dict[str, Any]]:
+def panels(unseen: Path | None) -> dict[str, dict[str, Any]]:
     """Build every panel that the files on disk allow, by file name."""
     made: dict[str, dict[str, Any]] = {}
     for panel, env, split, count, description in GENERATED:
         ids = list(env_spec(env).tasks(split))[:count]
         made[_file(panel)] = _head(panel, env, split, description, ids) | {"count": count}
-    for panel, split, size, description in OFFICIAL:
+    for panel, env, split, size, description in OFFICIAL:
         try:
-            ids = list(env_spec("alfworld").tasks(split))
+            ids = list(env_spec(env).tasks(split))
         except MissingData as error:
             print(f"{panel}: left as it is; {error}")
             continue
-        made[_file(panel)] = _head(panel, "alfworld", split, description, ids) | {
-            "official_size": size,
-            "tasks": ids,
+        head = _head(panel, env, split, description, ids)
+        notes = {"notes": NOTES[panel]} if panel in NOTES else {}
+        made[_file(panel)] = head | notes | ({"official_size": size} if size else {}) | {"tasks": ids}
+    made.update(_by_hash(unseen))
+    return made
+
+
+def _by_hash(unseen: Path | None) -> dict[str, dict[str, Any]]:
+    """Panels that name every game by its hash; `unseen` lists the 134 of valid_unseen, one id a line."""
+    try:
+        seen = list(env_spec("alfworld").tasks("valid_seen"))
+        train = list(env_spec("alfworld").tasks("train"))
+    except MissingData as error:
+        print(f"panels by hash: left as they are; {error}")
+        return {}
+    if unseen is None:
+        print("panels by hash: left as they are; give --unseen FILE")
+        return {}
+    hashes = unseen.read_text(encoding="utf-8").split()
+    ids = {"valid_seen": seen, "valid_unseen": hashes, "valid": [*seen, *hashes]}
+    made = {}
+    for panel, split, description in FROZEN:
+        made[_file(panel)] = _head(panel, "alfworld", split, description, ids[split]) | {
+            "env_options": STRICT,
+            "tasks": ids[split],
         }
+    panel = "alfworld/train@1"
+    about = "All official training games (3,553)"
+    made[_file(panel)] = _head(panel, "alfworld", "train", about, train) | {
+        "env_options": STRICT,
+        "count": len(train),
+    }
     return made
 
 
 def _file(panel: str) -> str:
-    return panel.partition("@")[0].replace("/", "-") + ".yaml"
+    name, _, version = panel.partition("@")
+    return name.replace("/", "-") + (f"-{version}" if version != "1" else "") + ".yaml"
 
 
 def _head(panel: str, env: str, split: str, description: str, ids: list[str]) -> dict[str, Any]:
@@ -68,9 +148,11 @@ def main() -> int:
     parser.add_argument(
         "--check", action="store_true", help="write nothing, exit with 1 where a file differs"
     )
-    check = parser.parse_args().check
+    parser.add_argument("--unseen", type=Path, help="file with the 134 ids of valid_unseen, one a line")
+    options = parser.parse_args()
+    check = options.check
     stale = 0
-    for name, panel in panels().items():
+    for name, panel in panels(options.unseen).items():
         text = yaml.safe_dump(panel, sort_keys=False, width=1000)
         path = FOLDER / name
         if path.exists() and path.read_text(encoding="utf-8") == text:

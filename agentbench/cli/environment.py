@@ -71,14 +71,15 @@ def play(
     from ..errors import UsageError, unknown_name
     from ..registry import env_spec
 
-    spec = env_spec(env)
+    options = key_values(env_option or [], "--env-option")
+    spec = env_spec(env).under(options)
     split = split or spec.splits[0]
     if split not in spec.splits:
         raise unknown_name(f"split of {spec.id}", split, spec.splits)
     tasks = [task] if task else list(spec.tasks(split)[:1])
     if not tasks:
         raise UsageError(f"split {split!r} of env {spec.id!r} has no tasks")
-    view = _start(spec, tasks[0], seed, key_values(env_option or [], "--env-option"))
+    view = _start(spec, tasks[0], seed, options)
     over = False
     while not over:
         print(_shown(view, prompt))

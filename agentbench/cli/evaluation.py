@@ -37,7 +37,7 @@ _OPTIONS = (
     _Option("env_options", list[str], ("--env-option",), _WHAT, "key=value for the env; repeatable."),
     _Option("allow_missing", bool, ("--allow-missing",), _WHAT, "Go on without absent or corrupt tasks."),
     _Option("concurrency", int, ("--concurrency",), _WHAT, "Episodes at once; moves no result; default 16."),
-    _Option("output_dir", str, ("--output", "-o"), _WHAT, "Run folder."),
+    _Option("output_dir", str, ("--output", "-o"), _WHAT, "Run folder; without one nothing is kept."),
     _Option(
         "policy",
         str,
@@ -55,6 +55,13 @@ _OPTIONS = (
     _Option("top_p", float, ("--top-p",), _WHO, "Nucleus; default 1.0."),
     _Option("top_k", int, ("--top-k",), _WHO, "0 is off; default 0."),
     _Option("max_new_tokens", int, ("--max-new-tokens",), _WHO, "Tokens per reply; default 512."),
+    _Option(
+        "stop",
+        list[str],
+        ("--stop",),
+        _WHO,
+        "Text that ends a reply; repeatable; the prompt's own when left out.",
+    ),
     _Option("max_turns", int, ("--max-turns",), _LIMITS, "Turns per episode; the env's own when left out."),
     _Option("max_episode_tokens", int, ("--max-episode-tokens",), _LIMITS, "Sampled tokens per episode."),
     _Option("step_seconds", float, ("--step-seconds",), _LIMITS, "Wall time of one env step."),
@@ -116,17 +123,20 @@ def eval_(
     values = read_mapping(config, "the configuration") if config else {}
     for item in _OPTIONS:
         given = options[item.key]
-        if item.kind == list[str]:
+        if item.key == "stop":
+            given = given or None
+        elif item.kind == list[str]:
             given = {**values.get(item.key, {}), **key_values(given, item.names[0])} if given else None
         if given is not None:
             values[item.key] = given
     if values.get("panel") is None and values.get("env") is None:
         raise ConfigError("--panel is missing (or --env with --split); see agentbench list panels")
-    for key, option in (("policy", "--policy"), ("output_dir", "--output")):
-        if values.get(key) is None:
-            raise ConfigError(f"{option} is missing; see agentbench eval --help")
+    if values.get("policy") is None:
+        raise ConfigError("--policy is missing; see agentbench eval --help")
     if retry_errors and not resume:
         raise ConfigError("--retry-errors plays recorded errors again, so it needs --resume")
+    if resume and values.get("output_dir") is None:
+        raise ConfigError("--resume goes on with recorded episodes, so it needs --output")
     checked = validate(EvalConfig, values)
     with episode_progress() as progress:
         summary = evaluate(checked, resume=resume, retry_errors=retry_errors, progress=progress, say=note)

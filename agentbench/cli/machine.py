@@ -21,20 +21,25 @@ def list_(
     kind: Annotated[
         str | None,
         typer.Argument(
-            metavar="[envs|trainers|engines|panels|datasets]", help="Only these.", show_default=False
+            metavar="[envs|trainers|engines|panels|prompts|datasets]", help="Only these.", show_default=False
         ),
     ] = None,
     json: _Json = False,
 ) -> None:
     """List the plug-ins that are installed."""
+    from ..dialogue.prompt import shipped_prompts
     from ..errors import unknown_name
     from ..registry import KINDS, names
 
-    if kind is not None and kind not in KINDS:
-        raise unknown_name("kind of plug-in", kind, KINDS)
-    found: dict[str, Any] = {
-        item: _panels() if item == "panels" else names(item) for item in ([kind] if kind else KINDS)
-    }
+    kinds = [*KINDS, "prompts"]
+    if kind is not None and kind not in kinds:
+        raise unknown_name("kind of plug-in", kind, kinds)
+    found: dict[str, Any] = {}
+    for item in [kind] if kind else kinds:
+        if item == "panels":
+            found[item] = _panels()
+        else:
+            found[item] = list(shipped_prompts()) if item == "prompts" else names(item)
     if json:
         print_json(found)
         return

@@ -1,6 +1,6 @@
 """Reads the env command out of a model's reply, and counts every way that fails. Never raises on model text.
 
-Parsers are named in an EnvSpec: "tags:30", "plain". Whether a command makes sense is for the env to say.
+Parsers are named in an EnvSpec: "tags:30", "search", "plain". Whether a command makes sense is for the env to say.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ..errors import unknown_name
+from .blocks import RULES, read_reply
 
 FAILURES: dict[str, str] = {
     "no_action": "the reply has no closed <action>…</action>",
@@ -96,11 +97,39 @@ class PlainParser:
         return command
 
 
+class BlockParser:
+    """The parser "search:RULE"; "search" alone is "search:verl-agent"."""
+
+    def __init__(self, rule: str = "verl-agent") -> None:
+        """Read by `rule`, one of `blocks.RULES`."""
+        if rule not in RULES:
+            raise unknown_name("rule of search blocks", rule, RULES)
+        self.rule = rule
+        self.name = f"search:{rule}"
+
+    def parse(self, reply: str) -> Parsed:
+        """Read the block; a flaw that costs nothing is not reported as a failure."""
+        reading = read_reply(reply, self.rule)
+        return Parsed(reading.command, "" if reading.valid else reading.flaw)
+
+    def format(self, command: str) -> str:
+        """Write the command itself: a thought is asked for in prompts, but never checked."""
+        return command
+
+
 def get_parser(name: str) -> Parser:
-    """Build the parser of that name: "plain", or "tags:N" with N trailing characters as fallback."""
+    """Build the parser of that name.
+
+    Args:
+        name: "plain"; "tags:N" with N trailing characters as fallback; "search" or "search:RULE", see `blocks`.
+    """
     kind, _, option = name.partition(":")
+    if kind == "search":
+        return BlockParser(option or "verl-agent")
     if kind == "plain" and not option:
         return PlainParser()
     if kind == "tags" and option.isdigit():
         return TagParser(int(option))
-    raise unknown_name("parser", name, ["plain", "tags:20", "tags:30"], "N in tags:N is any whole number.")
+    raise unknown_name(
+        "parser", name, ["plain", "search", "tags:20", "tags:30"], "N in tags:N is any whole number."
+    )

@@ -1,8 +1,9 @@
 """Loads prompt templates. Leaves out tokenisation (`render`) and the templates themselves (`prompts/`).
 
-A prompt is a YAML file with the keys `layout`, `parser` (optional, else the env's), `system` (optional), `first` and
-`later`; the last three are jinja2 templates over these slots: `observation`, `admissible`, `history` (list of
-(observation, action) pairs inside the window), `turn` (from 1), `steps` (turn - 1), `max_turns`, `info`.
+A prompt is a YAML file with the keys `layout`, `parser` (optional, else the env's), `stop` (optional: texts that end
+a reply), `system` (optional), `first` and `later`; the last three are jinja2 templates over these slots: `observation`,
+`admissible`, `history` (list of (observation, action) pairs inside the window), `turn` (from 1), `steps` (turn - 1),
+`max_turns`, `info`.
 """
 
 from __future__ import annotations
@@ -13,13 +14,15 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Literal
 
 import jinja2
 import jinja2.sandbox
 import yaml
+from pydantic import Field
 
-from ..config import Section, parse_mapping, read_text, validate
+from ..config import Section, StopStrings, parse_mapping, read_text, validate
 from ..errors import ConfigError, UnknownName
 from ..foreign import printable
 
@@ -34,6 +37,7 @@ _JINJA = jinja2.sandbox.ImmutableSandboxedEnvironment(
 class _File(Section):
     layout: Layout
     parser: str | None = None
+    stop: StopStrings = Field(default_factory=list)
     system: str = ""
     first: str
     later: str
@@ -47,7 +51,9 @@ class Prompt:
         name: the reference it was loaded by.
         layout: "fresh" writes one single-message prompt per turn; "growing" keeps one conversation.
         parser: parser name this prompt asks replies for; None leaves it to the env.
+        stop: stop strings of replies, unless the configuration names others; see `SamplingParams`.
         digest: first 12 hex digits of the file's sha256; part of every record.
+        source: the keys of the file, from which the prompt can be loaded again.
     """
 
     name: str
@@ -57,6 +63,8 @@ class Prompt:
     system: str
     first: jinja2.Template
     later: jinja2.Template
+    source: dict[str, Any]
+    stop: tuple[str, ...] = ()
 
     @property
     def info(self) -> dict[str, str]:
@@ -99,10 +107,23 @@ def _parse(reference: str, text: str) -> Prompt:
         reason = printable(str(error), 300) or "nested too deeply"
         raise ConfigError(f"prompt {reference!r} is not valid: {reason}") from error
     digest = hashlib.sha256(text.encode()).hexdigest()[:12]
-    return Prompt(reference, parsed.layout, parsed.parser, digest, parsed.system.strip(), first, later)
+    return Prompt(
+        reference,
+        parsed.layout,
+        parsed.parser,
+        digest,
+        parsed.system.strip(),
+        first,
+        later,
+        parsed.model_dump(exclude_unset=True),
+        tuple(parsed.stop),
+    )
 
 
 def _read(reference: str) -> str:
+    shipped = _shipped(reference)
+    if shipped is not None:
+        return shipped
     package, colon, name = reference.partition(":")
     if colon and not reference.endswith((".yaml", ".yml")):
         try:
@@ -114,7 +135,22 @@ def _read(reference: str) -> str:
             ) from error
     if not os.path.isfile(reference):
         raise UnknownName(
-            f"no prompt file {printable(reference, 300)!r}; give a path to a .yaml file or 'package:folder/name', "
-            "for instance 'agentbench.prompts:alfworld/react'"
+            f"no prompt {printable(reference, 300)!r}; give a name (agentbench list prompts), a path to a .yaml file "
+            "or 'package:folder/name'"
         )
     return read_text(reference, "the prompt")
+
+
+def shipped_prompts() -> dict[str, Path]:
+    """Prompts that come with the project: short name ("alfworld/react") to file."""
+    root = Path(str(importlib.resources.files("agentbench.prompts")))
+    files = sorted(root.glob("*/*.yaml"))
+    return {f"{file.parent.name}/{file.stem}": file for file in files}
+
+
+def _shipped(reference: str) -> str | None:
+    """Text of a prompt by its short name; None where it is no short name."""
+    if ":" in reference or reference.endswith((".yaml", ".yml")) or reference.count("/") != 1:
+        return None
+    file = shipped_prompts().get(reference)
+    return None if file is None else file.read_text(encoding="utf-8")

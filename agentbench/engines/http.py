@@ -7,6 +7,7 @@ Leaves out what is said over the wire (`openai`, `vllm.wire`).
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import os
 import random
 import threading
@@ -154,7 +155,11 @@ class HttpClient:
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         limits = httpx.Limits(max_connections=self._limit, max_keepalive_connections=self._limit)
         timeout = httpx.Timeout(self._timeout, connect=_CONNECT_SECONDS, pool=None)
-        async with httpx.AsyncClient(headers=headers, limits=limits, timeout=timeout) as self._http:
+        # A proxy of the environment would be asked for this machine's addresses too, where it finds another server.
+        own = is_loopback(self.base_url)
+        async with httpx.AsyncClient(
+            headers=headers, limits=limits, timeout=timeout, trust_env=not own
+        ) as self._http:
             self._ready.set()
             await self._closing.wait()
             others = asyncio.all_tasks() - {asyncio.current_task()}
@@ -302,6 +307,18 @@ def checked_url(text: str) -> str:
     if url.scheme not in ("http", "https") or not url.host:
         raise UsageError(f"base_url {text!r} is no http address; an example: http://localhost:8000/v1")
     return text.rstrip("/")
+
+
+def is_loopback(url: str) -> bool:
+    """Whether an address is on this machine."""
+    host = httpx.URL(url).host
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return address.is_loopback or address.is_unspecified
 
 
 def _error_text(answer: httpx.Response) -> tuple[str, str]:

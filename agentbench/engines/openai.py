@@ -21,6 +21,7 @@ from ..errors import ContextFull, EngineFailure, UsageError
 from ..models.loading import find_tokenizer
 from ..types import Action, Finish
 from .http import HttpClient, RequestRefused, checked_url
+from .stops import cut_text, put_back
 
 Api = Literal["chat", "completions"]
 
@@ -111,7 +112,10 @@ class OpenAIEngine(TextEngine):
             }
             if sampling.top_k:  # not in OpenAI's own protocol
                 body["top_k"] = sampling.top_k
-            future = self.http.start(self._path, body | self._extra, _read)
+            if sampling.stop:
+                body["stop"] = list(sampling.stop)
+            read = functools.partial(_read, stop=sampling.stop)
+            future = self.http.start(self._path, body | self._extra, read)
             self._running[request.key] = future
             future.add_done_callback(functools.partial(self._end, request.key))
 
@@ -178,7 +182,7 @@ def _choice(answer: Any) -> dict[str, Any]:
     return choice
 
 
-def _read(answer: Any) -> Action:
+def _read(answer: Any, stop: Sequence[str] = ()) -> Action:
     choice = _choice(answer)
     if "message" in choice:
         message = choice["message"]
@@ -190,7 +194,23 @@ def _read(answer: Any) -> Action:
     reason = choice.get("finish_reason") or "stop"
     if reason not in _FINISHES:  # such as content_filter: the provider's doing, not the agent's
         raise EngineFailure(f"the endpoint ended the reply with finish_reason {reason!r}")
-    return Action(text, finish=_FINISHES[reason])
+    return _stopped(text, choice, _FINISHES[reason], stop)
+
+
+def _stopped(text: str, choice: Mapping[str, Any], finish: Finish, stop: Sequence[str]) -> Action:
+    """A reply as far as its first stop string, which most endpoints leave out.
+
+    vLLM says which one it met (`stop_reason`; null for an end token), SGLang too (`matched_stop`). Others do not, so
+    a closing tag is put back where its opening tag stands open.
+    """
+    whole = cut_text(text, stop)
+    if whole is not None:  # an endpoint that includes stop strings, or goes on beyond them
+        return Action(whole, finish="stop")
+    for field in ("stop_reason", "matched_stop"):
+        if field in choice:
+            met = choice[field]
+            return Action(text + met if met in stop else text, finish=finish)
+    return Action(put_back(text, stop) if finish == "stop" else text, finish=finish)
 
 
 def build(

@@ -15,6 +15,7 @@ from ..engine import Completion, Engine, Request
 from ..errors import EngineFailure, UsageError
 from ..models.chatml import CHATML_TEMPLATE, END_OF_TEXT, END_OF_TURN, SPECIAL_TOKENS, START_OF_TURN
 from ..types import Action, Finish, derive_seed
+from .stops import StopFinder
 
 
 class ByteTokenizer:
@@ -216,6 +217,11 @@ class ScriptedEngine(Engine):
             return Completion(request.key, failure=EngineFailure(message))
         finish = reply.finish if len(ids) <= room else "length"
         ids = ids[:room]
+        sampling = request.sampling
+        if request.choices is None:
+            length = StopFinder(self.tokenizer).length(ids, sampling.stop, sampling.min_new_tokens)
+            if length is not None:
+                ids, finish = ids[:length], "stop"
         text = self.tokenizer.decode(ids, skip_special_tokens=True)
         logprobs = [_logprob(request.seed, position, token) for position, token in enumerate(ids)]
         return Completion(request.key, Action(text, ids, logprobs, finish, self.policy_version))

@@ -32,6 +32,7 @@ from ..runs.summary import Assignment, Summary, require_ours, summarise
 from ..trainer import Team
 from ..types import Trajectory, episode_seed
 from .panels import Panel, ResolvedPanel, digest, load_panel, split_as_panel
+from .protocol import follow
 
 Progress = Callable[[Trajectory | None, int, int], None]
 """`progress(episode, done, total)`, called once with None before the first episode and after each one."""
@@ -117,10 +118,15 @@ def evaluate(
         say: told in one line what is worth a person's attention, such as a free setting that changed on resume.
     Raises: UsageError: something the caller can fix; episodes finished so far are on record.
     """
+    panel, spec, options = _what(config)
+    notes: list[str] = []
+    if policy is None:
+        config, notes = follow(config, spec)
     if config.output_dir is not None:  # before a model is loaded for nothing
         check_output(Path(config.output_dir), config.model_dump(mode="json"), resume=resume, free=EVALUATION)
-    spec, options, tasks, plan = _what(config)
-    try_options(spec, options)
+    resolved = panel.resolve(spec, allow_missing=config.allow_missing)
+    tasks = resolved.tasks[: config.limit]
+    plan = _plan(config, resolved, spec, tasks, notes)
     actor = policy or build_policy(config, spec, config.max_turns)
     if config.max_episode_tokens is not None and isinstance(actor, ChatPolicy):
         raise ConfigError(f"max_episode_tokens counts token ids, which engine {config.engine!r} has none of")
@@ -203,7 +209,8 @@ def _never_began(item: Trajectory) -> bool:
 
 def assist(config: EvalConfig, policy: Policy, team: Team) -> None:
     """Play this process's share of an evaluation that process 0 of the team makes at the same time."""
-    spec, options, tasks, _ = _what(config)
+    panel, spec, options = _what(config)
+    tasks = panel.resolve(spec, allow_missing=config.allow_missing).tasks[: config.limit]
     mine = list(_keys(tasks, config.repeats))[team.index :: team.count]
     team.collect(list(_play(config, spec, options, policy, mine)))
 
@@ -223,17 +230,21 @@ def _keys(tasks: Sequence[str], repeats: int) -> Iterator[Key]:
     return ((task, repeat) for repeat in range(repeats) for task in tasks)
 
 
-def _what(config: EvalConfig) -> tuple[EnvSpec, dict[str, Any], Sequence[str], Assignment]:
-    """What is played: the env, its options, the task ids, and how the records call it."""
+def _what(config: EvalConfig) -> tuple[Panel, EnvSpec, dict[str, Any]]:
+    """What is played: the panel, the env as it is under its options, and these, which are tried.
+
+    Raises: UsageError: no such panel or env, or an option that it does not have.
+    """
     panel = config.load_panel()
-    spec = env_spec(panel.env)
-    resolved = panel.resolve(spec, allow_missing=config.allow_missing)
-    tasks = resolved.tasks[: config.limit]
-    return spec, {**panel.env_options, **config.env_options}, tasks, _plan(config, resolved, spec, tasks)
+    spec, options = env_spec(panel.env), {**panel.env_options, **config.env_options}
+    try_options(spec, options)
+    return panel, spec.under(options), options
 
 
-def _plan(config: EvalConfig, resolved: ResolvedPanel, spec: EnvSpec, tasks: Sequence[str]) -> Assignment:
-    banners = resolved.banners()
+def _plan(
+    config: EvalConfig, resolved: ResolvedPanel, spec: EnvSpec, tasks: Sequence[str], notes: Sequence[str]
+) -> Assignment:
+    banners = [*resolved.banners(), *notes]
     if config.panel is None:
         banners.insert(0, f"no panel: split {config.split!r} as it is on this machine, frozen by nothing")
     if len(tasks) < len(resolved.tasks):
@@ -248,6 +259,9 @@ def _plan(config: EvalConfig, resolved: ResolvedPanel, spec: EnvSpec, tasks: Seq
         tasks=len(tasks),
         repeats=config.repeats,
         banners=tuple(banners),
+        counted=dict(spec.counted),
+        figures=spec.figures,
+        sizes=dict(spec.sizes),
     )
 
 

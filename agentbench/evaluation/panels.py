@@ -12,6 +12,7 @@ file of the user's. All keys but those marked optional are required; any other k
     count: 128                      # ... or the first ids of EnvSpec.tasks(split), frozen by `sha256` too
     official_size: 134              # optional: tasks in the official split, where `tasks` names fewer
     env_options: {engine: native}   # optional: keyword options of EnvSpec.make
+    notes: Two tasks have no answer.  # optional: what whoever reads a score should know
 
 `agentbench.evaluation.panels.digest(ids)` gives the sha256. With `tasks`, ids that the data lacks are an error unless
 the caller allows it. With `official_size` above len(tasks), tasks of the split that the file does not name are
@@ -58,6 +59,7 @@ class Panel(Section):
     count: int | None = Field(default=None, ge=1)
     official_size: int | None = Field(default=None, ge=1)
     env_options: dict[str, Any] = Field(default_factory=dict)
+    notes: str = ""
 
     def resolve(self, spec: EnvSpec, *, allow_missing: bool = False) -> ResolvedPanel:
         """Match the panel with the tasks that are on disk.
@@ -130,6 +132,10 @@ class ResolvedPanel:
         size = self.panel.official_size
         if size is not None and len(self.tasks) < size:
             lines.append(f"{len(self.tasks)} of {size} official tasks present")
+        named = set(self.tasks if self.panel.tasks is None else self.panel.tasks)
+        unnamed = [task for task in self.tasks if task not in named]
+        if unnamed:
+            lines.append(f"{len(unnamed)} tasks were played that the panel does not name: {_some(unnamed)}")
         if self.missing:
             lines.append(f"{len(self.missing)} tasks of the panel are missing: {_some(self.missing)}")
         if self.unlisted:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 from pydantic import Field
 
-from ..config import Section, parse_yaml
+from ..config import Section, StopStrings, parse_yaml
 from ..dialogue.parse import get_parser
-from ..dialogue.prompt import load_prompt
+from ..dialogue.prompt import Prompt, load_prompt
 from ..dialogue.render import Renderer
 from ..engine import TextEngine
 from ..env import EnvSpec
@@ -50,21 +50,24 @@ class PolicyConfig(Section):
         policy: see `POLICIES`; the other keys are for "model" alone.
         model_name_or_path: local folder or hub id.
         engine: engine plug-in, with its own keyword options in `engine_options`.
-        prompt: prompt reference; None takes the env's own. `history`: pairs shown; None takes the env's own.
+        prompt: name, reference or file of a prompt, or the prompt itself; None takes the env's own.
+        history: observation-action pairs in a prompt; None takes the env's own.
         guided: sample only among admissible commands.
+        stop: texts that end a reply, see `SamplingParams`; None takes the prompt's.
     """
 
     policy: str
     model_name_or_path: str | None = None
     engine: str = "hf"
     engine_options: dict[str, Any] = Field(default_factory=dict)
-    prompt: str | None = None
+    prompt: str | dict[str, Any] | None = None
     history: int | None = Field(default=None, ge=0)
     guided: bool = False
     temperature: float = Field(default=0.4, ge=0, le=100)
     top_p: float = Field(default=1.0, gt=0, le=1)
     top_k: int = Field(default=0, ge=0)
     max_new_tokens: int = Field(default=512, ge=1)
+    stop: StopStrings | None = None
 
 
 def build_policy(config: PolicyConfig, spec: EnvSpec, max_turns: int | None = None) -> Policy:
@@ -139,7 +142,7 @@ def _model_policy(config: PolicyConfig, spec: EnvSpec, max_turns: int) -> Policy
     prompt = load_prompt(config.prompt or spec.prompt)
     engine = open_engine(config.engine, name, config.engine_options)
     history = spec.history if config.history is None else config.history
-    sampling = SamplingParams(config.temperature, config.top_p, config.top_k, config.max_new_tokens)
+    sampling = sampling_of(config, prompt)
     parser = get_parser(prompt.parser or spec.parser)
     if isinstance(engine, TextEngine):
         if config.guided:
@@ -147,6 +150,27 @@ def _model_policy(config: PolicyConfig, spec: EnvSpec, max_turns: int) -> Policy
         return ChatPolicy(engine, prompt, parser, sampling, history=history, max_turns=max_turns)
     renderer = Renderer(engine.tokenizer, prompt, history=history, max_turns=max_turns)
     return ModelPolicy(engine, renderer, parser, sampling, guided=config.guided)
+
+
+class Decoding(Protocol):
+    """The part of a configuration that says how a model samples."""
+
+    temperature: float
+    top_p: float
+    top_k: int
+    max_new_tokens: int
+    stop: list[str] | None
+
+
+def sampling_of(config: Decoding, prompt: Prompt) -> SamplingParams:
+    """How a model samples: as configured; a reply ends at the prompt's stop strings where no others are given."""
+    return SamplingParams(
+        config.temperature,
+        config.top_p,
+        config.top_k,
+        config.max_new_tokens,
+        stop=prompt.stop if config.stop is None else tuple(config.stop),
+    )
 
 
 def _check_model_folder(name: str) -> None:

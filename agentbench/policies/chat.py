@@ -60,7 +60,7 @@ class ChatPolicy(Policy):
             "prompt": self.prompt.info,
             "parser": self.parser.name,
             "guided": False,
-            "sampling": {name: getattr(self.sampling, name) for name in SamplingParams.__slots__},
+            "sampling": self.sampling.info,
         }
 
     @property

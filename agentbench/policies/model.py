@@ -52,7 +52,6 @@ class ModelPolicy(Policy):
     @property
     def info(self) -> dict[str, Any]:
         """Say which model acts, how it samples, and with which prompt."""
-        sampling = {name: getattr(self.sampling, name) for name in SamplingParams.__slots__}
         return {
             "policy": "model",
             "author": self.author,
@@ -60,7 +59,7 @@ class ModelPolicy(Policy):
             "prompt": self.renderer.prompt.info,
             "parser": self.parser.name,
             "guided": self.guided,
-            "sampling": sampling,
+            "sampling": self.sampling.info,
         }
 
     @property

@@ -28,6 +28,7 @@ def render(summary: Summary) -> str:
     lines += [f"Episodes: {summary.recorded} of {summary.planned} ({plan.tasks} tasks × {plan.repeats}).", ""]
     if summary.overall is not None:
         lines += _rates_table({"all": summary.overall, **summary.task_types})
+        lines += _own_table(summary)
     if summary.pass_at_k:
         lines += ["", "| k | pass@k |", "|---|---|"]
         lines += [f"| {k} | {_percent(value)} |" for k, value in summary.pass_at_k.items()]
@@ -73,9 +74,32 @@ def _rates_table(rows: Mapping[str, Rates]) -> list[str]:
     return lines
 
 
+def _own_table(summary: Summary) -> list[str]:
+    """The env's own numbers by task type, and the means over the types; [] where it has none."""
+    names = summary.plan.figures
+    if not names or summary.overall is None:
+        return []
+    lines = ["", f"| tasks | n | success | 95 % interval | {' | '.join(names)} | sampled tokens |"]
+    lines.append("|---" * (len(names) + 5) + "|")
+    for name, row in {"all": summary.overall, **summary.task_types}.items():
+        tokens = "–" if row.sampled_tokens is None else f"{row.sampled_tokens:.1f}"
+        lines.append(_own_row(name, str(row.n), row.success, row.figures, tokens))
+    for name, mean in summary.means.items():
+        count = str(sum(row.n for row in summary.task_types.values()))
+        lines.append(_own_row(f"mean, {name}", count, mean.success, mean.figures, "–"))
+    return lines
+
+
+def _own_row(name: str, n: str, success: Estimate | None, figures: Mapping[str, float], tokens: str) -> str:
+    rate, interval = ("–", "–") if success is None else _value_and_interval(success)
+    cells = [name or "(none)", n, rate, interval, *(f"{value:.3f}" for value in figures.values()), tokens]
+    return "| " + " | ".join(cells) + " |"
+
+
 def _facts(summary: Summary) -> list[tuple[str, str]]:
     facts = [("errors (not scored)", _listed(summary.errors)), ("ends", _listed(summary.ends))]
     facts.append((f"parse failures in {summary.turns_total} turns", _listed(summary.invalid)))
+    facts.extend((text, str(count)) for text, count in summary.counted.items())
     if summary.sampled_tokens is not None:
         facts.append(("sampled tokens per episode", f"{summary.sampled_tokens:.1f}"))
     if summary.prompt_tokens is not None:

@@ -43,6 +43,22 @@ def _wilson_ends(rate: float, n: float) -> tuple[float, float]:
     return min(max(middle - half, 0.0), rate), max(min(middle + half, 1.0), rate)
 
 
+def stratified(parts: Sequence[Estimate], weights: Sequence[float]) -> Estimate:
+    """Give a weighted mean of independent estimates its 95 % interval, out of theirs.
+
+    Args:
+        parts: one estimate for each stratum, at least one.
+        weights: not negative, any positive sum.
+    Source: Zou and Donner 2008 (MOVER): the distances to the ends add up like standard errors.
+    """
+    total = math.fsum(weights)
+    shares = [weight / total for weight in weights]
+    value = math.fsum(share * part.value for share, part in zip(shares, parts, strict=True))
+    down = math.hypot(*(share * (part.value - part.low) for share, part in zip(shares, parts, strict=True)))
+    up = math.hypot(*(share * (part.high - part.value) for share, part in zip(shares, parts, strict=True)))
+    return Estimate(value, value - down, value + up, sum(part.n for part in parts))
+
+
 def wilson_repeated(outcomes: Sequence[Sequence[bool]]) -> Estimate:
     """Give a success rate its Wilson interval when tasks were played several times.
 

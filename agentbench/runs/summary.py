@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from ..config import Section, validate
 from ..errors import CorruptData, MissingData
@@ -20,7 +20,7 @@ from ..types import Trajectory, episode_seed
 from .episodes import EPISODES, read_episodes
 from .files import read_json
 from .folder import CONFIG, VERSIONS, Timings, read_timings, run_config
-from .stats import Estimate, bootstrap_mean, pass_at_k, wilson_repeated
+from .stats import Estimate, bootstrap_mean, pass_at_k, stratified, wilson_repeated
 
 SUMMARY = "summary.json"
 
@@ -36,6 +36,9 @@ class Assignment(Section):
         tasks: number of tasks to play.
         repeats: episodes per task.
         banners: what keeps this from being the official panel.
+        counted: the env's own yes/no info keys that are counted, with what they mean.
+        figures: the env's own numbers that are averaged too.
+        sizes: official size of each task type.
     """
 
     id: str
@@ -47,6 +50,13 @@ class Assignment(Section):
     tasks: int
     repeats: int
     banners: tuple[str, ...] = ()
+    counted: dict[str, str] = Field(default_factory=dict)
+    figures: tuple[str, ...] = ()
+    sizes: dict[str, int] = Field(default_factory=dict)
+
+    @model_serializer(mode="wrap")
+    def _short(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _without_empty(write(self), "figures", "sizes")
 
 
 class Rates(Section):
@@ -57,6 +67,8 @@ class Rates(Section):
         success: with a 95 % Wilson interval; None where the env has no yes/no outcome.
         score: mean with a 95 % bootstrap interval over tasks.
         turns: mean per episode; `turns_won` of the successful ones.
+        figures: means of the env's own numbers.
+        sampled_tokens: mean per episode, where the env has such numbers; None for policies without tokens.
     """
 
     n: int
@@ -65,6 +77,20 @@ class Rates(Section):
     score: Estimate
     turns: float
     turns_won: float | None
+    figures: dict[str, float] = Field(default_factory=dict)
+    sampled_tokens: float | None = None
+
+    @model_serializer(mode="wrap")
+    def _short(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _without_empty(write(self), "figures", "sampled_tokens")
+
+
+class Mean(Section):
+    """One row over the task types: the success rate with its interval, the score, the env's own numbers."""
+
+    success: Estimate | None
+    score: Estimate
+    figures: dict[str, float]
 
 
 class Summary(Section):
@@ -77,6 +103,8 @@ class Summary(Section):
         missing: tasks whose data is corrupt.
         withheld: the share of errors is above `max_error_rate`, so `overall` and what follows is not given.
         task_types: rates by stratum.
+        means: over the task types, where the env knows their official sizes: "macro" counts each type the same, "by
+            official size" as large as it officially is.
         pass_at_k: k -> estimate averaged over the tasks that have at least k scored episodes.
         sampled_tokens: mean per episode; None for policies without tokens. `prompt_tokens` are those newly read.
         invalid: parse failures by kind, of `turns_total` turns.
@@ -97,20 +125,31 @@ class Summary(Section):
     withheld: bool
     overall: Rates | None
     task_types: dict[str, Rates]
+    means: dict[str, Mean] = Field(default_factory=dict)
     pass_at_k: dict[int, float]
     sampled_tokens: float | None
     prompt_tokens: float | None
     invalid: dict[str, int]
+    counted: dict[str, int] = Field(default_factory=dict)
     turns_total: int
     ends: dict[str, int]
     seconds: float | None
     episode_seconds: float | None
     usage: dict[str, float] = Field(default_factory=dict)
 
+    @model_serializer(mode="wrap")
+    def _short(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _without_empty(write(self), "means")
+
     @property
     def fell_short(self) -> bool:
         """Whether the run is no full, scored evaluation of what was planned."""
         return self.withheld or self.recorded < self.planned
+
+
+def _without_empty(values: dict[str, Any], *names: str) -> dict[str, Any]:
+    """Leave out what only some envs have, so that pages of the others stay as they were."""
+    return {name: value for name, value in values.items() if value or name not in names}
 
 
 def is_missing(episode: Trajectory) -> bool:
@@ -146,6 +185,7 @@ def summarise(
     for item in shown:
         by_type.setdefault(item.task_type, []).append(item)
     with_types = sorted(by_type) if set(by_type) - {""} else []
+    types = {name: _rates(by_type[name], plan.figures) for name in with_types}
     return Summary(
         plan=plan,
         policy=dict(policy),
@@ -156,12 +196,17 @@ def summarise(
         max_error_rate=max_error_rate,
         missing=missing,
         withheld=withheld,
-        overall=_rates(shown) if shown else None,
-        task_types={name: _rates(by_type[name]) for name in with_types},
+        overall=_rates(shown, plan.figures) if shown else None,
+        task_types=types,
+        means=_means(types, plan.sizes),
         pass_at_k=_pass_at_k(shown) if plan.repeats > 1 else {},
         sampled_tokens=_mean_tokens(scored, "sampled"),
         prompt_tokens=_mean_tokens(scored, "prompt"),
         invalid=_counts(turn.invalid for item in scored for turn in item.turns if turn.invalid),
+        counted={
+            text: sum(bool(turn.info.get(key)) for item in scored for turn in item.turns)
+            for key, text in plan.counted.items()
+        },
         turns_total=sum(len(item.turns) for item in scored),
         ends=_counts(item.end for item in items),
         seconds=timings.wall if timings else None,
@@ -181,7 +226,7 @@ def _by_task(episodes: Sequence[Trajectory]) -> list[list[Trajectory]]:
     return list(tasks.values())
 
 
-def _rates(episodes: Sequence[Trajectory]) -> Rates:
+def _rates(episodes: Sequence[Trajectory], figures: Sequence[str]) -> Rates:
     tasks = _by_task(episodes)
     yes_no = all(item.success is not None for item in episodes)
     won = [item for item in episodes if item.success]
@@ -194,6 +239,34 @@ def _rates(episodes: Sequence[Trajectory]) -> Rates:
         score=bootstrap_mean([sum(item.score for item in task) / len(task) for task in tasks]),
         turns=_mean([len(item.turns) for item in episodes]),
         turns_won=_mean([len(item.turns) for item in won]) if won else None,
+        figures={name: _mean([_figure(item, name) for item in episodes]) for name in figures},
+        sampled_tokens=_mean_tokens(episodes, "sampled") if figures else None,
+    )
+
+
+def _figure(episode: Trajectory, name: str) -> float:
+    """An env's own number at the end of an episode; what never left its value at reset is not on record: 0."""
+    return float(episode.turns[-1].info.get(name, 0.0)) if episode.turns else 0.0
+
+
+def _means(types: Mapping[str, Rates], sizes: Mapping[str, int]) -> dict[str, Mean]:
+    known = [name for name in types if name in sizes]
+    if len(known) < 2 or len(known) < len(types):
+        return {}
+    weights = {"macro": [1.0] * len(known), "by official size": [float(sizes[name]) for name in known]}
+    return {name: _mean_of([types[kind] for kind in known], weight) for name, weight in weights.items()}
+
+
+def _mean_of(rows: Sequence[Rates], weights: Sequence[float]) -> Mean:
+    rates = [row.success for row in rows if row.success is not None]
+    shares = [weight / sum(weights) for weight in weights]
+    return Mean(
+        success=stratified(rates, weights) if len(rates) == len(rows) else None,
+        score=stratified([row.score for row in rows], weights),
+        figures={
+            name: sum(share * row.figures[name] for share, row in zip(shares, rows, strict=True))
+            for name in rows[0].figures
+        },
     )
 
 

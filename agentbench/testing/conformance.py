@@ -59,6 +59,7 @@ def check_env(
         ContractError: names the check that failed and what was seen.
         MissingData: no split has its files. MissingDependency: an optional package is missing.
     """
+    spec = spec.under(options or {})
     player = EnvPlayer(spec, task or "", seed=seed, steps=steps, options=dict(options or {}))
     passed: list[str] = []
     skipped = dict.fromkeys(skip, "left out by the caller")

@@ -10,6 +10,7 @@ from ..dialogue.prompt import load_prompt
 from ..dialogue.render import Renderer
 from ..engine import Engine
 from ..env import EnvSpec
+from ..policies.build import sampling_of
 from ..policies.demonstrations import MixturePolicy, TokenisedPolicy
 from ..policies.model import ModelPolicy
 from ..policies.ready import ExpertPolicy, ExplorerPolicy, RandomPolicy
@@ -17,7 +18,6 @@ from ..policy import InstantPolicy, Policy
 from ..rollout.collect import Stage
 from ..rollout.episode import Limits
 from ..trainer import Trainer
-from ..types import SamplingParams
 from .config import TrainConfig
 
 
@@ -40,7 +40,7 @@ def build_stage(config: TrainConfig, spec: EnvSpec, trainer: Trainer, engine: En
     """Put together every author that a plan may ask for: student, expert, random, mixture."""
     renderer, parser = student_renderer(config, spec, trainer), student_parser(config, spec)
     rollout = config.rollout
-    sampling = SamplingParams(rollout.temperature, rollout.top_p, rollout.top_k, rollout.max_new_tokens)
+    sampling = sampling_of(rollout, load_prompt(config.env.prompt or spec.prompt))
 
     demonstrator = ExplorerPolicy if rollout.demonstrator == "explorer" else ExpertPolicy
 

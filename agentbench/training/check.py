@@ -35,7 +35,7 @@ def check(config: TrainConfig) -> tuple[TrainerSpec, Any, EnvSpec]:
     """
     spec = trainer_spec(config.algorithm)
     settings = validate(spec.config, config.trainer, "trainer.")
-    env = env_spec(config.env.name)
+    env = env_spec(config.env.name).under(config.env.options)
     if "teacher" in spec.needs and not config.teachers:
         raise ConfigError(
             f"algorithm {spec.id!r} needs a teacher; set teachers: [{{model_name_or_path: ...}}]"

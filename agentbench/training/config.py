@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from ..config import Section, apply_override, read_mapping, validate
+from ..config import Section, StopStrings, apply_override, read_mapping, validate
 
 MOST_TEMPERATURE = 100.0
 
@@ -20,7 +20,7 @@ class EnvConfig(Section):
         name: environment plug-in.
         split: tasks to train on.
         options: keyword options of the env's factory.
-        prompt: prompt reference; None takes the env's own.
+        prompt: name, reference or file of a prompt, or the prompt itself; None takes the env's own.
         history: observation-action pairs in a fresh prompt; None takes the env's own.
         max_turns: turn limit; None takes the env's own.
         num_tasks: use just the first tasks of the split; None uses all.
@@ -29,7 +29,7 @@ class EnvConfig(Section):
     name: str
     split: str
     options: dict[str, Any] = Field(default_factory=dict)
-    prompt: str | None = None
+    prompt: str | dict[str, Any] | None = None
     history: int | None = Field(default=None, ge=0)
     max_turns: int | None = Field(default=None, ge=1)
     num_tasks: int | None = Field(default=None, ge=1)
@@ -44,6 +44,7 @@ class RolloutConfig(Section):
         tasks_per_step: groups of a step; `group_size` is the number of trajectories in each.
         guided: sample only among admissible commands.
         max_new_tokens: limit of one reply, in tokens.
+        stop: texts that end a reply, see `SamplingParams`; None takes the prompt's.
         max_episode_tokens: limit of sampled tokens in one episode; None is unlimited.
         step_seconds: limit of one env step; `episode_seconds` of one episode. Over them is an error, not a failure.
         retries: how often an episode that its infrastructure broke is run again.
@@ -64,6 +65,7 @@ class RolloutConfig(Section):
     top_p: float = Field(default=1.0, gt=0, le=1)
     top_k: int = Field(default=0, ge=0)
     max_new_tokens: int = Field(default=512, ge=1)
+    stop: StopStrings | None = None
     max_episode_tokens: int | None = Field(default=None, ge=1)
     step_seconds: float | None = Field(default=None, gt=0)
     episode_seconds: float | None = Field(default=None, gt=0)

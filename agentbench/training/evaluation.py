@@ -27,17 +27,20 @@ def evaluation_of(config: TrainConfig, *, model: str, output_dir: str) -> EvalCo
     them that has it, so that a key added to both is never forgotten; a test holds that all are accounted for.
 
     Args:
-        config: with an `eval` section.
+        config: of the run; without an `eval` section the split it trains on stands for the panel.
         model: name of the weights that play, for the records.
         output_dir: run folder of the evaluation.
     """
-    assert config.eval is not None
-    sections = (config.eval, config.rollout, config.env, config)
+    played = config.eval
+    sections = (*(() if played is None else (played,)), config.rollout, config.env, config)
     values: dict[str, Any] = {}
     for key in EvalConfig.model_fields.keys() - _OWN:
-        holder = next(section for section in sections if key in type(section).model_fields)
-        values[key] = getattr(holder, key)
-    same_env = load_panel(config.eval.panel).env == config.env.name
+        holder = next((section for section in sections if key in type(section).model_fields), None)
+        if holder is not None:
+            values[key] = getattr(holder, key)
+    if played is None:
+        values |= {"env": config.env.name, "split": config.env.split}
+    same_env = played is None or load_panel(played.panel).env == config.env.name
     return EvalConfig(
         policy="model",
         model_name_or_path=model,

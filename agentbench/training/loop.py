@@ -14,19 +14,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..config import dump
+from ..dialogue.prompt import load_prompt
 from ..engine import Engine, TextEngine
 from ..env import EnvSpec
 from ..errors import ConfigError, ContextFull, TrainingError, UsageError
 from ..evaluation.evaluate import EvalConfig, assist, evaluate
+from ..evaluation.protocol import Protocol, protocol_of, write_protocol
 from ..foreign import printable, shortened
 from ..machine import versions
+from ..policies.build import sampling_of
 from ..policies.model import ModelPolicy
 from ..registry import open_engine
 from ..rollout.collect import Stage, collect
 from ..runs.files import write_whole
 from ..runs.folder import CONFIG, fix_versions
 from ..trainer import Trainer, Update
-from ..types import Group, SamplingParams, Trajectory
+from ..types import Group, Trajectory
 from .authors import build_stage, student_parser, student_renderer
 from .check import check, check_resume, played
 from .checkpoints import checkpoints, newest, next_step, prune, put_in_place, seal, writing
@@ -114,7 +117,7 @@ class Run:
             self.engine,
             student_renderer(self.config, self.spec, self.trainer),
             student_parser(self.config, self.spec),
-            SamplingParams(config.temperature, config.top_p, config.top_k, config.max_new_tokens),
+            sampling_of(config, load_prompt(self.config.env.prompt or self.spec.prompt)),
             guided=config.guided,
             model=config.model_name_or_path,
         )
@@ -132,11 +135,19 @@ class Run:
             self.trainer.save(partial)
             self.trainer.team.wait()
             if self.trainer.team.index == 0:
+                write_protocol(partial, self._protocol(step))
                 seal(partial)
                 put_in_place(partial, final)
                 prune(self.folder, self.config.save_total_limit, best)
         self.trainer.team.wait()
         return final
+
+    def _protocol(self, step: int) -> Protocol:
+        """How this run plays its student, for whoever evaluates the checkpoint."""
+        played = evaluation_of(self.config, model="", output_dir="")
+        return protocol_of(
+            played, self.spec, algorithm=self.config.algorithm, step=step, run=self.folder.name
+        )
 
 
 def nothing_to_learn_from(groups: Sequence[Group], step: int) -> TrainingError | UsageError:

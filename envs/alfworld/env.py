@@ -38,6 +38,10 @@ ENGINES = ("native", "textworld", "auto")
 REWARD = 10.0
 """Paid on the step that meets the goal, as verl-agent does; every other step pays 0."""
 
+WORDINGS = ("either", "strict")
+"""Which wordings of putting something down are understood: both releases', or only that of the game's own release, as
+the original engine has it ("Nothing happens." to the other)."""
+
 _WORDINGS = (
     (re.compile(r"put (.+) in/on (.+)"), "move {} to {}"),
     (re.compile(r"move (.+) to (.+)"), "put {} in/on {}"),
@@ -82,21 +86,31 @@ class AlfworldEnv(TextEnv):
 
     The observation is the engine's text, letter by letter. `info["admissible"]` leaves out `help`, as the field's
     protocol does; it is carried out all the same. Both wordings of putting something down are understood ("move X to
-    Y", "put X in/on Y"), whichever the game's release shows. Beyond `INFO_KEYS`, info holds "won", "goal" (the task
-    sentence without its introduction) and "extra.gamefile".
+    Y", "put X in/on Y"), whichever the game's release shows, unless `wording` is "strict". Beyond `INFO_KEYS`, info
+    holds "won", "goal" (the task sentence without its introduction), "extra.gamefile" and "reworded" (the last command
+    was understood in the other release's wording).
     """
 
     can_snapshot: ClassVar[bool] = True
 
     def __init__(
-        self, engine: str = "native", split: str = "mini-train", *, render_mode: str | None = None
+        self,
+        engine: str = "native",
+        split: str = "mini-train",
+        wording: str = "either",
+        *,
+        render_mode: str | None = None,
     ) -> None:
-        """Choose the engine, and the split to draw from when `reset` names no task."""
+        """Choose the engine, the split to draw from when `reset` names no task, and the wordings (see `WORDINGS`)."""
         super().__init__(("look", "inventory", "go to shelf 1"), render_mode=render_mode)
         if engine not in ENGINES:
             raise unknown_name("engine of alfworld", engine, ENGINES)
         if split not in SPEC.splits:
             raise unknown_name("split of alfworld", split, SPEC.splits)
+        if wording not in WORDINGS:
+            raise unknown_name("wording of alfworld", wording, WORDINGS)
+        self.wording = wording
+        self._reworded = False
         self.engine = engine
         self.split = split
         self._scene: Scene | None = None
@@ -116,13 +130,16 @@ class AlfworldEnv(TextEnv):
             drawn = games.tasks(self.split)
             task = drawn[int(self.np_random.integers(len(drawn)))]
         self._result = self._open(task).reset()
+        self._reworded = False
         return self._result.observation, self._info()
 
     def step(self, action: str) -> StepReturn:
         """Carry out one command; whatever is not admissible is answered with "Nothing happens."."""
         if self._session is None or self._result.won:
             raise gymnasium.error.ResetNeeded("the game is over or never began; call reset() first")
-        self._result = self._session.step(_reworded(action, self._result.admissible))
+        said = action if self.wording == "strict" else _reworded(action, self._result.admissible)
+        self._reworded = said != action
+        self._result = self._session.step(said)
         won = self._result.won
         return self._result.observation, REWARD if won else 0.0, won, False, self._info()
 
@@ -130,18 +147,19 @@ class AlfworldEnv(TextEnv):
         return self._result.observation
 
     def snapshot(self) -> Any:
-        """Return (task id, the engine's snapshot)."""
+        """Return (task id, the engine's snapshot, whether the last command was reworded)."""
         if self._scene is None or self._session is None:
             raise gymnasium.error.ResetNeeded("there is no game to take a snapshot of; call reset() first")
-        return self._scene.task, self._session.snapshot()
+        return self._scene.task, self._session.snapshot(), self._reworded
 
     def restore(self, snapshot: Any) -> tuple[str, Info]:
         """Return to a snapshot of an env with the same engine; the reference engine plays up to it again."""
-        task, moment = snapshot
+        task, moment, reworded = snapshot
         session = self._open(task)
         if isinstance(moment, Replay) != isinstance(session, ReferenceSession):
             raise UsageError("a snapshot of one ALFWorld engine cannot be restored into the other")
         self._result = session.restore(moment)
+        self._reworded = reworded
         return self._result.observation, self._info()
 
     def close(self) -> None:
@@ -212,6 +230,7 @@ class AlfworldEnv(TextEnv):
             "won": won,
             "goal": goal,
             "extra.gamefile": self._scene.path,
+            "reworded": self._reworded,
         }
 
 
@@ -275,7 +294,7 @@ SPEC = EnvSpec(
     id="alfworld",
     gym_id="agentbench/ALFWorld-v1",
     make=AlfworldEnv,
-    splits=(*games.generated_splits(), *games.OFFICIAL),
+    splits=(*games.generated_splits(), *games.OFFICIAL, *games.JOINED),
     tasks=games.tasks,
     prompt="agentbench.prompts:alfworld/react",
     parser="tags:30",
@@ -287,6 +306,7 @@ SPEC = EnvSpec(
     decoy=AlfworldDecoy,
     explorer=Explorer,
     extra="alfworld",
+    counted={"reworded": "commands understood in the other release's wording"},
 )
 """The plug-in: the protocol of the field (50 steps, reward 10, history 2, penalty 0.1)."""
 

@@ -114,7 +114,14 @@ def test_bad_input_is_one_line_and_exit_code_2(panel, capsys, words, message):
 def test_missing_options_are_named(panel, capsys):
     assert "--panel is missing" in refused(capsys, "eval", "--policy", "expert", "--output", "run")
     assert "--policy is missing" in refused(capsys, "eval", "--panel", panel, "--output", "run")
-    assert "--output is missing" in refused(capsys, "eval", "--panel", panel, "--policy", "expert")
+    words = ("eval", "--panel", panel, "--policy", "expert", "--resume")
+    assert "needs --output" in refused(capsys, *words)
+
+
+def test_without_a_folder_the_numbers_are_shown_and_nothing_is_kept(panel, capsys):
+    assert run(("eval", "--panel", panel, "--policy", "expert")) == 0
+    assert "| all |" in capsys.readouterr().out
+    assert not [path for path in Path().iterdir() if path.is_dir() and (path / "episodes.jsonl").exists()]
 
 
 def test_an_unknown_key_in_the_configuration_gets_a_suggestion(panel, capsys):
@@ -179,7 +186,14 @@ def test_list_names_plug_ins(capsys):
     assert run(("list", "envs")) == 0
     assert "corridor" in capsys.readouterr().out.splitlines()
     assert run(("list", "--json")) == 0
-    assert set(json.loads(capsys.readouterr().out)) == {"envs", "trainers", "engines", "panels", "datasets"}
+    assert set(json.loads(capsys.readouterr().out)) == {
+        "envs",
+        "trainers",
+        "engines",
+        "panels",
+        "datasets",
+        "prompts",
+    }
     assert "Did you mean 'panels'" in refused(capsys, "list", "panel")
 
 
@@ -291,3 +305,14 @@ def test_the_console_script_exits_with_the_code(tmp_path):
     words = [sys.executable, "-c", "from agentbench.cli import main; main()", "eval", "--limit", "x"]
     found = subprocess.run(words, capture_output=True, text=True, check=False)
     assert (found.returncode, found.stdout) == (2, "")
+
+
+def test_stop_strings_are_given_one_by_one(panel, tmp_path):
+    words = ["eval", "--panel", str(panel), "--policy", "model", "--engine", "scripted", "--limit", "1"]
+    words += ["--model", "<think></think><action>win</action> on", "--stop", "</action>", "--stop", "never"]
+    assert run([*words, "--output", str(tmp_path / "run")]) == 0
+    import yaml
+
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["stop"] == ["</action>", "never"]
+    turn = json.loads((tmp_path / "run" / "episodes.jsonl").read_text().splitlines()[0])["turns"][0]
+    assert turn["action"]["text"] == "<think></think><action>win</action>"

@@ -36,7 +36,10 @@ COMMANDS = sorted(
 def test_commands_of_the_readme_exist_with_their_options(line, capsys):
     words = shlex.split(line)[1:]
     until = next((i for i, word in enumerate(words) if word.startswith("-")), len(words))
-    command = [word for word in words[:until] if word.isalpha()][: 2 if words[0] in ("data", "env") else 1]
+    command = [word for word in words[:until] if word.isalpha()][
+        : 2 if words[0] in ("data", "env", "serve") else 1
+    ]
+    command += ["model"] if command == ["serve"] else []  # serve MODEL
     assert run([*command, "--help"]) == 0
     shown = capsys.readouterr().out
     for option in (word for word in words if word.startswith("--")):

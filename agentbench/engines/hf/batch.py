@@ -13,6 +13,7 @@ import numpy as np
 
 from ...engine import Request
 from ...types import Finish
+from ..stops import StopFinder
 from .forward import Forward
 from .sampler import ChoiceTable, IntArray, RowSettings, sample_rows
 from .table import SlotTable
@@ -75,6 +76,7 @@ class SlotBatch:
         prefill_tokens: int,
         token_limit: int,
         end_ids: IntArray,
+        stops: StopFinder,
     ) -> None:
         """Start empty and small.
 
@@ -85,6 +87,7 @@ class SlotBatch:
             prefill_tokens: prompt tokens computed in one forward pass.
             token_limit: most tokens in all rows together; one row may always be as long as it needs.
             end_ids: tokens that end a reply.
+            stops: finds the texts that end it.
         """
         rows = min(_FIRST_ROWS, slots)
         self.running: dict[int, Job] = {}
@@ -94,7 +97,7 @@ class SlotBatch:
         self._forward = forward
         self._slots, self._max_context, self._prefill_tokens = slots, max_context, prefill_tokens
         self._token_limit = token_limit
-        self._end_ids = end_ids
+        self._end_ids, self._stops = end_ids, stops
         self._table = SlotTable(rows, _CAPACITY_STEP)
         self._settings = RowSettings.empty(rows)
         self._choices = ChoiceTable(rows)
@@ -280,12 +283,21 @@ class SlotBatch:
         self._settings.position[rows] += 1
         complete = self._choices.advance(rows, settings.position, new)
         stopped = np.where(guided, complete, (new[:, None] == self._end_ids).any(-1))
+        stopped |= np.array([self._says_stop(int(row)) for row in rows], bool)
         finite = np.isfinite(logprobs)
         over = stopped | (settings.position + 1 >= settings.max_tokens)
         for index in np.flatnonzero(over & finite):
             self.end(int(rows[index]), "stop" if stopped[index] else "length")
         if not finite.all():
             self._break(rows[~finite], FloatingPointError("the model's logits are not finite"))
+
+    def _says_stop(self, row: int) -> bool:
+        """Whether the reply on a row ends with a stop string; each string is looked for in the last tokens alone."""
+        job, known = self.running[row], int(self._table.known[row])
+        sampling, start = job.request.sampling, len(job.prompt)
+        if not sampling.stop or job.request.choices is not None or known - start < sampling.min_new_tokens:
+            return False
+        return self._stops.ends(self._table.tokens[row, start:known].tolist(), sampling.stop)
 
     def _break(self, rows: IntArray, error: Exception) -> None:
         """Fail the jobs on `rows` and forget their caches, which may hold anything."""

@@ -22,6 +22,7 @@ from ...errors import EngineFailure, UsageError
 from ...models.loading import end_ids, max_context_of, open_model
 from ...models.weights import copy_weights, weights_digest
 from ...types import Action
+from ..stops import StopFinder
 from .batch import Job, Outcome, SlotBatch
 from .forward import CachedForward, Forward, FullForward, agrees_with_plain_forward, obstacle
 
@@ -98,6 +99,7 @@ class HFEngine(Engine):
             prefill_tokens=prefill_tokens,
             token_limit=(cache_bytes or _free_bytes(model.device)) // max(1, token_bytes),
             end_ids=self._end_ids,
+            stops=StopFinder(tokenizer),
         )
         self._waiting: list[Job] = []
         self._ready: list[Completion] = []

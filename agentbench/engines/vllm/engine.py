@@ -18,6 +18,7 @@ from typing import Any, cast
 from ...engine import Completion, Engine, Request, check_keys, check_request
 from ...errors import EngineFailure, UsageError
 from ...types import Action, Finish
+from ..stops import StopFinder
 from .adapter import Backend, Piece, check_version, generation, on_cpu, scoring
 from .model import read_facts
 
@@ -78,6 +79,7 @@ class VLLMEngine(Engine):
         self.generated_tokens = self.prefilled_tokens = self.cached_tokens = 0
         self._backend, self._name, self._vocab = backend, name, vocab
         self._end_ids, self._identity, self._timeout = list(end_ids), dict(identity), request_timeout
+        self._stops = StopFinder(tokenizer)
         self._jobs: dict[str, _Job] = {}
         self._scored: dict[str, Piece | EngineFailure] = {}
         self._ready: list[Completion] = []
@@ -174,16 +176,36 @@ class VLLMEngine(Engine):
         if not job.token_ids:
             self.cached_tokens += piece.cached_tokens
             self.prefilled_tokens += len(job.request.token_ids) - piece.cached_tokens
+        before = len(job.token_ids)
         job.token_ids += piece.token_ids
         job.logprobs += piece.logprobs
         self.generated_tokens += len(piece.token_ids)
         if not all(map(math.isfinite, piece.logprobs)):
             self._backend.abort([piece.id])
             self._fail(self._jobs.pop(piece.id), "FloatingPointError: the model's logits are not finite")
+        elif self._says_stop(job, before):
+            if not piece.finish:
+                self._backend.abort([piece.id])
+            self._end(self._jobs.pop(piece.id), "stop")
         elif piece.finish in _FINISHES:
             self._end(self._jobs.pop(piece.id), cast("Finish", piece.finish))
         elif piece.finish:
             self._fail(self._jobs.pop(piece.id), f"vllm ended it for the reason {piece.finish!r}")
+
+    def _says_stop(self, job: _Job, before: int) -> bool:
+        """Whether one of the tokens since `before` completes a stop string; what a step brought beyond it is dropped.
+
+        Looked for here and not by vLLM, which would have to turn every reply into text for it.
+        """
+        sampling = job.request.sampling
+        if not sampling.stop or job.request.choices is not None:
+            return False
+        least = max(before + 1, sampling.min_new_tokens)
+        length = self._stops.length(job.token_ids, sampling.stop, least)
+        if length is None:
+            return False
+        del job.token_ids[length:], job.logprobs[length:]
+        return True
 
     def _end(self, job: _Job, finish: Finish) -> None:
         ids = job.token_ids

@@ -23,6 +23,7 @@ import httpx
 
 from ...errors import AgentBenchError, UsageError
 from ...machine import hardware
+from ..http import is_loopback
 from .wire import PROBE_TOP
 
 Purpose = Literal["eval", "training", "teacher"]
@@ -183,7 +184,7 @@ def check_installed(cpu: bool) -> None:
 def answers(url: str) -> bool:
     """Whether a healthy server is there."""
     try:
-        return httpx.get(url + "/health", timeout=5).status_code < 500
+        return httpx.get(url + "/health", timeout=5, trust_env=not is_loopback(url)).status_code < 500
     except httpx.HTTPError:
         return False
 

@@ -22,6 +22,7 @@ from ...errors import EngineFailure, TrainingError, UsageError, missing_dependen
 from ...models.loading import end_ids, find_tokenizer
 from ...types import Action, Finish
 from ..http import HttpClient, Usage
+from ..stops import StopFinder
 from .adapter import check_temperature
 from .wire import PROBE_TEXT, Sampled, VLLMServer
 
@@ -61,6 +62,7 @@ class VLLMServerEngine(Engine):
         self.max_context = min(server.max_model_len for server in servers)
         self.policy_version = 0
         self._stop_ids = [int(token) for token in stop_ids]
+        self._stops = StopFinder(tokenizer)
         self._weights_folder = weights_folder
         self._running: dict[str, tuple[Request, Future[Sampled]]] = {}
         self._ended: queue.SimpleQueue[tuple[Request, Future[Sampled]]] = queue.SimpleQueue()
@@ -122,6 +124,8 @@ class VLLMServerEngine(Engine):
             "stop_token_ids": self._stop_ids,
             "seed": request.seed,
         }
+        if sampling.stop:
+            options |= {"stop": list(sampling.stop), "include_stop_str_in_output": True}
         future = self._server_of(request).sample(request.token_ids, room, options)
         self._running[request.key] = (request, future)
         future.add_done_callback(lambda done: self._ended.put((request, done)))
@@ -146,8 +150,12 @@ class VLLMServerEngine(Engine):
             return Completion(request.key, failure=error)
         if error is not None:
             raise error
-        said = future.result()
-        return Completion(request.key, self._action(said.token_ids, said.logprobs, said.finish))  # type: ignore[arg-type]
+        said, sampling = future.result(), request.sampling
+        ids, logprobs, finish = said.token_ids, said.logprobs, said.finish
+        length = self._stops.length(ids, sampling.stop, sampling.min_new_tokens)
+        if length is not None:  # a server may send tokens that it computed beyond it
+            ids, logprobs, finish = ids[:length], logprobs[:length], "stop"
+        return Completion(request.key, self._action(ids, logprobs, finish))  # type: ignore[arg-type]
 
     def _action(self, ids: Sequence[int], logprobs: Sequence[float], finish: Finish) -> Action:
         spoken = ids[:-1] if ids and ids[-1] in self._stop_ids else ids

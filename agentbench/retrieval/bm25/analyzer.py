@@ -13,6 +13,9 @@ from functools import lru_cache
 
 from .porter import porter_stem
 
+VERSION = f"lucene-english-1/unicode-{unicodedata.unidata_version}"
+"""Names what the terms of a text depend on; indexes are kept under it."""
+
 MAX_WORD = 255
 """Longer words are cut into pieces of this many characters."""
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .index import Bm25Index, inverse_norm
+from .index import K1, B, Bm25Index, inverse_norm
 
 BLOCK_TERMS = 1 << 22
 """Postings are put aside after this many terms: 4 million, about 100 MB while they are counted."""
@@ -25,22 +25,29 @@ Allocate = Callable[[str, int, Any], NDArray[Any]]
 
 
 def build_index(
-    documents: Iterable[Sequence[str]], rank: NDArray[np.int32], directory: Path | None = None
+    documents: Iterable[Sequence[str]],
+    rank: NDArray[np.int32] | Callable[[], NDArray[np.int32]],
+    directory: Path | None = None,
+    *,
+    k1: float = K1,
+    b: float = B,
 ) -> Bm25Index:
     """Build an index from analysed documents.
 
     Args:
         documents: index terms of each document, in the order of their numbers.
-        rank: int32 [D], order in which equal scores are listed.
+        rank: int32 [D], order in which equal scores are listed, or what returns it once all documents are read.
         directory: where to write the index; None keeps it in memory.
+        k1: how much repeats of a term count, >= 0.
+        b: how much long documents lose, 0 to 1.
     Returns: the index; opened from disk if a directory was given.
     """
     if directory is None:
-        return _Builder(None).build(documents, rank)
+        return _Builder(None, k1, b).build(documents, rank)
     blocks = directory / "blocks"
     shutil.rmtree(directory, ignore_errors=True)
     blocks.mkdir(parents=True)
-    _Builder(directory).build(documents, rank)
+    _Builder(directory, k1, b).build(documents, rank)
     shutil.rmtree(blocks)
     return Bm25Index.open(directory)
 
@@ -48,13 +55,15 @@ def build_index(
 class _Builder:
     """Collects terms, then writes the arrays of the index."""
 
-    def __init__(self, directory: Path | None) -> None:
-        self.directory = directory
+    def __init__(self, directory: Path | None, k1: float, b: float) -> None:
+        self.directory, self.k1, self.b = directory, k1, b
         self.numbers: dict[str, int] = {}
         self.lengths = array("q")
         self.blocks: list[Block | Path] = []
 
-    def build(self, documents: Iterable[Sequence[str]], rank: NDArray[np.int32]) -> Bm25Index:
+    def build(
+        self, documents: Iterable[Sequence[str]], rank: NDArray[np.int32] | Callable[[], NDArray[np.int32]]
+    ) -> Bm25Index:
         """Read all documents and return the index."""
         self._read(documents)
         lengths = np.frombuffer(self.lengths, np.int64)
@@ -67,9 +76,9 @@ class _Builder:
         arrays: dict[str, Any] = {
             "vocabulary": np.frombuffer(b"".join(vocabulary), np.uint8),
             "term_start": _starts(np.array([len(term) for term in vocabulary], np.int64)),
-            "rank": rank.astype(np.int32),
+            "rank": (rank() if callable(rank) else rank).astype(np.int32),
         }
-        arrays |= self._postings(relabel, inverse_norm(lengths, average))
+        arrays |= self._postings(relabel, inverse_norm(lengths, average, self.k1, self.b))
         if self.directory is not None:
             for name in ("vocabulary", "term_start", "rank", "posting_start", "ceiling"):
                 np.save(self.directory / f"{name}.npy", arrays[name])
@@ -109,9 +118,12 @@ class _Builder:
             yield tuple(np.load(block)) if isinstance(block, Path) else block
 
     def _allocate(self, name: str, size: int, dtype: Any) -> NDArray[Any]:
-        if self.directory is None or size == 0:
+        if self.directory is None:
             return np.zeros(size, dtype)
         path = self.directory / f"{name}.npy"
+        if size == 0:  # nothing to map
+            np.save(path, np.zeros(0, dtype))
+            return np.zeros(0, dtype)
         return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=(size,))
 
     def _postings(self, relabel: NDArray[np.int64], inverse: NDArray[np.float32]) -> dict[str, NDArray[Any]]:

@@ -6,8 +6,8 @@ index is `build`.
 
 from __future__ import annotations
 
+import contextlib
 import math
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,16 +20,22 @@ from numpy.typing import NDArray
 
 from ...errors import CorruptData
 
-K1 = np.float32(0.9)
-B = np.float32(0.4)
+K1 = 0.9
+B = 0.4
+"""Constants of Anserini, and so of the shop and of the field's BM25 baselines; Lucene's own are 1.2 and 0.75."""
+
 DENSE_LIMIT = 1 << 15
 """Up to this many documents all are scored exactly; beyond, only those that a nearly exact sum does not rule out."""
 
 BLOCK = 512
+SMALL_BLOCK = 64
+"""Documents whose best stands for them when a bound for the k best is sought; fewer where all are scored exactly."""
+
 LEFT_OUT = 0.05
 """Share of the greatest possible score that terms left out of the first sums may have."""
 
 _KNOWN_TERMS = 100_000
+_WARM = 200
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
@@ -49,10 +55,13 @@ def stored_length(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     return kept
 
 
-def inverse_norm(lengths: NDArray[np.int64], average: float) -> Floats:
+def inverse_norm(lengths: NDArray[np.int64], average: float, k1: float = K1, b: float = B) -> Floats:
     """Return 1 / (k1 * (1 - b + b * length / average)) in float32 at each step, as Lucene caches it."""
-    relative = B * stored_length(lengths).astype(np.float32) / np.float32(average)
-    result: Floats = np.float32(1) / (K1 * ((np.float32(1) - B) + relative))
+    relative = np.float32(b) * stored_length(lengths).astype(np.float32) / np.float32(average)
+    with np.errstate(
+        divide="ignore"
+    ):  # k1 = 0 counts no repeats: infinite, and every part is the weight itself
+        result: Floats = np.float32(1) / (np.float32(k1) * ((np.float32(1) - np.float32(b)) + relative))
     return result
 
 
@@ -103,40 +112,47 @@ class Bm25Index:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave caches out of pickles."""
-        kept = {name: value for name, value in self.__dict__.items() if name not in ("_single", "_numbers")}
+        kept = {name: value for name, value in self.__dict__.items() if name not in ("_single", "_spelling")}
         return {**kept, "_known": {}}
 
     def _look_up(self, term: str) -> _Clause | None:
         """Return the clause of a term that occurs once in the query; None if no document has it."""
-        if term not in self._known:
-            if len(self._known) > _KNOWN_TERMS:
-                self._known.clear()
-            self._known[term] = self._find(term)
-        return self._known[term]
+        if term in (known := self._known):
+            with contextlib.suppress(KeyError):  # another thread may have cleared the table in between
+                return known[term]
+        if len(known) > _KNOWN_TERMS:
+            known.clear()
+        clause = known[term] = self._find(term)
+        return clause
 
     def _find(self, term: str) -> _Clause | None:
-        place = self._numbers.get(term, -1) if self._is_small else self._bisect(term.encode())
+        place = self._bisect(term.encode())
         if place < 0:
             return None
         start, end = int(self.posting_start[place]), int(self.posting_start[place + 1])
         idf = _idf(end - start, self.documents)
         return _Clause(idf, start, end, float(idf - idf / self.ceiling[place]))
 
-    @cached_property
-    def _numbers(self) -> dict[str, int]:
-        """Numbers of all terms; a large vocabulary stays on disk instead, see `_bisect`."""
-        return {self._term(number).decode(): number for number in range(len(self.ceiling))}
-
     def _bisect(self, term: bytes) -> int:
-        place = bisect_left(range(len(self.ceiling)), term, key=self._term)
-        return place if place < len(self.ceiling) and self._term(place) == term else -1
+        """Find a term's number, -1 if there is none; a table of all would take longer to make than it saves."""
+        text, start = self._spelling
+        low, high = 0, len(start) - 1
+        while low < high:
+            middle = (low + high) // 2
+            if text[start[middle] : start[middle + 1]].tobytes() < term:
+                low = middle + 1
+            else:
+                high = middle
+        return low if low + 1 < len(start) and text[start[low] : start[low + 1]] == term else -1
+
+    @cached_property
+    def _spelling(self) -> tuple[memoryview, memoryview]:
+        """Vocabulary and its offsets as buffers, whose items are found several times faster than those of arrays."""
+        return self.vocabulary.data, self.term_start.data
 
     @property
     def _is_small(self) -> bool:
         return len(self.rank) <= DENSE_LIMIT
-
-    def _term(self, number: int) -> bytes:
-        return self.vocabulary[self.term_start[number] : self.term_start[number + 1]].tobytes()
 
     def search(self, terms: Sequence[str], k: int) -> tuple[Ints, Floats]:
         """Return the k best documents.
@@ -150,7 +166,9 @@ class Bm25Index:
         if not query:
             return np.empty(0, np.int32), np.empty(0, np.float32)
         if self._is_small:
-            found, scores = self._score_all(query)
+            sums = self._score_all(query)
+            found = np.flatnonzero(sums >= max(self._least(sums, k, SMALL_BLOCK), 1e-30)).astype(np.int32)
+            scores = sums[found].astype(np.float32)
         else:
             found = self._contenders(query, k)
             scores = self._score_some(query, found)
@@ -163,7 +181,7 @@ class Bm25Index:
     def hits(self, terms: Sequence[str]) -> int:
         """Count the documents with at least one of the terms."""
         query = self._query(terms)
-        return len(self._score_all(query)[0]) if query else 0
+        return int(np.count_nonzero(self._score_all(query))) if query else 0
 
     def _query(self, terms: Sequence[str]) -> list[_Clause]:
         """Look the terms up, in order of first appearance; unknown ones score nothing."""
@@ -190,21 +208,23 @@ class Bm25Index:
         weight = np.repeat(idf, frequency)
         return weight - weight / self.saturation
 
-    def _score_all(self, query: list[_Clause]) -> tuple[Ints, Floats]:
-        """Score every document that has any of the terms."""
+    def _score_all(self, query: list[_Clause]) -> NDArray[np.float64]:
+        """Return the sums of all documents, in query order; 0 for those without any of the terms."""
         docs = np.concatenate([self.docs[clause.start : clause.end] for clause in query])
+        used = (
+            len(self._known) > _WARM
+        )  # the table of all contributions is not worth its time for the first queries
         parts = np.concatenate(
             [
-                self._part(clause, slice(None))
-                if clause.count > 1
-                else self._single[clause.start : clause.end]
+                self._single[clause.start : clause.end]
+                if used and clause.count == 1
+                else self._part(clause, slice(None))
                 for clause in query
             ]
         )
         sums = np.zeros(len(self.rank))
-        np.add.at(sums, docs, parts.astype(np.float64))  # in query order
-        found = np.flatnonzero(sums).astype(np.int32)
-        return found, sums[found].astype(np.float32)
+        np.add.at(sums, docs, parts.astype(np.float64))
+        return sums
 
     def _score_some(self, query: list[_Clause], found: Ints) -> Floats:
         """Score the documents `found` (ascending), summing in double in query order, rounded to float32."""
@@ -234,10 +254,10 @@ class Bm25Index:
             left += ordered[kept].ceiling
         sums = np.zeros(len(self.rank), np.float32)
         self._add(ordered[:kept], sums)
-        least = self._least(sums, k) - left
+        least = self._least(sums, k, BLOCK) - left
         if least <= 0 and left:  # documents that have nothing but terms left out may be among the best
             self._add(ordered[kept:], sums)
-            least = self._least(sums, k)
+            least = self._least(sums, k, BLOCK)
         return np.flatnonzero(sums >= max(least, 1e-30)).astype(np.int32)  # without any term a sum is 0
 
     def _add(self, query: list[_Clause], sums: Floats) -> None:
@@ -247,9 +267,9 @@ class Bm25Index:
             part += clause.weight
             np.add.at(sums, self.docs[clause.start : clause.end], part)
 
-    def _least(self, sums: Floats, k: int) -> float:
+    def _least(self, sums: NDArray[Any], k: int, block: int) -> float:
         """Return a sum that at least k documents reach, with room for rounding; 0 if there are none."""
-        blocks = np.maximum.reduceat(sums, np.arange(0, len(sums), BLOCK))
+        blocks = np.maximum.reduceat(sums, np.arange(0, len(sums), block))
         return _kth_largest(blocks, k) * (1 - 1e-5) if len(blocks) >= k else 0.0
 
 

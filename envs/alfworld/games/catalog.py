@@ -33,6 +33,9 @@ NAME = "alfworld"
 OFFICIAL = {"train": 3553, "valid_seen": 140, "valid_unseen": 134, "valid_train": 200}
 """Games that AlfredTWEnv collects in each official split."""
 
+JOINED = {"valid": ("valid_seen", "valid_unseen")}
+"""Splits that are others one after the other."""
+
 GENERATED = {"train": 6000, "valid": 480, "test": 128}
 """Games listed per generated split; ids of "train" and "valid" go on for ever, `game_for` takes any seed."""
 
@@ -68,8 +71,10 @@ def tasks(split: str) -> tuple[str, ...]:
     """
     if split in SPLITS:
         return tuple(_index(split).entries)
+    if split in JOINED:
+        return tuple(task for part in JOINED[split] for task in tasks(part))
     if split not in generated_splits():
-        raise unknown_name("split of alfworld", split, (*generated_splits(), *SPLITS))
+        raise unknown_name("split of alfworld", split, (*generated_splits(), *SPLITS, *JOINED))
     return _generated_ids(*split.split("-"))
 
 

@@ -43,6 +43,8 @@ def test_digest_follows_the_text(tmp_path):
         ("layout: odd\nfirst: a\nlater: a\n", "layout"),
         ("layout: fresh\nfirst: '{% for %}'\nlater: a\n", "not valid"),
         ("layout: fresh\nfirst: a\nlater: a\nextra: 1\n", "extra"),
+        ("layout: fresh\nfirst: a\nlater: a\nstop: '</a>'\n", "stop"),
+        ("layout: fresh\nfirst: a\nlater: a\nstop: ['']\n", "stop"),
     ],
 )
 def test_broken_files_are_refused(tmp_path, text, message):
@@ -60,3 +62,10 @@ def test_unknown_slot_names_those_there_are(tmp_path):
 def test_absent_prompts(name):
     with pytest.raises(UnknownName):
         load_prompt(name)
+
+
+def test_stop_strings_are_the_prompts_own_and_none_by_default(tmp_path):
+    (tmp_path / "a").mkdir()
+    text = "layout: fresh\nfirst: a\nlater: a\n"
+    assert load_prompt(write(tmp_path, text)).stop == ()
+    assert load_prompt(write(tmp_path / "a", text + "stop: ['</a>', b]\n")).stop == ("</a>", "b")

@@ -114,6 +114,56 @@ def test_a_refusal_is_what_the_model_said_and_a_content_filter_is_a_failure(serv
     assert "content_filter" in str(answer(engine, ask())["a"].failure)
 
 
+@pytest.mark.parametrize("variable", ["http_proxy", "ALL_PROXY"])
+def test_a_proxy_of_the_environment_is_not_asked_for_this_machine(server, monkeypatch, variable):
+    with FakeServer() as proxy:
+        monkeypatch.setenv(variable, proxy.url)
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        assert answer(build("m", base_url=server.url), ask())["a"].action.finish == "stop"
+        assert proxy.seen == []
+
+
+TAGS = ("</search>", "</answer>", "<information>")
+
+
+@pytest.mark.parametrize(
+    ("reason", "more", "said", "text", "finish"),
+    [
+        # OpenAI itself: the stop string is left out, and nothing says which one it was
+        ("stop", {}, "<think>x</think><search>who", "<think>x</think><search>who</search>", "stop"),
+        ("stop", {}, "no tag at all", "no tag at all", "stop"),
+        ("length", {}, "<search>who", "<search>who", "length"),
+        # vLLM says which one it met, or null for an end token
+        ("stop", {"stop_reason": "</search>"}, "<search>a", "<search>a</search>", "stop"),
+        ("stop", {"stop_reason": "<information>"}, "<search>a", "<search>a<information>", "stop"),
+        ("stop", {"stop_reason": None}, "<search>a", "<search>a", "stop"),
+        ("stop", {"stop_reason": 151645}, "<search>a", "<search>a", "stop"),
+        # SGLang
+        ("stop", {"matched_stop": "</answer>"}, "<answer>b", "<answer>b</answer>", "stop"),
+        ("stop", {"matched_stop": 2}, "<answer>b", "<answer>b", "stop"),
+        # endpoints that include it, or take no notice of it
+        ("stop", {}, "<search>a</search>", "<search>a</search>", "stop"),
+        ("length", {}, "<search>a</search><information>made up", "<search>a</search>", "stop"),
+    ],
+)
+def test_replies_end_with_their_stop_string_whatever_the_endpoint_does_with_it(
+    server, reason, more, said, text, finish
+):
+    engine = build("m", base_url=server.url)
+    choice = {"message": {"content": said}, "finish_reason": reason, **more}
+    server.faults[CHAT] = [(200, {}, {"choices": [choice]})]
+    action = answer(engine, ask(stop=TAGS))["a"].action
+    assert (action.text, action.finish) == (text, finish)
+    assert server.bodies(CHAT)[-1]["stop"] == list(TAGS)
+
+
+def test_without_stop_strings_none_are_sent(server):
+    engine = build("m", base_url=server.url)
+    answer(engine, ask())
+    assert "stop" not in server.bodies(CHAT)[-1]
+
+
 # --- faults -----------------------------------------------------------------------------------------------------------
 
 

@@ -212,6 +212,28 @@ def test_a_model_policy_is_built_from_an_engine_a_prompt_and_a_parser(tmp_path):
     assert found.sampled_tokens > 0
 
 
+def test_replies_end_at_the_prompts_stop_strings_or_at_those_that_were_asked_for(tmp_path):
+    prompt = tmp_path / "p.yaml"
+    prompt.write_text("layout: fresh\nstop: ['</action>']\nfirst: a\nlater: a\n")
+    model = "<think></think><action>win</action> and then some"
+    keys = {"policy": "model", "engine": "scripted", "model_name_or_path": model, "limit": 2}
+    for number, (more, said, finish) in enumerate(
+        [
+            ({"prompt": str(prompt)}, model[: -len(" and then some")], "stop"),
+            ({"prompt": str(prompt), "stop": ["win"]}, "<think></think><action>win", "stop"),
+            ({"prompt": str(prompt), "stop": []}, model, "stop"),
+            ({}, model, "stop"),
+            ({"stop": ["<action>"]}, "<think></think><action>", "stop"),
+        ]
+    ):
+        found = evaluate(config(tmp_path, f"run{number}", **keys, **more))
+        episodes = list(read_episodes(tmp_path / f"run{number}"))
+        for turn in (turn for episode in episodes for turn in episode.turns):
+            assert (turn.action.text, turn.action.finish) == (said, finish)
+            assert len(turn.action.token_ids) == len(turn.action.logprobs) > 0
+        assert found.policy["sampling"].get("stop", []) == more.get("stop", ["</action>"] if more else [])
+
+
 @pytest.mark.parametrize(
     ("keys", "error", "message"),
     [

@@ -77,7 +77,10 @@ def test_unlisted_tasks_are_played_up_to_the_official_size():
     found = panel("few", tasks=["t03", "t01"], official_size=6).resolve(SPEC)
     assert found.tasks == ("t03", "t01", "t00", "t02")
     assert found.unlisted == ()
-    assert found.banners() == ["4 of 6 official tasks present"]
+    assert found.banners() == [
+        "4 of 6 official tasks present",
+        "2 tasks were played that the panel does not name: t00, t02",
+    ]
 
 
 def test_unlisted_tasks_beyond_the_official_size_are_left_out():
@@ -88,8 +91,11 @@ def test_unlisted_tasks_beyond_the_official_size_are_left_out():
     assert found.banners()[0] == "2 of 3 official tasks present"
 
 
-def test_a_full_official_panel_needs_no_banner():
-    assert panel("few", tasks=["t03", "t01"], official_size=4).resolve(SPEC).banners() == []
+def test_a_full_official_panel_needs_no_banner_but_for_what_it_does_not_name():
+    assert panel("few", tasks=["t03", "t01"], official_size=2).resolve(SPEC).banners()[1:] == []
+    assert panel("few", tasks=["t03", "t01"], official_size=4).resolve(SPEC).banners() == [
+        "2 tasks were played that the panel does not name: t00, t02"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -133,3 +139,20 @@ def test_shipped_panels_are_found_by_id_and_typos_get_a_suggestion(tmp_path, mon
     assert [item.id for item in all_panels()] == ["toy/test@1"]
     with pytest.raises(UnknownName, match="Did you mean 'toy/test@1'"):
         load_panel("toy/tset@1")
+
+
+def test_official_panels_have_the_counts_that_the_field_uses():
+    sizes = {panel.id: panel.count or len(panel.tasks or ()) for panel in all_panels()}
+    assert sizes["alfworld/train@1"] == 3553
+    assert sizes["alfworld/valid-seen@2"] == 140
+    assert sizes["alfworld/valid-unseen@2"] == 134
+    assert sizes["alfworld/valid@1"] == 274
+    assert sizes["webshop-va/train@1"] == 6410
+    assert sizes["webshop/test@1"] == 500
+    strict = {panel.id for panel in all_panels() if panel.env_options == {"wording": "strict"}}
+    assert strict == {
+        "alfworld/train@1",
+        "alfworld/valid-seen@2",
+        "alfworld/valid-unseen@2",
+        "alfworld/valid@1",
+    }

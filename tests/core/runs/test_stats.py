@@ -4,7 +4,15 @@ import math
 import numpy as np
 import pytest
 
-from agentbench.runs.stats import bootstrap_mean, mcnemar, pass_at_k, wilson, wilson_repeated
+from agentbench.runs.stats import (
+    Estimate,
+    bootstrap_mean,
+    mcnemar,
+    pass_at_k,
+    stratified,
+    wilson,
+    wilson_repeated,
+)
 
 
 @pytest.mark.parametrize(
@@ -129,3 +137,15 @@ def test_mcnemar_by_hand():
     assert mcnemar(0, 6) == pytest.approx(0.03125)  # 2 * 1/64
     assert mcnemar(3, 3) == 1.0
     assert mcnemar(0, 0) == 1.0
+
+
+def test_a_stratified_mean_by_hand():
+    parts = [Estimate(0.5, 0.4, 0.7, 10), Estimate(0.7, 0.5, 0.8, 20)]
+    # equal weights: 0.6; down hypot(0.05, 0.1), up hypot(0.1, 0.05)
+    assert stratified(parts, [1, 1]) == Estimate(
+        pytest.approx(0.6), pytest.approx(0.6 - 0.0125**0.5), pytest.approx(0.6 + 0.0125**0.5), 30
+    )
+    # weights 3 and 1: 0.75 * 0.5 + 0.25 * 0.7 = 0.55
+    assert stratified(parts, [3, 1]).value == pytest.approx(0.55)
+    alone = stratified(parts[:1], [5])
+    assert (alone.value, alone.low, alone.high) == pytest.approx((0.5, 0.4, 0.7))

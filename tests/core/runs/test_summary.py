@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import pytest
 
 from agentbench.runs.folder import Timings
+from agentbench.runs.report import render
 from agentbench.runs.stats import wilson
-from agentbench.runs.summary import Assignment, summarise
+from agentbench.runs.summary import Assignment, Summary, summarise
 from agentbench.types import Action, Failure, Trajectory, Turn
 
 PLAN = Assignment(
@@ -121,3 +124,51 @@ def test_seconds_come_from_the_timings():
     found = summary(items, timings=Timings({("a", 0): 1.0, ("b", 0): 3.0}, 3.5))
     assert (found.seconds, found.episode_seconds) == (3.5, 2.0)
     assert summary(items).seconds is None
+
+
+def own(task, success, kind, *values):
+    """An episode of an env with a number of its own; the last turn's counts, an absent one is 0."""
+    item = episode(task, success, turns=len(values), kind=kind, tokens=2)
+    turns = [
+        replace(turn, info={} if value is None else {"hops": value})
+        for turn, value in zip(item.turns, values, strict=True)
+    ]
+    return replace(item, turns=tuple(turns))
+
+
+def test_an_envs_own_numbers_and_the_means_over_its_task_types():
+    plan = PLAN.model_copy(update={"tasks": 4, "figures": ("hops",), "sizes": {"a": 300, "b": 100}})
+    episodes = [
+        own("1", True, "a", 1, 3),
+        own("2", False, "a", 1),
+        own("3", True, "b", None),
+        own("4", True, "b", 2),
+    ]
+    found = summarise(episodes, plan, {"policy": "test"})
+    assert found.overall.figures == {"hops": 1.5}  # (3 + 1 + 0 + 2) / 4
+    assert found.overall.sampled_tokens == 2.5  # 4 + 2 + 2 + 2 tokens
+    assert found.task_types["a"].figures == {"hops": 2.0}
+    assert found.means["macro"].success.value == 0.75  # (0.5 + 1) / 2
+    assert found.means["macro"].figures == {"hops": 1.5}  # (2 + 1) / 2
+    assert found.means["by official size"].success.value == 0.625  # (3 * 0.5 + 1 * 1) / 4
+    assert found.means["by official size"].figures == {"hops": 1.75}  # (3 * 2 + 1 * 1) / 4
+    page = render(found)
+    assert "| tasks | n | success | 95 % interval | hops | sampled tokens |" in page
+    assert "| mean, by official size | 4 | 62.5 % |" in page
+    assert Summary.model_validate(found.model_dump()) == found
+
+
+def test_there_is_no_mean_over_types_where_one_has_no_official_size():
+    plan = PLAN.model_copy(update={"tasks": 2, "figures": ("hops",), "sizes": {"a": 300, "b": 100}})
+    for kinds in (("a", "c"), ("a", "a")):
+        found = summarise(
+            [own("1", True, kinds[0], 1), own("2", True, kinds[1], 1)], plan, {"policy": "test"}
+        )
+        assert found.means == {}
+
+
+def test_pages_of_an_env_without_numbers_of_its_own_do_not_mention_any():
+    found = summary([episode("1", True, kind="a")]).model_dump()
+    assert "means" not in found
+    assert not {"figures", "sampled_tokens"} & set(found["overall"])
+    assert not {"figures", "sizes"} & set(found["plan"])

@@ -99,6 +99,18 @@ def test_checkpoint_evaluates_to_the_number_seen_in_training(whole, tmp_path):
             assert_same_actions(actions, [replace(turn.action, policy_version=step) for turn in seen[task]])
 
 
+def test_checkpoint_is_played_as_it_was_trained_when_nothing_else_is_said(whole, tmp_path):
+    config = EvalConfig(
+        policy="model", model_name_or_path=str(whole / "checkpoint-4"), panel="corridor/test@1", limit=6,
+        output_dir=str(tmp_path / "again"),
+    )  # fmt: skip
+    evaluate(config)
+    again, seen = said(tmp_path / "again"), said(whole / "eval" / "step-4")
+    assert {task: [list(turn.action.token_ids) for turn in turns] for task, turns in again.items()} == {
+        task: [list(turn.action.token_ids) for turn in turns] for task, turns in seen.items()
+    }
+
+
 def said(folder):
     """The turns of every task."""
     return {item.task: item.turns for item in read_episodes(folder)}

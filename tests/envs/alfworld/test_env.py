@@ -59,7 +59,7 @@ def test_first_observation_is_the_engines_own():
 
 def test_info_of_a_game():
     _, _, info = start(PICK)
-    assert info.keys() == INFO_KEYS.keys() | {"won", "goal", "extra.gamefile"}
+    assert info.keys() == INFO_KEYS.keys() | {"won", "goal", "extra.gamefile", "reworded"}
     assert info["task"] == PICK
     assert info["task_type"] == "pick_and_place_simple"
     assert (info["success"], info["won"], info["score"]) == (False, False, 0.0)
@@ -104,9 +104,23 @@ def test_the_older_wording_puts_things_down_too():
     assert won
     env.restore(moment)
     thing, _, place = commands[-1].removeprefix("move ").partition(" to ")
-    assert env.step(f"put {thing} in/on {place}") == (said, 10.0, True, False, info)
+    assert env.step(f"put {thing} in/on {place}") == (said, 10.0, True, False, info | {"reworded": True})
     env.restore(moment)
     assert env.step(f"put {thing} in {place}")[0] == "Nothing happens."  # neither release says this
+
+
+def test_the_strict_wording_is_that_of_the_original_engine():
+    commands = solution(PICK)
+    thing, _, place = commands[-1].removeprefix("move ").partition(" to ")
+    env = AlfworldEnv(wording="strict")
+    env.reset(options={"task": PICK})
+    for command in commands[:-1]:
+        env.step(command)
+    said, reward, won, _, info = env.step(f"put {thing} in/on {place}")
+    assert (said, reward, won, info["reworded"]) == ("Nothing happens.", 0.0, False, False)
+    assert env.step(commands[-1])[2]
+    with pytest.raises(UnknownName, match="wording of alfworld"):
+        AlfworldEnv(wording="old")
 
 
 def test_a_snapshot_goes_on_in_a_fresh_instance():

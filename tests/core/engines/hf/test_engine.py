@@ -1,5 +1,6 @@
 """The hf engine against plain forward passes of the same model: kept caches, joins, eviction, guided choice."""
 
+import dataclasses
 import itertools
 import math
 
@@ -387,3 +388,76 @@ def test_on_cuda(folder, reference, dtype):
             table = plain_logprobs(engine.model.cpu(), mine[: start + len(action.token_ids)])
             wanted = [table[start + at - 1, token] for at, token in enumerate(action.token_ids)]
             np.testing.assert_allclose(action.logprobs, wanted, atol=1e-4 if dtype == "float32" else 0.5)
+
+
+# --- stop strings -----------------------------------------------------------------------------------------------------
+
+
+def first_with(tokenizer, ids, stop):
+    """Tokens of a reply until its text holds one of the stop strings, by decoding every beginning."""
+    for length in range(1, len(ids) + 1):
+        text = tokenizer.decode(ids[:length], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        if any(one in text for one in stop):
+            return length
+    return None
+
+
+def test_a_reply_ends_at_a_stop_string_with_the_tokens_it_had_anyway(make, parts):
+    tokenizer = parts[1]
+    free = [
+        ask(str(seed), (1, 2, 3 + seed), seed=seed, temperature=1.0, max_new_tokens=40) for seed in range(12)
+    ]
+    replies = sample(make(), free)
+    ended = 0
+    requests, expected = [], []
+    for request, reply in zip(free, replies, strict=True):
+        middle = reply.text[len(reply.text) // 2 :][:2]  # two characters from the middle of what it would say
+        stop = (middle, "never said by anyone") if middle else ("never said by anyone",)
+        length = first_with(tokenizer, reply.token_ids, stop)
+        ended += length is not None
+        sampling = dataclasses.replace(request.sampling, stop=stop)
+        requests.append(dataclasses.replace(request, sampling=sampling))
+        expected.append((length or len(reply.token_ids), "stop" if length else reply.finish))
+    assert ended >= 8
+    for engine in (make(), make(slots=3), make(keep_cache=False)):
+        found = sample(engine, requests)
+        for action, reply, (length, finish) in zip(found, replies, expected, strict=True):
+            assert action.token_ids == reply.token_ids[:length]
+            assert action.logprobs == pytest.approx(reply.logprobs[:length], abs=1e-5)
+            assert action.finish == finish
+            said = [token for token in action.token_ids if token not in engine._end_ids]
+            assert action.text == tokenizer.decode(
+                said, skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
+
+
+def test_the_next_turn_finds_the_cache_of_a_reply_that_was_stopped(make, parts):
+    reply = sample(make(), [ask(temperature=1.0, max_new_tokens=30)])[0]
+    stop = (reply.text[5:7],)
+    engine = make()
+    first = sample(engine, [ask(slot="s", temperature=1.0, max_new_tokens=30, stop=stop)])[0]
+    assert len(first.token_ids) < len(reply.token_ids)
+    prompt = (1, 2, 3, *first.token_ids, 7, 8)
+    again = sample(engine, [ask("b", prompt, seed=1, slot="s", temperature=1.0)])[0]
+    assert engine.cached_tokens >= 3 + len(first.token_ids) - 1
+    alone = sample(make(), [ask("b", prompt, seed=1, temperature=1.0)])[0]
+    assert again.token_ids == alone.token_ids
+    assert again.logprobs == pytest.approx(alone.logprobs, abs=1e-5)
+
+
+def test_stop_strings_wait_for_the_least_number_of_tokens_and_leave_guided_choice_alone(make, parts):
+    tokenizer = parts[1]
+    engine = make()
+    free = sample(engine, [ask(temperature=1.0, max_new_tokens=30, min_new_tokens=12)])[0]
+    stop = (free.text[:1],)
+    texts = [
+        tokenizer.decode(free.token_ids[:n], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        for n in range(31)
+    ]
+    expected = next(n for n in range(12, 31) if stop[0] in texts[n][len(texts[n - 1]) :])
+    held = sample(engine, [ask("b", temperature=1.0, max_new_tokens=30, min_new_tokens=12, stop=stop)])[0]
+    assert held.token_ids == free.token_ids[:expected]
+    end = tokenizer.eos_token_id
+    choices = ((*tokenizer.encode("go look", add_special_tokens=False), end),)
+    guided = sample(engine, [ask("c", choices=choices, max_new_tokens=20, stop=("o",))])[0]
+    assert tuple(guided.token_ids) == choices[0]

@@ -361,3 +361,23 @@ def test_weights_are_written_in_files_of_bounded_size(tmp_path, monkeypatch):
     files = sorted((tmp_path / "w").glob("*.safetensors"))
     assert [sorted(load_file(file)) for file in files] == [["x"], ["y", "z"]]
     assert load_file(files[1])["z"].tolist() == [0, 1]
+
+
+# --- stop strings -----------------------------------------------------------------------------------------------------
+
+
+def test_stop_strings_go_out_and_what_comes_beyond_them_is_dropped(start, connect):
+    server = start()
+    engine = connect(server)
+    free = answer(engine, ask(seed=3, temperature=1.0, max_new_tokens=60))["a"].action
+    shown = [engine.tokenizer.decode([token]).replace("\ufffd", "") for token in free.token_ids]
+    at = next(n for n in range(5, 60) if shown[n] and shown[n] not in shown[:n])
+    found = answer(engine, ask(seed=3, temperature=1.0, max_new_tokens=60, stop=(shown[at], "unsaid")))[
+        "a"
+    ].action
+    sent = server.bodies(COMPLETIONS)[-1]
+    assert (sent["stop"], sent["include_stop_str_in_output"]) == ([shown[at], "unsaid"], True)
+    assert found.token_ids == free.token_ids[: at + 1]  # the toy server takes no notice of `stop`
+    assert found.logprobs == free.logprobs[: at + 1]
+    assert found.finish == "stop"
+    assert found.text.endswith(shown[at])

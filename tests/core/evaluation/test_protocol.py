@@ -1,0 +1,89 @@
+"""A checkpoint says how it wants to be played, and an evaluation says where it does otherwise."""
+
+import json
+
+import pytest
+
+from agentbench.config import validate
+from agentbench.envs.corridor import SPEC
+from agentbench.errors import CorruptData
+from agentbench.evaluation.evaluate import EvalConfig
+from agentbench.evaluation.protocol import PROTOCOL, follow, protocol_of, read_protocol, write_protocol
+
+TRAINED = {
+    "panel": "corridor/test@1",
+    "policy": "model",
+    "prompt": "corridor/transcript",
+    "history": 3,
+    "max_turns": 7,
+    "temperature": 1.0,
+    "max_new_tokens": 12,
+}
+
+
+@pytest.fixture
+def model(tmp_path):
+    folder = tmp_path / "checkpoint-4"
+    folder.mkdir()
+    trained = validate(EvalConfig, TRAINED)
+    write_protocol(folder, protocol_of(trained, SPEC, algorithm="gkd", step=4, run="mine"))
+    return folder
+
+
+def asked(model, **choices):
+    return validate(
+        EvalConfig,
+        {"panel": "corridor/test@1", "policy": "model", "model_name_or_path": str(model), **choices},
+    )
+
+
+def test_what_the_user_left_open_is_played_as_trained(model):
+    played, notes = follow(asked(model), SPEC)
+    assert notes == []
+    for key in ("prompt", "history", "max_turns", "temperature", "max_new_tokens"):
+        assert getattr(played, key) == TRAINED[key]
+    assert read_protocol(str(model)).step == 4
+
+
+def test_what_the_user_chose_is_played_and_named(model):
+    played, notes = follow(asked(model, prompt="corridor/react", temperature=0.0, max_turns=7), SPEC)
+    assert (played.prompt, played.temperature, played.max_turns) == ("corridor/react", 0.0, 7)
+    assert notes == [
+        "the checkpoint was trained with prompt 'corridor/transcript', this run plays 'corridor/react'",
+        "the checkpoint was trained with temperature 1.0, this run plays 0.0",
+    ]
+
+
+def test_the_same_prompt_under_another_name_is_no_difference(model):
+    assert follow(asked(model, prompt="agentbench.prompts:corridor/transcript"), SPEC)[1] == []
+
+
+def test_another_env_keeps_its_own_prompt(model):
+    from dataclasses import replace
+
+    played, notes = follow(asked(model), replace(SPEC, id="other"))
+    assert played.prompt is None
+    assert played.temperature == 1.0
+    assert notes == ["the checkpoint was trained in 'corridor' and plays 'other', with that env's own prompt"]
+
+
+def test_a_prompt_that_has_changed_since_is_played_from_the_checkpoint(model):
+    file = model / PROTOCOL
+    stored = json.loads(file.read_text())
+    stored["prompt_digest"] = "0" * 12
+    stored["prompt_text"]["first"] = "As it was: {{ observation }}"
+    file.write_text(json.dumps(stored))
+    assert follow(asked(model), SPEC)[0].prompt["first"] == "As it was: {{ observation }}"
+
+
+def test_models_without_a_protocol_are_played_by_the_defaults(tmp_path):
+    config = asked(tmp_path)
+    assert follow(config, SPEC) == (config, [])
+    assert read_protocol("Qwen/Qwen3-0.6B") is None
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"env": "corridor"}', '{"schema": 1, "no": 2}'])
+def test_a_damaged_protocol_is_refused_with_the_way_out(model, text):
+    (model / PROTOCOL).write_text(text)
+    with pytest.raises(CorruptData, match="remove the file to play the model as any other"):
+        follow(asked(model), SPEC)
