@@ -38,6 +38,8 @@ Progress = Callable[[int, int, str], None]
 """`progress(done, total, what)`; `total` is 0 while unknown, `what` names the file or stage."""
 
 MANIFEST = ".agentbench.json"
+DIGESTS = ".digests.json"
+_BLOCK, _BLOCKS = 4096, 256
 
 
 @dataclass(frozen=True)
@@ -165,7 +167,10 @@ def import_data(
         raise MissingData(f"cannot import {item.id}: {src} does not exist")
     target = dataset_dir(item.id)
     if target.exists() and any(target.iterdir()) and not replace:
-        raise UsageError(f"{item.id} is already at {target}; --replace exchanges it, data verify checks it")
+        raise UsageError(
+            f"{item.id} is already at {target}; --replace exchanges all of it, data verify checks it. Several archives "
+            "are imported together: give the folder that holds them"
+        )
     target.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{item.id}-import-", dir=target.parent))
     try:

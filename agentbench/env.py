@@ -63,6 +63,28 @@ class AnyText(gymnasium.Space[str]):
         return False
 
 
+def named_task(options: Any) -> str | None:
+    """The task that the options of `reset` name; None where they name none.
+
+    Raises: TypeError: the options are no mapping, hold another key than "task", or a task that is no text.
+    """
+    if options is None:
+        return None
+    if not isinstance(options, Mapping) or set(options) - {"task"}:
+        raise TypeError(f'options must be {{"task": task id}} or None, got {shortened(options)}')
+    task = options.get("task")
+    if task is not None and not isinstance(task, str):
+        raise TypeError(f'options["task"] must be the id of a task as text, got {shortened(task)}')
+    return task
+
+
+def as_text(action: Any) -> str:
+    """The action itself. Raises: TypeError: it is no text; any text will do."""
+    if not isinstance(action, str):
+        raise TypeError(f"an action must be text, got {shortened(action)}")
+    return action
+
+
 class TextEnv(gymnasium.Env[str, str]):
     """A text environment.
 
@@ -105,7 +127,7 @@ class TextEnv(gymnasium.Env[str, str]):
         """
         super().reset(seed=seed)
         drawn = tasks[int(self.np_random.integers(len(tasks)))]
-        task = (options or {}).get("task", drawn)
+        task = named_task(options) or drawn
         if task not in tasks:
             raise unknown_name("task", str(task), tasks)
         self.task = str(task)

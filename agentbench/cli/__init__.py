@@ -1,12 +1,14 @@
 """The command line: turns words into calls and exceptions into exit codes. Leaves out all work.
 
-Exit codes: 0 done; 1 ran, but something fell short; 2 the caller can fix it (one line on stderr); 130 interrupted.
+Exit codes: 0 done; 1 ran, but something fell short; 2 the caller can fix it (one line on stderr); 130 interrupted
+(128 + the signal where another ended it).
 Every import beyond the option parser happens inside a command, so that `--help` and `list` stay fast.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -87,6 +89,9 @@ def run(words: Sequence[str]) -> int:
         return 1
     if code == _INTERRUPTED:  # the parser turns Ctrl-C into this code without a word
         return _say("interrupted; what is on record is kept, --resume goes on", code)
+    if isinstance(code, int) and code - 128 in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        name = signal.Signals(code - 128).name
+        return _say(f"ended by {name}; what is on record is kept, --resume goes on", code)
     return code if isinstance(code, int) else 0
 
 

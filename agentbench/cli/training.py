@@ -15,7 +15,7 @@ from ..errors import TrainingError
 from ..training.check import check, check_resume
 from ..training.checkpoints import checkpoints
 from ..training.config import read_config
-from ..training.launch import launch
+from ..training.launch import end_with_launcher, launch
 from ..training.loop import train
 
 
@@ -61,6 +61,7 @@ def main(
         dry_run: check everything that needs no model, show the resolved configuration, train nothing.
         num_processes: start so many processes on this machine; None trains in this one, or is one of several already.
     """
+    end_with_launcher()
     if num_processes is not None:
         overrides = [*overrides, f"num_processes={num_processes}"]
     config = read_config(path, overrides)

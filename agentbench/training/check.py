@@ -35,7 +35,9 @@ def check(config: TrainConfig) -> tuple[TrainerSpec, Any, EnvSpec]:
     """
     spec = trainer_spec(config.algorithm)
     settings = validate(spec.config, config.trainer, "trainer.")
-    env = env_spec(config.env.name).under(config.env.options)
+    env = env_spec(config.env.name)
+    try_options(env, config.env.options)
+    env = env.under(config.env.options)
     if "teacher" in spec.needs and not config.teachers:
         raise ConfigError(
             f"algorithm {spec.id!r} needs a teacher; set teachers: [{{model_name_or_path: ...}}]"
@@ -62,8 +64,7 @@ def check(config: TrainConfig) -> tuple[TrainerSpec, Any, EnvSpec]:
 
 
 def _check_played(config: TrainConfig, env: EnvSpec) -> None:
-    """The env with its options, its tasks, the prompt and its parser."""
-    try_options(env, config.env.options)
+    """The tasks, the prompt and its parser."""
     if not env.tasks(config.env.split)[: config.env.num_tasks]:
         raise MissingData(f"split {config.env.split!r} of env {env.id!r} has no tasks")
     get_parser(load_prompt(config.env.prompt or env.prompt).parser or env.parser)
