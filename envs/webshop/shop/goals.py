@@ -188,7 +188,7 @@ def _read(folder: Path) -> dict[str, NDArray[Any]] | None:
 
 
 def _keep(folder: Path, drawn: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """Keep numbers for the next time, in place of broken ones. A store that cannot be written works too, only slower."""
+    """Keep numbers for the next time, in place of broken ones; a store that cannot be written is only slower."""
     staging: Path | None = None
     try:
         folder.parent.mkdir(exist_ok=True)
