@@ -15,7 +15,7 @@ from .datasets import data_root, installed
 from .engines.vllm.adapter import SUPPORTED
 from .errors import CorruptData
 from .machine import PACKAGES, _version, hardware, torch_cuda, versions, vllm_version
-from .registry import names
+from .registry import entry_points, load, names
 
 _VLLM_PINS = {
     (0, 31): ("2.13.0", (5, 10, 4), (5, 18)),
@@ -125,6 +125,11 @@ def _release(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in parts if part.isdigit())
 
 
+def isolation() -> list[dict[str, Any]]:
+    """Ways in which this machine can isolate untrusted programs, tried out; [] where no plug-in runs any."""
+    return [each for judge in entry_points("judges") for each in load("judges", judge).isolation()]
+
+
 def examine() -> dict[str, Any]:
     """Put together everything that `agentbench doctor` shows; plain JSON values."""
     packages = {name: seen for name in (*PACKAGES, *_CUDA_BUILDS) if (seen := _version(name))}
@@ -143,5 +148,6 @@ def examine() -> dict[str, Any]:
         "hardware": machine,
         "data_root": str(data_root()),
         "data": data_sets(),
+        "isolation": isolation(),
         "problems": [{"what": item.what, "remedy": item.remedy} for item in problems],
     }

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+import numpy.typing as npt
 
 from .errors import EngineFailure, UsageError
+from .models.vocabulary import Vocabulary
 from .types import Action, SamplingParams
 
 
@@ -29,6 +31,7 @@ class Request:
         slot: conversation id; engines may keep its KV cache and reuse the longest common prefix of ids.
         choices: guided choice: the reply must be one of these id sequences (each ends with an end token); log-probs
             are then of the distribution restricted to them. None = free.
+        end_ids: tokens that end the reply, beside those that the engine knows of; a chat template may have its own.
     """
 
     key: str
@@ -37,15 +40,22 @@ class Request:
     seed: int
     slot: str = ""
     choices: tuple[tuple[int, ...], ...] | None = None
+    end_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """An answer, or the failure that took its place; exactly one of `action` and `failure` is set."""
+    """An answer, or the failure that took its place; exactly one of `action` and `failure` is set.
+
+    Attributes:
+        content: what a growing conversation repeats of the reply, where that is not all of `action.text`: an endpoint
+            may have sent the thought apart. None takes the text.
+    """
 
     key: str
     action: Action | None = None
     failure: EngineFailure | None = None
+    content: str | None = None
 
 
 @runtime_checkable
@@ -151,12 +161,12 @@ class TextEngine(Protocol):
         ...
 
 
-def check_request(request: Request, vocab: int | None = None) -> None:
+def check_request(request: Request, vocabulary: Vocabulary | None = None) -> None:
     """Refuse what no engine can sample.
 
     Args:
         request: to be checked.
-        vocab: ids that the model embeds; None does not know.
+        vocabulary: ids that exist; None does not know.
     Raises: UsageError: names the request and what is wrong with it.
     """
     sampling, prompt, choices = request.sampling, np.asarray(request.token_ids, np.int64), request.choices
@@ -165,8 +175,8 @@ def check_request(request: Request, vocab: int | None = None) -> None:
         problem = "its prompt is empty"
     elif prompt.min() < 0:
         problem = f"its prompt has id {prompt.min()}"
-    elif vocab is not None and prompt.max() >= vocab:
-        problem = f"its prompt has id {prompt.max()} outside the vocabulary of {vocab}"
+    elif vocabulary is not None and not vocabulary.has(prompt).all():
+        problem = f"its prompt has id {_stranger(prompt, vocabulary)} {_outside(vocabulary)}"
     elif sampling.temperature < 0 or not 0 < sampling.top_p <= 1 or sampling.top_k < 0:
         problem = f"temperature and top_k must not be negative and top_p must be in (0, 1]: {sampling}"
     elif sampling.max_new_tokens < 1:
@@ -176,8 +186,23 @@ def check_request(request: Request, vocab: int | None = None) -> None:
     elif choices is not None and max(map(len, choices)) > sampling.max_new_tokens:
         longest = max(map(len, choices))
         problem = f"a choice of {longest} tokens exceeds max_new_tokens {sampling.max_new_tokens}"
+    elif choices is not None and vocabulary is not None:
+        said = np.concatenate([np.asarray(choice, np.int64) for choice in choices])
+        if not vocabulary.has(said).all():
+            problem = f"a choice has id {_stranger(said, vocabulary)} {_outside(vocabulary)}"
     if problem:
         raise UsageError(f"request {request.key!r} cannot be answered: {problem}")
+
+
+def _stranger(ids: npt.NDArray[np.int64], vocabulary: Vocabulary) -> int:
+    return int(ids[~vocabulary.has(ids)][0])
+
+
+def _outside(vocabulary: Vocabulary) -> str:
+    return (
+        f"outside the vocabulary of {vocabulary.count} (ids up to {vocabulary.width - 1} that the tokenizer has a "
+        "token and the model a row for)"
+    )
 
 
 def check_keys(requests: Sequence[Request], in_flight: Iterable[str]) -> None:

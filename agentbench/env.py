@@ -9,7 +9,7 @@ import difflib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import gymnasium
 import numpy as np
@@ -211,6 +211,9 @@ class EnvSpec:
         extra: pip extra to name when an optional package is missing.
         counted: the env's own yes/no info keys whose turns a report counts, with what they mean.
         rules: version of everything that moves a score; part of every record.
+        facts: from the env's options, what of this machine may move a score (an interpreter, a sandbox); kept in
+            versions.json, and `compare` says where two runs differ in it. None when there is nothing of the kind.
+        replies: what a reply is: "actions" of an agent, or whole "programs"; methods choose their divergence by it.
         blocking: steps may wait (network, subprocess), so rollout runs them in threads.
         variant: the spec as it is under options of `make`, where those change prompt, parser, turns or penalty; called
             with the spec and the options. None where they never do.
@@ -236,6 +239,8 @@ class EnvSpec:
     extra: str = ""
     counted: Mapping[str, str] = field(default_factory=dict)
     rules: str = "1"
+    replies: Literal["actions", "programs"] = "actions"
+    facts: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
     blocking: bool = False
     variant: Callable[[EnvSpec, Mapping[str, Any]], EnvSpec] | None = None
     figures: tuple[str, ...] = ()

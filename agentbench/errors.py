@@ -12,6 +12,7 @@ AgentBenchError
 │  ├─ EnvFailure
 │  └─ EngineFailure
 │     └─ ContextFull                the prompt no longer fits; ends the episode as `context_full`, not as an error
+├─ EngineDown (RuntimeError)        no usable answer for many episodes in a row: the run stopped
 └─ TrainingError (RuntimeError)     non-finite loss, empty batch: stop, naming step and trajectories
 """
 
@@ -63,6 +64,10 @@ class EnvFailure(EpisodeFailure):
 
 class EngineFailure(EpisodeFailure):
     """The engine could not answer a request."""
+
+
+class EngineDown(AgentBenchError, RuntimeError):
+    """The engine gave no usable answer for many episodes in a row; the run stopped, what is on record is kept."""
 
 
 class ContextFull(EngineFailure):

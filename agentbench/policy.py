@@ -6,6 +6,7 @@ answer never holds up the others. Policies that know at once derive from `Instan
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -70,7 +71,10 @@ class Policy(Protocol):
         ...
 
     def poll(self) -> list[tuple[str, Decision]]:
-        """Return (episode key, decision) pairs that are ready; waits for at least one if any is pending."""
+        """Return (episode key, decision) pairs that are ready; waits for at least one if any is pending.
+
+        A policy that can wait for a time takes `timeout` (seconds) and may then return nothing.
+        """
         ...
 
     def forget(self, key: str) -> None:
@@ -85,6 +89,13 @@ class Policy(Protocol):
     def close(self) -> None:
         """Give back what the policy holds, its engine included; it is not used afterwards."""
         return
+
+
+def poll_policy(policy: Policy, timeout: float | None) -> list[tuple[str, Decision]]:
+    """Wait for decisions, at most `timeout` seconds where the policy takes that argument."""
+    if timeout is None or "timeout" not in inspect.signature(policy.poll).parameters:
+        return policy.poll()
+    return policy.poll(timeout=timeout)  # type: ignore[call-arg]
 
 
 class InstantPolicy(Policy):

@@ -28,7 +28,7 @@ from .errors import AgentBenchError, ConfigError, ContractError, UnknownName, un
 from .foreign import printable, shortened
 from .trainer import TrainerSpec
 
-KINDS = ("envs", "trainers", "engines", "panels", "datasets")
+KINDS = ("envs", "trainers", "engines", "panels", "datasets", "bridges")
 _Spec = TypeVar("_Spec")
 _REINSTALL = "A plug-in added after installation is found once its package is installed again."
 
@@ -176,8 +176,17 @@ def _checked(found: Any, kind: type[_Spec], label: str, name: str) -> _Spec:
 
 def panel_files() -> dict[str, Traversable]:
     """Every shipped panel file by its file stem, from the resource packages of the group `agentbench.panels`."""
+    return _yaml_files("panels")
+
+
+def suite_files() -> dict[str, Traversable]:
+    """Every shipped suite file by its file stem, from the resource packages of the group `agentbench.suites`."""
+    return _yaml_files("suites")
+
+
+def _yaml_files(kind: str) -> dict[str, Traversable]:
     files: dict[str, Traversable] = {}
-    for point in entry_points("panels").values():
+    for point in entry_points(kind).values():
         for file in importlib.resources.files(point.value).iterdir():
             if file.name.endswith(".yaml"):
                 files[file.name.removesuffix(".yaml")] = file

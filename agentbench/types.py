@@ -210,6 +210,8 @@ class RolloutPlan:
         labels: author who is also asked, on every turn, what it would do; kept in `Turn.label`.
         max_turns: turn limit; None takes the env's own.
         sampling: how the student samples.
+        roots: hand-over schedules of the episodes from which anchors are drawn; None takes `authors` (step mode only).
+        anchors_per_root: anchors drawn for each root, on average (step mode only).
         steps_per_member: turns each member plays after its anchor; None plays to the end (step mode only).
     """
 
@@ -222,6 +224,8 @@ class RolloutPlan:
     max_turns: int | None = None
     sampling: SamplingParams = SamplingParams()
     steps_per_member: int | None = None
+    roots: tuple[Authors, ...] | None = None
+    anchors_per_root: int = 1
 
 
 def author_of(authors: Authors, turn: int) -> str:

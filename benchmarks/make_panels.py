@@ -22,6 +22,20 @@ GENERATED = (
     ("corridor/test@1", "corridor", "test", 128, "The toy: leave by the named door"),
     ("alfworld/mini@1", "alfworld", "mini-test", 128, "Small generated households, all six task types"),
     (
+        "code/mini@1",
+        "code",
+        "mini-test",
+        256,
+        "Generated programs of one or two steps, three programs a task",
+    ),
+    (
+        "code/small@1",
+        "code",
+        "small-test",
+        256,
+        "Generated programs of two to four steps, three programs a task",
+    ),
+    (
         "search-qa/mini@1",
         "search-qa",
         "mini-test",
@@ -73,7 +87,26 @@ OFFICIAL: tuple[tuple[str, str, str, int | None, str], ...] = (
         None,
         "2,048 questions: all of Bamboogle, the other six sets equally",
     ),
+    ("humaneval@1", "code", "humaneval", 164, "HumanEval, one program a task"),
+    (
+        "humaneval-plus-seed@1",
+        "code",
+        "humaneval-plus-seed",
+        164,
+        "HumanEval+ of April 2023, seed inputs alone",
+    ),
+    ("mbpp@1", "code", "mbpp", 971, "MBPP, one program a task"),
+    ("mbpp-sanitized@1", "code", "mbpp-sanitized", 427, "Sanitized MBPP, one program a task"),
+    ("mbpp-plus@1", "code", "mbpp-plus", 399, "MBPP+ of November 2023, one program a task"),
+    (
+        "livecodebench-v1-public@1",
+        "code",
+        "livecodebench-v1-public",
+        400,
+        "LiveCodeBench v1 (May 2023 to March 2024), public tests only",
+    ),
 )
+ONE_PROGRAM = {"max_turns": 1}
 STRICT = {"wording": "strict"}
 FROZEN = (
     ("alfworld/valid-seen@2", "valid_seen", "Official games in rooms seen in training (140)"),
@@ -83,6 +116,12 @@ FROZEN = (
 NOTES = {
     "search-qa/nq@1": "The golds of nq-b712eb6c77, nq-c4ce96590b, nq-cff23a3aa1 and nq-e4572a5385 have an empty normal "
     "form (*, ---, closing bracket, A+): every answer covers them.",
+    "humaneval-plus-seed@1": "Not the released HumanEval+: not comparable with published scores. Two inputs of "
+    "HumanEval/32 are left out, on which the reference itself is wrong.",
+    "mbpp@1": "Without 367 and 927, whose tests use Node, and 601, whose tests pass objects of a class of its own: "
+    "no program can pass them. 596 needs sys, which only the solution imports; the tester imports it.",
+    "mbpp-plus@1": "Mbpp/255 is played without the inputs whose answer has more than 200,000 parts.",
+    "livecodebench-v1-public@1": "The private tests are missing: not comparable with the leaderboard.",
 }
 
 
@@ -100,7 +139,10 @@ def panels(unseen: Path | None) -> dict[str, dict[str, Any]]:
             continue
         head = _head(panel, env, split, description, ids)
         notes = {"notes": NOTES[panel]} if panel in NOTES else {}
-        made[_file(panel)] = head | notes | ({"official_size": size} if size else {}) | {"tasks": ids}
+        options = {"env_options": ONE_PROGRAM} if env == "code" else {}
+        made[_file(panel)] = (
+            head | notes | options | ({"official_size": size} if size else {}) | {"tasks": ids}
+        )
     made.update(_by_hash(unseen))
     return made
 

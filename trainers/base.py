@@ -74,7 +74,14 @@ class Descent:
 
 
 class Algorithm:
-    """Base of the trainers of this package: implement `update`, and `plan` where the default does not do."""
+    """Base of the trainers of this package: implement `update`, and `plan` where the default does not do.
+
+    Attributes:
+        takes_dropout: whether `lora.dropout` makes sense: the algorithm learns from given texts alone. Where log-probs
+            of the policy that acts are compared with those of the policy that learns, dropout makes them two.
+    """
+
+    takes_dropout = False
 
     def __init__(self, run: TrainConfig, *, temperature: float | None = None) -> None:
         """Load the student.
@@ -87,7 +94,7 @@ class Algorithm:
         self.team = Processes(run.num_processes, fsdp=run.fsdp)
         torch.manual_seed(derive_seed(run.seed, "torch", self.team.index) % 2**63)
         at = run.rollout.temperature if temperature is None else temperature
-        self.student = Student(run, self.team, temperature=at)
+        self.student = Student(run, self.team, temperature=at, dropout=self.takes_dropout)
         self.tokenizer = self.student.tokenizer
         self.alarms = Alarms(speaks=self.team.first)
         self.updates = 0
@@ -324,6 +331,8 @@ class Algorithm:
             "updates": float(self.updates),
             "skipped_steps": float(self.skipped),
         }
+        if self.student.merge_error is not None:  # of the weights that sampled this step
+            metrics["merge_error"] = self.student.merge_error
         by_turn = {
             name: turn_mean(x, batch.turn_BT, batch.turns) if x.ndim == 2 else x
             for name, x in columns.items()

@@ -17,6 +17,7 @@ from torch import Tensor
 from .batch.micro import Micro
 from .kernels.divergence import divergence
 from .kernels.fused import fused_sum
+from .kernels.head import Head
 from .kernels.support import SupportRule
 from .kernels.tokens import token_loss
 from .maths.divergences import Kind, TailMode
@@ -33,7 +34,7 @@ class Objective(Protocol):
     """What the two token columns are that the kernel returns beside the loss."""
 
     def kernel(self, micro: Micro, coef_X: Tensor, student: Student) -> Kernel:
-        """Make the kernel: (hidden_XD, head_VD) -> (loss, first_X, second_X)."""
+        """Make the kernel: (hidden_XD, head) -> (loss, first_X, second_X)."""
         ...
 
 
@@ -54,10 +55,10 @@ class TokenObjective:
         """Sum coefficient times loss; report log-prob and entropy."""
         picked = tuple(micro.pick(x_BT) for x_BT in self.columns)
 
-        def run(hidden_XD: Tensor, head_VD: Tensor) -> Outputs:
+        def run(hidden_XD: Tensor, head: Head) -> Outputs:
             result = token_loss(
                 hidden_XD,
-                head_VD,
+                head,
                 micro.token_X,
                 lambda logp_C, rows: coef_X[rows] * self.loss(logp_C, *(x_X[rows] for x_X in picked)),
                 vocab_size=student.vocab_size,
@@ -88,10 +89,10 @@ class FullVocabulary:
         weight_X = coef_X if self.weight_BT is None else coef_X * micro.pick(self.weight_BT)
         teacher = self.teacher.linear_head(micro)
 
-        def run(hidden_XD: Tensor, head_VD: Tensor) -> Outputs:
+        def run(hidden_XD: Tensor, head: Head) -> Outputs:
             result = divergence(
                 hidden_XD,
-                head_VD,
+                head,
                 teacher,
                 kind=self.kind,
                 weight_N=weight_X,
@@ -136,8 +137,7 @@ class TopK:
             ids_XK=micro.pick(ids_BTK),
             teacher_XK=micro.pick(logp_BTK),
             weight_X=weight_X,
-            temperature=student.temperature,
+            temperature=1.0,
         )
-        return lambda hidden_XD, head_VD: fused_sum(
-            rule, hidden_XD, head_VD, student.vocab_size, student.temperature, None
-        )
+        # At temperature 1, as the full vocabulary: distributions are compared, whatever the sampler's temperature.
+        return lambda hidden_XD, head: fused_sum(rule, hidden_XD, head, student.vocab_size, 1.0, None)

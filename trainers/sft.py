@@ -73,6 +73,8 @@ class SftConfig(Section):
 class Sft(Algorithm):
     """Behaviour cloning; see `SftConfig`."""
 
+    takes_dropout = True
+
     def __init__(self, run: TrainConfig, settings: SftConfig) -> None:
         """Load the student, and the recording if there is one."""
         mixed = settings.mode == "mixture" or (settings.mode == "takeover" and settings.takeover[1] > 0)

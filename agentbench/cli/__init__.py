@@ -19,7 +19,7 @@ from typer.core import TyperGroup
 
 from ..errors import AgentBenchError, UsageError
 from ..foreign import printable
-from . import data, environment, evaluation, machine, serving, training
+from . import bridges, data, environment, evaluation, judge, machine, serving, suites, training
 
 _INTERRUPTED = 130
 
@@ -45,10 +45,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 evaluation.register(app)
+suites.register(app)
 training.register(app)
 environment.register(app)
 data.register(app)
+judge.register(app)
 serving.register(app)
+bridges.register(app)
 machine.register(app)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -11,7 +12,7 @@ import typer
 from .output import episode_progress, key_values, note, print_json, print_table
 
 if TYPE_CHECKING:
-    from ..runs.compare import Difference
+    from ..runs.compare import Difference, GroupComparison
 
 _WHO, _WHAT, _LIMITS = "Who acts", "What is played", "Limits"
 
@@ -49,6 +50,8 @@ _OPTIONS = (
     _Option("engine", str, ("--engine",), _WHO, "Engine plug-in; default hf."),
     _Option("engine_options", list[str], ("--engine-option",), _WHO, "key=value for the engine; repeatable."),
     _Option("prompt", str, ("--prompt",), _WHO, "Prompt reference or file; the env's own when left out."),
+    _Option("parser", str, ("--parser",), _WHO, "tags:N, lenient or plain; the prompt's own when left out."),
+    _Option("template_options", list[str], ("--template-option",), _WHO, "key=value for the chat template."),
     _Option("history", int, ("--history",), _WHO, "Observation-action pairs in a prompt."),
     _Option("guided", bool, ("--guided",), _WHO, "Sample among admissible commands only."),
     _Option("temperature", float, ("--temperature",), _WHO, "0 is greedy; default 0.4."),
@@ -67,6 +70,13 @@ _OPTIONS = (
     _Option("step_seconds", float, ("--step-seconds",), _LIMITS, "Wall time of one env step."),
     _Option("episode_seconds", float, ("--episode-seconds",), _LIMITS, "Wall time of one episode."),
     _Option("retries", int, ("--retries",), _LIMITS, "Tries again after infrastructure failures; default 1."),
+    _Option(
+        "give_up_after",
+        int,
+        ("--give-up-after",),
+        _LIMITS,
+        "Stop after so many unanswered in a row; default 10.",
+    ),
     _Option("max_error_rate", float, ("--max-error-rate",), _LIMITS, "No headline above it; default 0.01."),
 )
 
@@ -180,21 +190,77 @@ def report(
 
 
 def compare(
-    run_a: Annotated[Path, typer.Argument(help="Run folder.")],
-    run_b: Annotated[Path, typer.Argument(help="Run folder of the same panel.")],
+    runs: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="RUN_A RUN_B ...", help="Run folders of one panel.", show_default=False),
+    ] = None,
+    a: Annotated[
+        list[str] | None, typer.Option("--a", help="Runs of one method, a glob; repeatable.")
+    ] = None,
+    b: Annotated[list[str] | None, typer.Option("--b", help="Runs of the other; each run is a seed.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
 ) -> int:
-    """Compare two runs of one panel, task by task."""
-    from ..runs.compare import compare_runs
+    """Compare runs of one panel, task by task against the first, or two groups of seeds (--a, --b)."""
+    from ..errors import UsageError
+    from ..runs.compare import compare_groups, compare_runs
 
-    found = compare_runs(run_a, run_b)
+    if a or b:
+        if runs or not (a and b):
+            raise UsageError("groups need both --a and --b, and no single runs beside them")
+        return _show_groups(compare_groups(_folders(a), _folders(b)), json)
+    if not runs or len(runs) < 2:
+        raise UsageError("name two runs or more, or two groups: --a 'opd-*' --b 'atod-*'")
+    first, *others = runs
+    found = {str(other): compare_runs(first, other) for other in others}
+    if json:
+        print_json(found if len(found) > 1 else next(iter(found.values())))
+        return 0
+    for other, item in found.items():
+        print(f"A  {first}\nB  {other}")
+        print(f"{item.pairs} pairs of {item.panel} ({item.excluded} left out: an error on either side)")
+        figures = (("success", item.success), ("score", item.score))
+        rows = [
+            _row(name, row) for name, row in figures if row and (name == "success" or row != item.success)
+        ]
+        print_table(("%", "A", "B", "B - A", "95 % interval", "only A / only B", "p", "test"), rows)
+        _show_words(item.settings, item.verdict)
+    return 0
+
+
+def _folders(patterns: list[str]) -> list[Path]:
+    from glob import glob
+
+    from ..errors import MissingData
+
+    found = []
+    for pattern in patterns:
+        matches = sorted(Path(name) for name in glob(pattern) if Path(name).is_dir())
+        if not matches:
+            raise MissingData(f"no run folder matches {pattern!r}")
+        found += matches
+    return found
+
+
+def _show_groups(found: GroupComparison, json: bool) -> int:
     if json:
         print_json(found)
         return 0
-    print(f"{found.pairs} pairs of {found.panel} ({found.excluded} left out: an error on either side)")
-    rows = [_row(name, row) for name, row in (("success", found.success), ("score", found.score)) if row]
-    print_table(("%", "A", "B", "B - A", "95 % interval", "only A / only B", "McNemar p"), rows)
+    print(f"runs of {found.panel}, each one seed; Student's t test over runs")
+    for name, means in (("A", found.means_a), ("B", found.means_b)):
+        each = ", ".join(f"{100 * mean:.1f}" for mean in means)
+        print(f"{name}  mean {100 * sum(means) / len(means):.1f} %   n = {len(means)}   each: {each}")
+    low, high = 100 * found.difference.low, 100 * found.difference.high
+    print(
+        f"B - A  {100 * found.difference.value:+.1f} points   95 % {low:+.1f} – {high:+.1f}   p = {found.p:.3g}"
+    )
+    _show_words(found.settings, found.verdict)
     return 0
+
+
+def _show_words(settings: Sequence[str], verdict: str) -> None:
+    for line in settings:
+        print(f"differs  {line}")
+    print(f"{verdict}\n")
 
 
 def _row(name: str, row: Difference) -> tuple[str, ...]:
@@ -206,5 +272,6 @@ def _row(name: str, row: Difference) -> tuple[str, ...]:
         f"{100 * row.difference.value:+.1f}",
         f"{low:+.1f} – {high:+.1f}",
         f"{row.only_a} / {row.only_b}",
-        "–" if row.p is None else f"{row.p:.4f}",
+        f"{row.p:.4f}",
+        row.test,
     )

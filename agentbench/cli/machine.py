@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -21,7 +22,9 @@ def list_(
     kind: Annotated[
         str | None,
         typer.Argument(
-            metavar="[envs|trainers|engines|panels|prompts|datasets]", help="Only these.", show_default=False
+            metavar="[envs|trainers|engines|panels|suites|prompts|datasets]",
+            help="Only these.",
+            show_default=False,
         ),
     ] = None,
     json: _Json = False,
@@ -29,17 +32,22 @@ def list_(
     """List the plug-ins that are installed."""
     from ..dialogue.prompt import shipped_prompts
     from ..errors import unknown_name
+    from ..evaluation.suite import all_suites
     from ..registry import KINDS, names
 
-    kinds = [*KINDS, "prompts"]
+    kinds = [*KINDS, "suites", "prompts"]
     if kind is not None and kind not in kinds:
         raise unknown_name("kind of plug-in", kind, kinds)
+    special: dict[str, Callable[[], list[str]]] = {
+        "suites": lambda: [f"{suite.id}  {suite.description}" for suite in all_suites()],
+        "prompts": lambda: list(shipped_prompts()),
+    }
     found: dict[str, Any] = {}
     for item in [kind] if kind else kinds:
         if item == "panels":
             found[item] = _panels()
         else:
-            found[item] = list(shipped_prompts()) if item == "prompts" else names(item)
+            found[item] = special[item]() if item in special else names(item)
     if json:
         print_json(found)
         return
@@ -93,6 +101,11 @@ def doctor(json: _Json = False) -> int:
     print(f"data in {found['data_root']}:")
     for name, item in found["data"].items():
         print(f"  {name}: " + ("present" if item["present"] else f"absent; agentbench data fetch {name}"))
+    for way in found["isolation"]:
+        said = way["reason"] or f"works: Python {way['python']}, Landlock {way['abi'] or 'missing'}"
+        print(f"isolation {way['way']}: {said}")
+    if found["isolation"] and all(way["reason"] for way in found["isolation"]):
+        print("isolation: none works here; programs of the code tasks will be refused")
     for problem in found["problems"]:
         print(f"problem: {problem['what']}; {problem['remedy']}")
     return 1 if found["problems"] else 0

@@ -74,7 +74,7 @@ class Prompt:
     def message(self, slots: Mapping[str, Any], *, first: bool) -> str:
         """Fill the template of the first or of a later turn.
 
-        Raises: ConfigError: the template uses a slot that does not exist.
+        Raises: ConfigError: the template uses a slot that does not exist, or does what a prompt may not.
         """
         template = self.first if first else self.later
         try:

@@ -8,21 +8,17 @@ Leaves out what the text says (`prompt`) and who samples (`engines`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ..env import INFO_KEYS, Info
-from ..errors import UsageError
 from ..types import Turn
 from .prompt import Prompt
+from .template import ChatTemplate
 
 if TYPE_CHECKING:
     from ..policy import View
-
-_REPLY = "{reply goes here}"
-_MESSAGE = "{message goes here}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +27,14 @@ class Rendered:
 
     Attributes:
         shown: what it was written from, for `Turn.shown`.
+        opened: what it already says of the reply's thought, see `ChatTemplate.opened`.
     """
 
     prompt_ids: list[int]
     context_ids: list[int]
     fresh: bool
     shown: dict[str, Any] = field(default_factory=dict)
+    opened: str = ""
 
 
 def shown_of(info: Info) -> dict[str, Any]:
@@ -67,7 +65,11 @@ def opening_messages(prompt: Prompt, text: str) -> list[dict[str, str]]:
 
 
 class Renderer:
-    """Renders the turns of one policy with its tokenizer's chat template."""
+    """Renders the turns of one policy with its tokenizer's chat template.
+
+    What an environment or a model said is encoded as text even where it spells a control token; only the chat template
+    and the prompt file steer.
+    """
 
     def __init__(
         self,
@@ -76,73 +78,61 @@ class Renderer:
         *,
         history: int,
         max_turns: int,
-        template_options: dict[str, Any] | None = None,
+        template_options: Mapping[str, Any] | None = None,
     ) -> None:
-        """Bind tokenizer and prompt.
+        """Bind tokenizer and prompt, and try the chat template with the messages to come.
 
         Args:
             tokenizer: Hugging Face tokenizer with a chat template.
             prompt: the templates.
             history: observation-action pairs shown in a fresh prompt.
             max_turns: filled into the prompt.
-            template_options: keyword arguments of the chat template; thinking is off unless told otherwise.
+            template_options: keyword arguments of the chat template; thinking is off unless told otherwise, and `today`
+                is the date it writes, see `template.TODAY`.
+        Raises: UsageError: the template is missing, or cannot write this prompt's conversations.
         """
-        if not getattr(tokenizer, "chat_template", None):
-            raise UsageError(
-                f"the tokenizer {getattr(tokenizer, 'name_or_path', '?')!r} has no chat template; "
-                "use an instruct model, or save the tokenizer with one (tokenizer.chat_template = ...)"
-            )
+        self.template = ChatTemplate(tokenizer, template_options)
+        self.template.check(system=bool(prompt.system), growing=prompt.layout == "growing")
         self.tokenizer = tokenizer
         self.prompt = prompt
         self.history = history
         self.max_turns = max_turns
-        self.template_options = {"enable_thinking": False, **(template_options or {})}
 
     def render(self, view: View) -> Rendered:
         """Write the prompt for the next turn of an episode."""
-        text = self.prompt.message(
-            prompt_slots(view, history=self.history, max_turns=self.max_turns), first=not view.turns
-        )
+        slots = prompt_slots(view, history=self.history, max_turns=self.max_turns)
+        text = self.prompt.message(self.template.control.hide(slots), first=not view.turns)
         record, shown = _ids_on_record(view.turns), shown_of(view.info)
         if self.prompt.layout == "growing" and view.turns:
             context = self._closing_ids(view.turns[-1]) + self._next_message_ids(text)
-            return Rendered(record + context, context, fresh=False, shown=shown)
-        prompt_ids = self._encode(self._template(opening_messages(self.prompt, text)))
-        if record and prompt_ids[: len(record)] == record:
-            return Rendered(prompt_ids, prompt_ids[len(record) :], fresh=False, shown=shown)
-        return Rendered(prompt_ids, prompt_ids, fresh=True, shown=shown)
+            return Rendered(record + context, context, fresh=False, shown=shown, opened=self.opened)
+        prompt_ids = self._encode(self.template.text(opening_messages(self.prompt, text)))
+        fresh = not record or prompt_ids[: len(record)] != record
+        context = prompt_ids if fresh else prompt_ids[len(record) :]
+        return Rendered(prompt_ids, context, fresh=fresh, shown=shown, opened=self.opened)
 
-    def reply_ids(self, text: str) -> tuple[int, ...]:
-        """Encode a whole reply with its end-of-turn token, as a model would have to sample it."""
-        return (*self._encode(text), self.end_id)
+    def reply_ids(self, text: str, *, command: str = "") -> tuple[int, ...]:
+        """Encode a whole reply with its end-of-turn token, as a model would have to sample it.
 
-    @cached_property
+        Args:
+            text: the reply.
+            command: the part of it that came from an environment, which is text whatever it spells.
+        """
+        hidden = self.template.control.hide(command)
+        return (*self._encode(text.replace(command, hidden) if hidden != command else text), self.end_id)
+
+    @property
     def end_id(self) -> int:
         """The token that ends a reply in this chat template."""
-        return self._encode(self._after_reply[0])[0]
+        return self.template.border.end
 
-    def _template(self, messages: list[dict[str, str]]) -> str:
-        rendered = self.tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True, **self.template_options
-        )
-        return str(rendered)
+    @property
+    def opened(self) -> str:
+        """What every prompt already says of the thought, such as `<think>` and a line break; "" mostly."""
+        return self.template.opened
 
     def _encode(self, text: str) -> list[int]:
-        return [int(i) for i in self.tokenizer.encode(text, add_special_tokens=False)]
-
-    @cached_property
-    def _after_reply(self) -> tuple[str, str]:
-        """Template text between a reply and the next user message, and from there to the next reply."""
-        said = {"role": "assistant", "content": _REPLY}
-        asked = {"role": "user", "content": _MESSAGE}
-        after = self._template([*opening_messages(self.prompt, "x"), said, asked]).partition(_REPLY)[2]
-        head, found, tail = after.partition(_MESSAGE)
-        if not found:
-            raise UsageError(
-                "this tokenizer's chat template rewrites messages, so a growing conversation cannot be kept "
-                "token by token; use a prompt with 'layout: fresh'"
-            )
-        return head, tail
+        return self.template.control.encode(text)
 
     def _closing_ids(self, last: Turn) -> list[int]:
         """Ids that close the last reply, unless the model closed it itself."""
@@ -151,8 +141,13 @@ class Renderer:
 
     def _next_message_ids(self, text: str) -> list[int]:
         """Encode the next user message, without the end token that `_closing_ids` takes care of."""
-        head, tail = self._after_reply
-        return self._encode(head + text + tail)[1:]
+        border = self.template.border
+        after = border.head + text + border.tail
+        if not border.closing:
+            return self._encode(after)
+        # Together with the token before it: a tokenizer may treat the text that follows one in a way of its own.
+        ids = self._encode(border.closing + after)
+        return ids[1:] if ids[:1] == [border.end] else self._encode(after)
 
 
 def _ids_on_record(turns: Sequence[Turn]) -> list[int]:

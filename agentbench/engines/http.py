@@ -7,13 +7,13 @@ Leaves out what is said over the wire (`openai`, `vllm.wire`).
 from __future__ import annotations
 
 import asyncio
-import ipaddress
+import math
 import os
 import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
@@ -22,13 +22,19 @@ from typing import Any, TypeVar
 import httpx
 import orjson
 
-from ..errors import EngineFailure, UsageError
+from ..errors import ContextFull, EngineFailure, UsageError
+from .answers import judge, parse
+from .secret import Secret, key_of
+from .settings import check_numbers, checked_url, is_loopback, is_number
 
 _T = TypeVar("_T")
 _CONNECT_SECONDS = 10.0
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0
 _LONGEST_ASKED_WAIT = 300.0
 _SHOWN = 300
+_MOST_TOKENS = 2**53
+_PROXIES = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY")
+_CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 
 
 class RequestRefused(EngineFailure):
@@ -44,6 +50,10 @@ class RequestRefused(EngineFailure):
         """Say who refused, and why."""
         super().__init__(f"{url} answered {status}: {reason}")
         self.status, self.code, self.reason = status, code, reason
+
+
+class ContextRefused(RequestRefused, ContextFull):
+    """The server refused because the conversation no longer fits its context."""
 
 
 class ServerUnavailable(EngineFailure):
@@ -84,7 +94,7 @@ class Usage:
         return found if self.cost is None else {**found, "cost": self.cost}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass  # not frozen: contextlib sets the traceback of what passes through it
 class _Trouble(Exception):
     """An attempt that failed and may be repeated: the kind, what to tell, and how long the server wants us to wait."""
 
@@ -111,6 +121,8 @@ class HttpClient:
         max_in_flight: int = 64,
         requests_per_minute: float | None = None,
         prices: Mapping[str, float] | None = None,
+        max_answer_bytes: int = 2**30,
+        context_words: Sequence[str] = (),
     ) -> None:
         """Connect lazily.
 
@@ -123,43 +135,70 @@ class HttpClient:
             max_in_flight: requests at a time.
             requests_per_minute: most requests started in a minute, evenly spaced; None is unlimited.
             prices: "prompt" and "completion", per million tokens; None counts no cost.
-        Raises: UsageError: a value makes no sense.
+            max_answer_bytes: a longer answer, inflated, is malformed.
+            context_words: regular expressions by which this server says that a conversation is too long.
+        Raises: UsageError: a value makes no sense, or the machine's proxies, certificates or key cannot be used.
         """
+        check_numbers(request_timeout, retries, max_in_flight, requests_per_minute, prices)
         self.base_url = checked_url(base_url)
-        if request_timeout <= 0 or retries < 0 or max_in_flight < 1:
-            raise UsageError(
-                "request_timeout must be positive, retries at least 0 and max_in_flight at least 1; "
-                f"got {request_timeout}, {retries} and {max_in_flight}"
-            )
-        if requests_per_minute is not None and requests_per_minute <= 0:
-            raise UsageError(f"requests_per_minute must be positive, got {requests_per_minute}")
-        if prices is not None and set(prices) != {"prompt", "completion"}:
-            raise UsageError(
-                f"prices needs the keys prompt and completion (per million tokens), got {sorted(prices)}"
-            )
         self.usage = Usage(cost=None if prices is None else 0.0)
         self._prices = prices
-        self._key = os.environ.get(api_key_env, "") if api_key_env else ""
+        self._secret = Secret(key_of(api_key_env))
+        self._largest, self._context_words = max_answer_bytes, tuple(context_words)
         self._timeout, self._retries, self._limit = request_timeout, retries, max_in_flight
         self._spacing = 60.0 / requests_per_minute if requests_per_minute else 0.0
         self._next_start = 0.0
+        self._http = (
+            self._connections()
+        )  # here, so that whatever is wrong with it is raised and not waited for
         self._ready = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="http", daemon=True)
+        self._broken: BaseException | None = None
+        self._thread = threading.Thread(target=self._run_loop, name="http", daemon=True)
         self._thread.start()
         self._ready.wait()
+        if self._broken is not None:
+            raise UsageError(f"the HTTP client cannot start: {type(self._broken).__name__}")
+
+    def _connections(self) -> httpx.AsyncClient:
+        headers = {"Accept-Encoding": "identity"}
+        if self._secret.key:
+            headers["Authorization"] = f"Bearer {self._secret.key}"
+        limits = httpx.Limits(max_connections=self._limit, max_keepalive_connections=self._limit)
+        timeout = httpx.Timeout(self._timeout, connect=_CONNECT_SECONDS, pool=None)
+        # A proxy of the environment would be asked for this machine's addresses too, where it finds another server.
+        trust = not is_loopback(self.base_url)
+        try:
+            return httpx.AsyncClient(headers=headers, limits=limits, timeout=timeout, trust_env=trust)
+        except Exception as error:  # of httpx, of the proxies' settings, of the certificates: no common class
+            raise UsageError(self._cannot_start(error)) from error
+
+    def _cannot_start(self, error: Exception) -> str:
+        names = _CERTIFICATES if isinstance(error, OSError) else _PROXIES
+        found = [name for name in os.environ if name.upper() in names and os.environ[name]]
+        what = ", ".join(sorted(found)) or "its environment"
+        reason = f"{type(error).__name__}: {self._secret.clean(str(error), _SHOWN)}"
+        if isinstance(error, ImportError):
+            reason = "it asks for a SOCKS proxy: pip install 'httpx[socks]'"
+        elif names is _PROXIES:
+            reason = f"{type(error).__name__}"  # an address may hold a password
+        return (
+            f"no connection can be made with the environment variable {what}: {reason}; correct or unset it, or name "
+            "this server in NO_PROXY"
+        )
+
+    def _run_loop(self) -> None:
+        try:
+            asyncio.run(self._serve())
+        except BaseException as error:
+            self._broken = error
+        finally:
+            self._ready.set()
 
     async def _serve(self) -> None:
         """Keep the connections open until `close`; then drop what is under way."""
         self._loop, self._closing = asyncio.get_running_loop(), asyncio.Event()
         self._room = asyncio.Semaphore(self._limit)
-        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
-        limits = httpx.Limits(max_connections=self._limit, max_keepalive_connections=self._limit)
-        timeout = httpx.Timeout(self._timeout, connect=_CONNECT_SECONDS, pool=None)
-        # A proxy of the environment would be asked for this machine's addresses too, where it finds another server.
-        own = is_loopback(self.base_url)
-        async with httpx.AsyncClient(
-            headers=headers, limits=limits, timeout=timeout, trust_env=not own
-        ) as self._http:
+        async with self._http:
             self._ready.set()
             await self._closing.wait()
             others = asyncio.all_tasks() - {asyncio.current_task()}
@@ -177,8 +216,8 @@ class HttpClient:
         Args:
             path: below `base_url`, starting with a slash.
             body: JSON value.
-            read: takes what is wanted out of the answer; KeyError, TypeError, ValueError or IndexError count as a
-                malformed answer, and the request is repeated.
+            read: takes what is wanted out of the answer; KeyError, TypeError, ValueError, IndexError or
+                AttributeError count as a malformed answer, and the request is repeated.
             retries: instead of the client's own.
         Returns: a future of what `read` returned; it raises RequestRefused or ServerUnavailable. Cancel it to stop.
         """
@@ -236,45 +275,61 @@ class HttpClient:
         headers = {"Content-Type": "application/json"} if data is not None else {}
         try:
             async with asyncio.timeout(self._timeout):
-                answer = await self._http.request(method, self.base_url + path, content=data, headers=headers)
+                answer, raw = await self._receive(method, path, data, headers)
         except (TimeoutError, httpx.TimeoutException) as error:
             raise _Trouble("timeout", f"no answer within {self._timeout:g} s") from error
-        except httpx.TransportError as error:
-            raise _Trouble("connection", self._clean(f"{type(error).__name__}: {error}")) from error
+        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+            raise _Trouble("connection", self.clean(f"{type(error).__name__}: {error}")) from error
         finally:
             self.usage.seconds += time.monotonic() - began
-        if answer.status_code >= 300:
-            raise self._refusal(path, answer)
         try:
-            value = orjson.loads(answer.content) if answer.content.strip() else None
+            value = self._secret.without(parse(raw))
+        except ValueError as error:
+            if answer.status_code < 300:
+                start = self.clean(raw[:_SHOWN].decode(errors="replace"))
+                raise _Trouble("malformed", f"malformed answer: no JSON, it begins {start[:80]!r}") from error
+            value = None
+        self._refuse(path, answer, value, raw)
+        try:
             self._count(value)
             return read(value)
-        except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise _Trouble(
-                "malformed", f"malformed answer: {type(error).__name__}: {error}"[:_SHOWN]
-            ) from error
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+            raise _Trouble("malformed", self.clean(f"malformed answer: {_in_words(error)}")) from error
 
-    def _refusal(self, path: str, answer: httpx.Response) -> RequestRefused | _Trouble:
-        """Tell answers that may change when asked again from those that will not."""
-        status = answer.status_code
-        code, reason = _error_text(answer)
-        reason = self._clean(reason)
-        if status == 429 and code != "insufficient_quota":
-            return _Trouble("rate_limit", f"status 429: {reason}", _retry_after(answer))
-        if status >= 500 or status in (408, 425):
-            return _Trouble("server_error", f"status {status}: {reason}", _retry_after(answer))
-        return RequestRefused(self.base_url + path, status, code, reason)
+    async def _receive(
+        self, method: str, path: str, data: bytes | None, headers: Mapping[str, str]
+    ) -> tuple[httpx.Response, bytes]:
+        """Send a request and take the answer in, as much of it as is allowed."""
+        chunks, size = [], 0
+        async with self._http.stream(method, self.base_url + path, content=data, headers=headers) as answer:
+            async for chunk in answer.aiter_bytes():  # inflated, whatever the encoding
+                chunks.append(chunk)
+                size += len(chunk)
+                if size > self._largest:
+                    raise _Trouble("malformed", f"an answer of more than {self._largest / 2**20:g} MiB")
+        return answer, b"".join(chunks)
 
-    def _clean(self, text: str) -> str:
-        """Cut a server's words short, and take the key out should they repeat it."""
-        text = text.replace(self._key, "(key)") if self._key else text
-        return " ".join(text.split())[:_SHOWN]
+    def _refuse(self, path: str, answer: httpx.Response, value: Any, raw: bytes) -> None:
+        """Raise what an answer means, unless it is usable."""
+        text = raw[: 10 * _SHOWN].decode(errors="replace") or answer.reason_phrase
+        found = judge(answer.status_code, value, text, self._context_words)
+        if found.kind == "usable":
+            return
+        reason = self.clean(found.message)
+        if found.kind in ("rate_limit", "server_error"):
+            raise _Trouble(found.kind, f"status {found.status}: {reason}", _retry_after(answer))
+        kind = ContextRefused if found.kind == "context_full" else RequestRefused
+        raise kind(self.base_url + path, found.status, self.clean(found.code), reason)
+
+    def clean(self, text: str) -> str:
+        """A server's words for people: cut short, in one line, without the key should they repeat it."""
+        return self._secret.clean(text, _SHOWN)
 
     def _count(self, answer: Any) -> None:
         usage = answer.get("usage") if isinstance(answer, dict) else None
         if not isinstance(usage, dict):
             return
-        prompt, completion = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
+        prompt, completion = _tokens(usage.get("prompt_tokens")), _tokens(usage.get("completion_tokens"))
         self.usage.prompt_tokens += prompt
         self.usage.completion_tokens += completion
         if self._prices is not None and self.usage.cost is not None:
@@ -286,61 +341,29 @@ class HttpClient:
         """Drop what is under way and end the thread."""
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._closing.set)
-            self._thread.join()
+            self._thread.join(_CONNECT_SECONDS)  # a daemon: what hangs even now does not hold the process
 
 
-def checked_url(text: str) -> str:
-    """Check an http address and drop a trailing slash.
-
-    Raises: UsageError: it is none, or holds a password.
-    """
-    try:
-        url = httpx.URL(text)
-    except (httpx.InvalidURL, TypeError) as error:
-        raise UsageError(
-            f"base_url {text!r} is no address: {error}; an example: http://localhost:8000/v1"
-        ) from error
-    if url.userinfo:
-        raise UsageError(
-            "base_url holds a name or password; put the key in an environment variable (api_key_env)"
-        )
-    if url.scheme not in ("http", "https") or not url.host:
-        raise UsageError(f"base_url {text!r} is no http address; an example: http://localhost:8000/v1")
-    return text.rstrip("/")
+def _tokens(count: Any) -> int:
+    """A count of tokens that can be one; 0 for anything else."""
+    return int(count) if is_number(count) and 0 <= count <= _MOST_TOKENS and count == int(count) else 0
 
 
-def is_loopback(url: str) -> bool:
-    """Whether an address is on this machine."""
-    host = httpx.URL(url).host
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return address.is_loopback or address.is_unspecified
-
-
-def _error_text(answer: httpx.Response) -> tuple[str, str]:
-    """Error code and message of an answer, in the shapes that servers use."""
-    try:
-        body = orjson.loads(answer.content)
-    except orjson.JSONDecodeError:
-        return "", answer.text or answer.reason_phrase
-    if isinstance(body, dict):
-        error = body.get("error", body)
-        if isinstance(error, dict):
-            code = error.get("code") or error.get("type") or ""
-            return str(code), str(error.get("message") or error.get("detail") or error)
-        return "", str(error)
-    return "", str(body)
+def _in_words(error: Exception) -> str:
+    """What is wrong with an answer that could not be read."""
+    if isinstance(error, KeyError):
+        return f"it has no {error}"
+    if isinstance(error, IndexError):
+        return "a list in it is empty"
+    return f"{type(error).__name__}: {error}"
 
 
 def _retry_after(answer: httpx.Response) -> float | None:
     """Seconds the server asks to wait: a number or a date; None when it does not say."""
     text = answer.headers.get("retry-after", "")
     try:
-        return max(0.0, float(text))
+        asked = float(text)
+        return None if math.isnan(asked) else max(0.0, asked)
     except ValueError:
         pass
     try:

@@ -7,33 +7,34 @@ There are no token ids and no log-probs, so nothing can be trained on what it sa
 from __future__ import annotations
 
 import functools
-import os
 import queue
-import re
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import CancelledError, Future
 from typing import Any, Literal
 
 import httpx
 
+from ..dialogue.template import ChatTemplate
 from ..engine import Completion, TextEngine, TextRequest
 from ..errors import ContextFull, EngineFailure, UsageError
 from ..models.loading import find_tokenizer
-from ..types import Action, Finish
-from .http import HttpClient, RequestRefused, checked_url
-from .stops import cut_text, put_back
+from ..types import SamplingParams
+from .http import HttpClient, RequestRefused
+from .reply import Said, read_reply
+from .secret import key_of, refuse_keys
+from .settings import checked_url
 
 Api = Literal["chat", "completions"]
 
-_CONTEXT_CODES = ("context_length_exceeded",)
-_CONTEXT_WORDS = re.compile(
-    r"context[ _](length|window|size)|maximum context|max_model_len|too many (input )?tokens|prompt is too long",
-    re.I,
-)
-_FINISHES: dict[str, Finish] = {"stop": "stop", "length": "length"}
 _PROBE_TOKENS = 16
 _PROBE_RETRIES = 3
+_PROBE_SEED = 0
 _SEEDS = 2**31
+_LARGEST_ANSWER = 64 * 2**20
+_OURS = ("seed", "temperature", "top_p", "top_k", "stop")
+_ROUTES = ("/chat/completions", "/completions", "/responses", "/models")
 
 
 class OpenAIEngine(TextEngine):
@@ -48,6 +49,7 @@ class OpenAIEngine(TextEngine):
         tokenizer: Any = None,
         max_tokens_field: str = "max_tokens",
         extra_body: Mapping[str, Any] | None = None,
+        template_options: Mapping[str, Any] | None = None,
     ) -> None:
         """Check that the model answers.
 
@@ -57,21 +59,41 @@ class OpenAIEngine(TextEngine):
             api: "chat" sends messages, "completions" sends them as one text.
             tokenizer: writes that text with its chat template.
             max_tokens_field: name of the limit on the reply; newer OpenAI models want max_completion_tokens.
-            extra_body: added to every request, over what is set here.
+            extra_body: added to every request, over what is set here; a field that is null is left out.
+            template_options: of `tokenizer`'s chat template.
         Raises: UsageError: nothing answers, the key or the model is wrong.
         """
+        refuse_keys("engine_options.extra_body", dict(extra_body or {}))
+        refuse_keys("the model's name", model)
         self.http = http
         self.model = model
-        self._api, self._tokenizer, self._limit_field = api, tokenizer, max_tokens_field
+        self._api, self._limit_field = api, max_tokens_field
+        self._template = None if tokenizer is None else ChatTemplate(tokenizer, template_options)
         self._extra = dict(extra_body or {})
-        self._running: dict[str, Future[Action]] = {}
-        self._ended: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self._probe()
+        self._running: dict[str, Future[Said]] = {}
+        self._ended: queue.SimpleQueue[tuple[str, Future[Said]]] = queue.SimpleQueue()
+        self._finishes: Counter[str] = Counter()
+        self._probed = SamplingParams(max_new_tokens=_PROBE_TOKENS)
+        self._probe(self._probed)
 
-    def _probe(self) -> None:
-        body = self._body([{"role": "user", "content": "Say yes."}]) | {self._limit_field: _PROBE_TOKENS}
+    def check(self, sampling: SamplingParams) -> None:
+        """Try the fields that requests will have, if the first probe had others.
+
+        Raises: UsageError: the endpoint refuses one; says how to leave it out.
+        """
+        if sampling != self._probed:
+            self._probe(sampling)
+            self._probed = sampling
+
+    def _probe(self, sampling: SamplingParams) -> None:
+        """Send a short request with every field of a real one."""
+        body = self._request([{"role": "user", "content": "Say yes."}], sampling, _PROBE_SEED)
         try:
-            self.http.start(self._path, body | self._extra, _choice, retries=_PROBE_RETRIES).result()
+            self.http.start(self._path, body, _probed, retries=_PROBE_RETRIES).result()
+        except ContextFull as error:
+            raise UsageError(
+                f"{error}; a reply of max_new_tokens {sampling.max_new_tokens} does not fit, lower it"
+            ) from error
         except RequestRefused as error:
             raise UsageError(f"{error}{_hint(error)}") from error
         except EngineFailure as error:
@@ -94,8 +116,9 @@ class OpenAIEngine(TextEngine):
 
     @property
     def usage(self) -> dict[str, float]:
-        """Requests, retries, tokens, seconds and cost so far."""
-        return self.http.usage.totals()
+        """Requests, retries, tokens, seconds and cost so far; replies that ended with an unknown word, by word."""
+        unknown = {f"finish_{word}": float(count) for word, count in sorted(self._finishes.items())}
+        return self.http.usage.totals() | unknown
 
     def ask(self, requests: Sequence[TextRequest]) -> None:
         for request in requests:
@@ -104,62 +127,83 @@ class OpenAIEngine(TextEngine):
                 raise UsageError(f"two requests with the key {request.key!r} are in flight; keys must differ")
             if sampling.min_new_tokens:
                 raise UsageError("engine 'openai' has no min_new_tokens")
-            body = self._body(request.messages) | {
-                "temperature": sampling.temperature,
-                "top_p": sampling.top_p,
-                self._limit_field: sampling.max_new_tokens,
-                "seed": request.seed % _SEEDS,  # some endpoints take 31 bits only
-            }
-            if sampling.top_k:  # not in OpenAI's own protocol
-                body["top_k"] = sampling.top_k
-            if sampling.stop:
-                body["stop"] = list(sampling.stop)
-            read = functools.partial(_read, stop=sampling.stop)
-            future = self.http.start(self._path, body | self._extra, read)
+            body = self._request(request.messages, sampling, request.seed)
+            future = self.http.start(self._path, body, functools.partial(_read, stop=sampling.stop))
             self._running[request.key] = future
             future.add_done_callback(functools.partial(self._end, request.key))
 
-    def _end(self, key: str, _: Future[Action]) -> None:
-        self._ended.put(key)
+    def _end(self, key: str, future: Future[Said]) -> None:
+        self._ended.put((key, future))
+
+    def _request(
+        self, messages: Sequence[Mapping[str, str]], sampling: SamplingParams, seed: int
+    ) -> dict[str, Any]:
+        body = self._body(messages) | {
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            self._limit_field: sampling.max_new_tokens,
+            "seed": seed % _SEEDS,  # some endpoints take 31 bits only
+        }
+        if sampling.top_k:  # not in OpenAI's own protocol
+            body["top_k"] = sampling.top_k
+        if sampling.stop:
+            body["stop"] = list(sampling.stop)
+        dropped = {name for name, value in self._extra.items() if value is None}
+        return {name: value for name, value in (body | self._extra).items() if name not in dropped}
 
     def _body(self, messages: Sequence[Mapping[str, str]]) -> dict[str, Any]:
         if self._api == "chat":
             return {"model": self.model, "messages": [dict(message) for message in messages]}
-        text = self._tokenizer.apply_chat_template(
-            [dict(message) for message in messages],
-            tokenize=False,
-            add_generation_prompt=True,
-            enable_thinking=False,
-        )
-        return {"model": self.model, "prompt": text}
+        assert self._template is not None
+        return {"model": self.model, "prompt": self._template.text(messages)}
 
-    def poll(self) -> list[Completion]:
-        """Wait until something is answered; [] when nothing is asked."""
+    def poll(self, timeout: float | None = None) -> list[Completion]:
+        """Wait until something is answered, at most `timeout` seconds; [] when nothing is asked or answered."""
         ready: list[Completion] = []
+        until = None if timeout is None else time.monotonic() + timeout
         while self._running and (not ready or not self._ended.empty()):
-            key = self._ended.get()
-            ready.append(_completion(key, self._running.pop(key)))
+            try:
+                left = None if until is None else max(0.0, until - time.monotonic())
+                key, future = self._ended.get(timeout=left)
+            except queue.Empty:
+                break
+            if self._running.get(key) is not future:
+                continue  # dropped meanwhile
+            del self._running[key]
+            ready.append(_completion(key, future))
+            if not future.cancelled() and future.exception() is None and future.result().unknown_finish:
+                self._finishes[future.result().unknown_finish] += 1
         return ready
+
+    def drop(self, keys: Iterable[str]) -> None:
+        """Stop requests; nothing more is heard of them."""
+        for key in keys:
+            future = self._running.pop(key, None)
+            if future is not None:
+                future.cancel()
 
     def close(self) -> None:
         self.http.close()
 
 
-def _completion(key: str, future: Future[Action]) -> Completion:
-    error = future.exception()
-    if error is None:
-        return Completion(key, future.result())
-    if isinstance(error, RequestRefused) and _is_context_full(error):
-        return Completion(key, failure=ContextFull(str(error)))
-    if isinstance(error, EngineFailure):
+def _probed(answer: Any) -> None:
+    """Any choice will do: a model may well think for longer than a probe lasts."""
+    if not isinstance(answer["choices"][0], dict):
+        raise TypeError(f"choices[0] is {type(answer['choices'][0]).__name__}")
+
+
+def _read(answer: Any, stop: Sequence[str]) -> Said:
+    return read_reply(answer, stop)
+
+
+def _completion(key: str, future: Future[Said]) -> Completion:
+    try:
+        said = future.result()
+    except EngineFailure as error:
         return Completion(key, failure=error)
-    raise error
-
-
-def _is_context_full(error: RequestRefused) -> bool:
-    return error.status in (400, 413, 422) and (
-        error.code in _CONTEXT_CODES or _CONTEXT_WORDS.search(error.reason) is not None
-    )
+    except (Exception, CancelledError) as error:  # whatever it is, it belongs to this request alone
+        return Completion(key, failure=EngineFailure(f"{type(error).__name__}: {error}"))
+    return Completion(key, said.action, content=said.content)
 
 
 def _hint(error: RequestRefused) -> str:
@@ -172,45 +216,11 @@ def _hint(error: RequestRefused) -> str:
         return "; check the model's name, and base_url (most end in /v1)"
     if "max_completion_tokens" in error.reason:
         return "; set engine_options.max_tokens_field: max_completion_tokens"
+    for field in _OURS:
+        if field in error.reason:
+            other = "use --temperature 1, or " if field == "temperature" else ""
+            return f"; {other}leave the field out with engine_options.extra_body: {{{field}: null}}"
     return ""
-
-
-def _choice(answer: Any) -> dict[str, Any]:
-    choice = answer["choices"][0]
-    if not isinstance(choice, dict):
-        raise TypeError(f"choices[0] is {type(choice).__name__}")
-    return choice
-
-
-def _read(answer: Any, stop: Sequence[str] = ()) -> Action:
-    choice = _choice(answer)
-    if "message" in choice:
-        message = choice["message"]
-        text = message.get("content") or message.get("refusal") or ""
-    else:
-        text = choice["text"]
-    if not isinstance(text, str):
-        raise TypeError(f"the reply is {type(text).__name__}, not text")
-    reason = choice.get("finish_reason") or "stop"
-    if reason not in _FINISHES:  # such as content_filter: the provider's doing, not the agent's
-        raise EngineFailure(f"the endpoint ended the reply with finish_reason {reason!r}")
-    return _stopped(text, choice, _FINISHES[reason], stop)
-
-
-def _stopped(text: str, choice: Mapping[str, Any], finish: Finish, stop: Sequence[str]) -> Action:
-    """A reply as far as its first stop string, which most endpoints leave out.
-
-    vLLM says which one it met (`stop_reason`; null for an end token), SGLang too (`matched_stop`). Others do not, so
-    a closing tag is put back where its opening tag stands open.
-    """
-    whole = cut_text(text, stop)
-    if whole is not None:  # an endpoint that includes stop strings, or goes on beyond them
-        return Action(whole, finish="stop")
-    for field in ("stop_reason", "matched_stop"):
-        if field in choice:
-            met = choice[field]
-            return Action(text + met if met in stop else text, finish=finish)
-    return Action(put_back(text, stop) if finish == "stop" else text, finish=finish)
 
 
 def build(
@@ -222,6 +232,8 @@ def build(
     api_key_env: str | None = None,
     max_tokens_field: str = "max_tokens",
     extra_body: Mapping[str, Any] | None = None,
+    template_options: Mapping[str, Any] | None = None,
+    context_words: Sequence[str] = (),
     request_timeout: float = 600.0,
     retries: int = 8,
     max_in_flight: int = 16,
@@ -238,6 +250,9 @@ def build(
         api_key_env: environment variable that holds the key; None takes OPENAI_API_KEY where it is set.
         max_tokens_field: see `OpenAIEngine`.
         extra_body: see `OpenAIEngine`.
+        template_options: of the chat template of `tokenizer`, such as enable_thinking.
+        context_words: regular expressions by which this endpoint says that a conversation is too long, where it is
+            none of the known ones.
         request_timeout: seconds for one attempt.
         retries: of one request.
         max_in_flight: requests at a time.
@@ -250,11 +265,17 @@ def build(
         raise UsageError(
             "api 'completions' needs engine_options.tokenizer to write messages as text, and api 'chat' uses none"
         )
-    if api_key_env is not None and not os.environ.get(api_key_env):
+    if extra_body is not None and not isinstance(extra_body, Mapping):
+        raise UsageError(f"extra_body must be a mapping of fields, got {extra_body!r}")
+    if api_key_env is not None and not key_of(api_key_env):
         raise UsageError(
             f"the environment variable {api_key_env!r} (api_key_env) is not set; put the key there"
         )
+    if template_options and tokenizer is None:
+        raise UsageError("template_options belong to api 'completions' and its tokenizer")
     address = checked_url(base_url)
+    for route in _ROUTES:
+        address = address.removesuffix(route)
     http = HttpClient(
         address if httpx.URL(address).path.strip("/") else address + "/v1",
         api_key_env=api_key_env or "OPENAI_API_KEY",
@@ -263,10 +284,18 @@ def build(
         max_in_flight=max_in_flight,
         requests_per_minute=requests_per_minute,
         prices=prices,
+        max_answer_bytes=_LARGEST_ANSWER,
+        context_words=context_words,
     )
     writer = None if tokenizer is None else _load_tokenizer(tokenizer)
     return OpenAIEngine(
-        http, model, api=api, tokenizer=writer, max_tokens_field=max_tokens_field, extra_body=extra_body
+        http,
+        model,
+        api=api,
+        tokenizer=writer,
+        max_tokens_field=max_tokens_field,
+        extra_body=extra_body,
+        template_options=template_options,
     )
 
 

@@ -211,7 +211,7 @@ class ScriptedEngine(Engine):
             return Completion(request.key, failure=EngineFailure(message))
         ids = self.tokenizer.encode(reply.text, add_special_tokens=False)
         if reply.finish == "stop":
-            ids = [*ids, self.tokenizer.eos_token_id]
+            ids = [*ids, request.end_ids[0] if request.end_ids else self.tokenizer.eos_token_id]
         if request.choices is not None and tuple(ids) not in request.choices:
             message = f"the script says {reply.text!r}, which is none of the {len(request.choices)} choices"
             return Completion(request.key, failure=EngineFailure(message))

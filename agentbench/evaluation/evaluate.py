@@ -14,8 +14,9 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
+from ..engine import Engine, TextEngine
 from ..env import EnvSpec, try_options
-from ..errors import ConfigError, ContextFull, CorruptData
+from ..errors import ConfigError, ContextFull, CorruptData, EngineDown
 from ..foreign import shortened
 from ..machine import versions
 from ..policies.build import PolicyConfig, build_policy
@@ -52,11 +53,14 @@ class EvalConfig(PolicyConfig):
         repeats: episodes per task, each with its own seed.
         max_turns: None takes the env's own.
         max_episode_tokens: sampled tokens per episode.
-        step_seconds: limit of one env step; `episode_seconds` of one episode. Over them is an error, not a failure.
+        step_seconds: limit of one env step; `episode_seconds` of one episode, waiting for its model and all tries
+            included. Over them is an error, not a failure.
         retries: how often an episode that its infrastructure broke is run again.
         env_options: keyword options of the env, over those of the panel.
         allow_missing: go on without tasks that are absent or corrupt.
         max_error_rate: share of errors above which no headline is given.
+        give_up_after: the run stops when so many episodes in a row got no usable answer of the model's engine; they are
+            left unrecorded. None never stops.
     """
 
     panel: str | None = None
@@ -75,6 +79,7 @@ class EvalConfig(PolicyConfig):
     env_options: dict[str, Any] = Field(default_factory=dict)
     allow_missing: bool = False
     max_error_rate: float = Field(default=0.01, ge=0, le=1)
+    give_up_after: int | None = Field(default=10, ge=1)
 
     @model_validator(mode="after")
     def _one_thing_is_played(self) -> EvalConfig:
@@ -105,6 +110,7 @@ def evaluate(
     progress: Progress | None = None,
     team: Team | None = None,
     say: Callable[[str], None] | None = None,
+    engine: Engine | TextEngine | None = None,
 ) -> Summary:
     """Play a panel and return its numbers; with `output_dir` everything is recorded as it happens.
 
@@ -116,7 +122,9 @@ def evaluate(
         progress: told after each episode.
         team: processes that share the work; this is its process 0, the others call `assist`.
         say: told in one line what is worth a person's attention, such as a free setting that changed on resume.
-    Raises: UsageError: something the caller can fix; episodes finished so far are on record.
+        engine: holds the model that `config` names already; it is left open. None opens one.
+    Raises: UsageError: something the caller can fix. EngineDown: the model's engine answers no more, see
+        `EvalConfig.give_up_after`. Episodes finished so far are on record.
     """
     panel, spec, options = _what(config)
     notes: list[str] = []
@@ -127,17 +135,18 @@ def evaluate(
     resolved = panel.resolve(spec, allow_missing=config.allow_missing)
     tasks = resolved.tasks[: config.limit]
     plan = _plan(config, resolved, spec, tasks, notes)
-    actor = policy or build_policy(config, spec, config.max_turns)
+    actor = policy or build_policy(config, spec, config.max_turns, engine=engine)
     if config.max_episode_tokens is not None and isinstance(actor, ChatPolicy):
         raise ConfigError(f"max_episode_tokens counts token ids, which engine {config.engine!r} has none of")
     before = _since({}, actor)  # an engine in training has played other episodes already
     found: dict[Key, Trajectory] = {}
+    machine = spec.facts(options) if spec.facts else {}
     with ExitStack() as stack:
         run = None
-        if policy is None:  # this function built it
+        if policy is None and engine is None:  # this function opened what it holds
             stack.callback(actor.close)
         if config.output_dir is not None:
-            run = stack.enter_context(_open(config, plan, actor, tasks, resume=resume))
+            run = stack.enter_context(_open(config, plan, actor, tasks, resume=resume, machine=machine))
             found = _on_record(run, config, plan, tasks)
             for change in run.changed:
                 (say or _mute)(_changed(*change))
@@ -148,7 +157,9 @@ def evaluate(
             progress(None, len(found), len(found) + len(items))
         total = len(found) + len(items)
         mine = items[:: team.count] if team else items
-        played = _play(config, spec, options, actor, mine)
+        # In training the model is ours; one process of several that stopped would leave the others waiting.
+        patience = config.give_up_after if policy is None else None
+        played = _Played(_play(config, spec, options, actor, mine, patience))
         for item in _unless_none_fits(chain(played, _from_others(team))):
             found[item.task, item.repeat] = item
             if run:
@@ -164,6 +175,8 @@ def evaluate(
         )
         if run:
             write_pages(run.path, summary)
+        if played.down is not None:
+            raise played.down
     return summary
 
 
@@ -205,6 +218,22 @@ def _unless_none_fits(played: Iterable[Trajectory]) -> Iterator[Trajectory]:
 
 def _never_began(item: Trajectory) -> bool:
     return item.error is not None and item.error.type == ContextFull.__name__ and not item.turns
+
+
+class _Played:
+    """Episodes as they end; that the engine went down is kept until the others are on record."""
+
+    def __init__(self, episodes: Iterator[Trajectory]) -> None:
+        self._episodes = episodes
+        self.down: EngineDown | None = None
+
+    def __iter__(self) -> Iterator[Trajectory]:
+        try:
+            yield from self._episodes
+        except EngineDown as error:
+            self.down = EngineDown(
+                f"{error}; mend the cause and go on with --resume (--give-up-after sets the number)"
+            )
 
 
 def assist(config: EvalConfig, policy: Policy, team: Team) -> None:
@@ -266,11 +295,19 @@ def _plan(
 
 
 def _open(
-    config: EvalConfig, plan: Assignment, actor: Policy, tasks: Sequence[str], *, resume: bool
+    config: EvalConfig,
+    plan: Assignment,
+    actor: Policy,
+    tasks: Sequence[str],
+    *,
+    resume: bool,
+    machine: Mapping[str, Any],
 ) -> RunFolder:
     path = Path(config.output_dir or "")
     run = RunFolder.open(path, config.model_dump(mode="json"), resume=resume, free=EVALUATION)
     facts = {"panel": plan.model_dump(mode="json"), "policy": actor.info, **versions(), "tasks": list(tasks)}
+    if machine:
+        facts["env"] = dict(machine)
     try:
         # Packages may change on resume and stay as first recorded; what is played and by whom may not change.
         run.fix_versions(facts, binding=("panel", "policy"))
@@ -286,6 +323,7 @@ def _play(
     options: Mapping[str, Any],
     actor: Policy,
     items: Sequence[Key],
+    give_up_after: int | None = None,
 ) -> Iterator[Trajectory]:
     episodes = (
         Episode(spec, task, episode_seed(config.seed, spec.id, task, repeat), repeat)
@@ -297,6 +335,7 @@ def _play(
         step_seconds=config.step_seconds,
         episode_seconds=config.episode_seconds,
         retries=config.retries,
+        give_up_after=give_up_after,
     )
     try:
         yield from run_episodes(

@@ -22,8 +22,11 @@ if TYPE_CHECKING:
 
 PROTOCOL = "agentbench.json"
 
-_OF_THE_ENV = ("prompt", "history", "max_turns")
-_DECODING = ("guided", "temperature", "top_p", "top_k", "max_new_tokens", "max_episode_tokens", "stop")
+_OF_THE_ENV = ("prompt", "parser", "history", "max_turns")
+_DECODING = (
+    *("template_options", "guided", "temperature", "top_p", "top_k"),
+    *("max_new_tokens", "max_episode_tokens", "stop"),
+)
 
 
 class Protocol(Section):
@@ -33,6 +36,7 @@ class Protocol(Section):
         env: environment it was trained in; another environment has prompts of its own.
         prompt: reference of its prompt; `prompt_digest` and `prompt_text` tell whether that still says the same.
         parser: reads commands out of its replies.
+        template_options: of its chat template.
         history: observation-action pairs in a prompt; `max_turns` of an episode.
         temperature: of evaluation, as `top_p`, `top_k`, `guided`, `stop` and the token limits are.
         panel: what it was evaluated on while training, if anything.
@@ -46,6 +50,7 @@ class Protocol(Section):
     parser: str
     history: int
     max_turns: int
+    template_options: dict[str, Any] = Field(default_factory=dict)
     guided: bool = False
     temperature: float = 1.0
     top_p: float = 1.0
@@ -68,7 +73,7 @@ def protocol_of(config: EvalConfig, spec: EnvSpec, *, algorithm: str, step: int,
         prompt=prompt.name,
         prompt_digest=prompt.digest,
         prompt_text=prompt.source,
-        parser=prompt.parser or spec.parser,
+        parser=config.parser or prompt.parser or spec.parser,
         history=spec.history if config.history is None else config.history,
         max_turns=config.max_turns or spec.max_turns,
         panel=config.panel,

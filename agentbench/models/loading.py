@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import CorruptData, UsageError, missing_dependency
+from .vocabulary import Vocabulary
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _WEIGHTS = ("*.safetensors", "*.bin", "*.safetensors.index.json", "*.bin.index.json")
@@ -86,6 +87,42 @@ def open_model(
     if dtype == "auto" and where.type == "cpu" and loaded.dtype == torch.float16:
         loaded = loaded.float()
     return loaded.to(where).eval(), tokenizer
+
+
+def kept_dtype(model: str, *, asked: str = "auto", device: str = "auto", revision: str | None = None) -> str:
+    """The dtype in which `open_model` keeps a model's weights, without loading them: float32, bfloat16 or float16.
+
+    Args:
+        model: as in `open_model`, and so are the others.
+        asked: dtype that was asked for.
+    Raises: UsageError, CorruptData: no such dtype, or its configuration cannot be read.
+    """
+    import torch
+    from transformers import AutoConfig
+
+    local = check_name(model)
+    name = str(Path(model).expanduser()) if local else model
+    found = _dtype(asked)
+    if found == "auto":
+        options = {"revision": revision, **({"local_files_only": True} if local else {})}
+        config = _load(name, "configuration", AutoConfig.from_pretrained, options)
+        found = config.dtype or config.get_text_config(decoder=True).dtype or _first_dtype(name, local)
+        if found == torch.float16 and _device(device).type == "cpu":
+            found = torch.float32
+    return str(found).removeprefix("torch.")
+
+
+def _first_dtype(model: str, local: bool) -> str:
+    """What a folder's first weight is kept in; transformers goes by it where config.json is silent."""
+    kinds = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+    path = next(iter(sorted(Path(model).glob("*.safetensors"))), None) if local else None
+    if path is None:
+        return "float32"
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        found = (str(file.get_slice(name).get_dtype()) for name in file.keys())  # noqa: SIM118  (no mapping)
+        return next((kinds[kind] for kind in found if kind in kinds), "float32")
 
 
 def open_tokenizer(folder: Path | str, *, trust_remote_code: bool = False) -> Any:
@@ -205,9 +242,13 @@ def quiet_transformers() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def end_ids(model: Any, tokenizer: Any) -> npt.NDArray[np.int64]:
+def end_ids(model: Any, tokenizer: Any, vocabulary: Vocabulary | None = None) -> npt.NDArray[np.int64]:
     """Every token that ends a reply: the model's end tokens, the tokenizer's, and ChatML's where the template has it.
 
+    Args:
+        model: anything with a `generation_config`.
+        tokenizer: of the model.
+        vocabulary: ids that exist; one that does not cannot end anything. None keeps all.
     Raises: UsageError: there is none, so no reply would ever end.
     """
     found: set[int] = set()
@@ -217,6 +258,8 @@ def end_ids(model: Any, tokenizer: Any) -> npt.NDArray[np.int64]:
     if "<|im_end|>" in str(getattr(tokenizer, "chat_template", "")):
         marker = tokenizer.encode("<|im_end|>", add_special_tokens=False)
         found.update(marker if len(marker) == 1 else [])
+    if vocabulary is not None:
+        found = {token for token in found if vocabulary.has(token)}
     if not found:
         raise UsageError("model and tokenizer name no end token; set eos_token_id in generation_config.json")
     return np.array(sorted(found), np.int64)

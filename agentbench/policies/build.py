@@ -14,7 +14,7 @@ from ..config import Section, StopStrings, parse_yaml
 from ..dialogue.parse import get_parser
 from ..dialogue.prompt import Prompt, load_prompt
 from ..dialogue.render import Renderer
-from ..engine import TextEngine
+from ..engine import Engine, TextEngine
 from ..env import EnvSpec
 from ..errors import ConfigError, CorruptData, MissingData, UsageError, unknown_name
 from ..foreign import printable, shortened
@@ -51,6 +51,8 @@ class PolicyConfig(Section):
         model_name_or_path: local folder or hub id.
         engine: engine plug-in, with its own keyword options in `engine_options`.
         prompt: name, reference or file of a prompt, or the prompt itself; None takes the env's own.
+        parser: reads commands out of replies; None takes the prompt's or the env's own.
+        template_options: keyword options of the chat template, such as enable_thinking; `today` is the date it writes.
         history: observation-action pairs in a prompt; None takes the env's own.
         guided: sample only among admissible commands.
         stop: texts that end a reply, see `SamplingParams`; None takes the prompt's.
@@ -61,6 +63,8 @@ class PolicyConfig(Section):
     engine: str = "hf"
     engine_options: dict[str, Any] = Field(default_factory=dict)
     prompt: str | dict[str, Any] | None = None
+    parser: str | None = None
+    template_options: dict[str, Any] = Field(default_factory=dict)
     history: int | None = Field(default=None, ge=0)
     guided: bool = False
     temperature: float = Field(default=0.4, ge=0, le=100)
@@ -70,14 +74,25 @@ class PolicyConfig(Section):
     stop: StopStrings | None = None
 
 
-def build_policy(config: PolicyConfig, spec: EnvSpec, max_turns: int | None = None) -> Policy:
+def build_policy(
+    config: PolicyConfig,
+    spec: EnvSpec,
+    max_turns: int | None = None,
+    *,
+    engine: Engine | TextEngine | None = None,
+) -> Policy:
     """Build the policy that a configuration names; `max_turns` None shows the env's own in prompts.
 
+    Args:
+        config: names it.
+        spec: env it will play.
+        max_turns: shown in prompts.
+        engine: opened already with the model that the configuration names; None opens one.
     Raises: UnknownName: no such policy or engine. ConfigError: a key that this policy would ignore.
     """
     kind, colon, argument = config.policy.partition(":")
     if config.policy == "model":
-        return _model_policy(config, spec, max_turns or spec.max_turns)
+        return _model_policy(config, spec, max_turns or spec.max_turns, engine)
     _refuse_ignored(config)
     simple: dict[str, Callable[[], Policy]] = {
         "expert": ExpertPolicy,
@@ -133,22 +148,36 @@ def _refuse_ignored(config: PolicyConfig) -> None:
             )
 
 
-def _model_policy(config: PolicyConfig, spec: EnvSpec, max_turns: int) -> Policy:
+def _model_policy(
+    config: PolicyConfig, spec: EnvSpec, max_turns: int, opened: Engine | TextEngine | None
+) -> Policy:
     name = config.model_name_or_path
     if name is None and config.engine in ("hf", "vllm"):
         raise ConfigError("policy 'model' needs --model, a local folder or a hub id")
     if name is not None and config.engine not in _NAMES_ONLY and "tokenizer" not in config.engine_options:
         _check_model_folder(name)
     prompt = load_prompt(config.prompt or spec.prompt)
-    engine = open_engine(config.engine, name, config.engine_options)
+    engine = opened or open_engine(config.engine, name, config.engine_options)
     history = spec.history if config.history is None else config.history
     sampling = sampling_of(config, prompt)
-    parser = get_parser(prompt.parser or spec.parser)
+    parser = get_parser(config.parser or prompt.parser or spec.parser)
     if isinstance(engine, TextEngine):
         if config.guided:
             raise ConfigError(f"guided choice needs token ids, which engine {config.engine!r} has none of")
+        if config.template_options:
+            raise ConfigError(
+                f"template_options = {config.template_options!r} would be ignored: engine {config.engine!r} sends "
+                "messages, and the server writes the prompt; servers that take it want "
+                "engine_options.extra_body: {chat_template_kwargs: {...}}"
+            )
         return ChatPolicy(engine, prompt, parser, sampling, history=history, max_turns=max_turns)
-    renderer = Renderer(engine.tokenizer, prompt, history=history, max_turns=max_turns)
+    renderer = Renderer(
+        engine.tokenizer,
+        prompt,
+        history=history,
+        max_turns=max_turns,
+        template_options=config.template_options,
+    )
     return ModelPolicy(engine, renderer, parser, sampling, guided=config.guided)
 
 

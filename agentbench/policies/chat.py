@@ -6,7 +6,8 @@ Recorded actions hold text alone. Leaves out how messages travel (`engines.opena
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, Protocol, runtime_checkable
 
 from ..dialogue.parse import Parser
 from ..dialogue.prompt import Prompt
@@ -14,7 +15,19 @@ from ..dialogue.render import Rendered, opening_messages, prompt_slots, shown_of
 from ..engine import Message, TextEngine, TextRequest
 from ..policy import Decision, Policy, View
 from ..types import SamplingParams, derive_seed
-from .model import decide_on
+from .model import decide_on, drop_requests, poll_engine
+
+NO_REPLY = "(no reply)"
+"""Stands for an empty reply in a conversation that goes on; records keep the empty text."""
+
+
+@runtime_checkable
+class Checked(Protocol):
+    """An engine that can try whether requests like those to come will be answered."""
+
+    def check(self, sampling: SamplingParams) -> None:
+        """Raises: UsageError: they will not."""
+        ...
 
 
 class ChatPolicy(Policy):
@@ -49,6 +62,9 @@ class ChatPolicy(Policy):
         self.history, self.max_turns, self.author = history, max_turns, author
         self._conversations: dict[str, tuple[Message, ...]] = {}
         self._pending: dict[str, Rendered] = {}
+        self._said: dict[str, str] = {}
+        if isinstance(engine, Checked):
+            engine.check(sampling)
 
     @property
     def info(self) -> dict[str, Any]:
@@ -91,7 +107,9 @@ class ChatPolicy(Policy):
         slots = prompt_slots(view, history=self.history, max_turns=self.max_turns)
         text = self.prompt.message(slots, first=not view.turns)
         if self.prompt.layout == "growing" and view.turns:
-            said: Message = {"role": "assistant", "content": view.turns[-1].action.text}
+            last = self._said.get(view.key, view.turns[-1].action.text)
+            # Strict servers refuse a message without content, though a model may well say nothing.
+            said: Message = {"role": "assistant", "content": last if last.strip() else NO_REPLY}
             asked: Message = {"role": "user", "content": text}
             messages = (*self._conversations[view.key], said, asked)
         else:
@@ -100,13 +118,24 @@ class ChatPolicy(Policy):
             self._conversations[view.key] = messages
         return messages
 
-    def poll(self) -> list[tuple[str, Decision]]:
-        return [
-            (item.key, decide_on(item, self.parser, self.author, self._pending.pop(item.key)))
-            for item in self.engine.poll()
-        ]
+    def poll(self, timeout: float | None = None) -> list[tuple[str, Decision]]:
+        """Parse whatever replies are ready; wait for one at most `timeout` seconds."""
+        ready = []
+        for item in poll_engine(self.engine, timeout):
+            rendered = self._pending.pop(item.key, None)
+            if rendered is None:
+                continue  # of an episode that was given up
+            text = item.action.text if item.action is not None else ""
+            if item.content is not None:
+                self._said[item.key] = item.content
+            if "</think>" in text.partition("<think>")[0]:
+                rendered = replace(rendered, opened="<think>")  # by the server's chat template
+            ready.append((item.key, decide_on(item, self.parser, self.author, rendered)))
+        return ready
 
     def forget(self, key: str) -> None:
-        """Drop the conversation of an ended episode."""
-        self._pending.pop(key, None)
+        """Drop the conversation of an ended episode, and a request that is still out."""
+        if self._pending.pop(key, None) is not None:
+            drop_requests(self.engine, [key])
         self._conversations.pop(key, None)
+        self._said.pop(key, None)

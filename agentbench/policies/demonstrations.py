@@ -45,8 +45,8 @@ class TokenisedPolicy(InstantPolicy):
         """Render the prompt and the clean reply that carries the command."""
         inner = self.inner.reply(view)
         rendered = self.renderer.render(view)
-        reply = self.parser.format(inner.action.text)
-        ids = self.renderer.reply_ids(reply)
+        reply = self.parser.format(inner.action.text, rendered.opened)
+        ids = self.renderer.reply_ids(reply, command=inner.action.text)
         action = Action(reply, ids, (0.0,) * len(ids), author=self.author or inner.action.author)
         return Decision(action, inner.env_action, rendered.context_ids, rendered.fresh, shown=rendered.shown)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from ..dialogue.parse import Parser
 from ..dialogue.render import Rendered, Renderer
-from ..engine import Completion, Engine, Request
+from ..engine import Completion, Engine, Request, TextEngine
 from ..errors import ContextFull, UsageError
 from ..policy import Decision, Policy, View
 from ..types import Action, Failure, SamplingParams, derive_seed
@@ -57,6 +58,7 @@ class ModelPolicy(Policy):
             "author": self.author,
             "engine": {**self.engine.info, **({"model": self.model} if self.model is not None else {})},
             "prompt": self.renderer.prompt.info,
+            "template": self.renderer.template.info,
             "parser": self.parser.name,
             "guided": self.guided,
             "sampling": self.sampling.info,
@@ -87,7 +89,8 @@ class ModelPolicy(Policy):
                     sampling=self.sampling,
                     seed=derive_seed(view.seed, "turn", len(view.turns)),
                     slot=view.key,
-                    choices=self._choices(view) if self.guided else None,
+                    choices=self._choices(view, rendered.opened) if self.guided else None,
+                    end_ids=(self.renderer.end_id,),
                 )
             )
         if requests:
@@ -99,26 +102,32 @@ class ModelPolicy(Policy):
             f"{self.engine.max_context}; lower max_new_tokens, or shorten the prompt (history)"
         )
 
-    def _choices(self, view: View) -> tuple[tuple[int, ...], ...]:
+    def _choices(self, view: View, opened: str) -> tuple[tuple[int, ...], ...]:
         if not view.info["admissible"]:
             raise UsageError(
                 f"guided choice needs admissible commands, but env {view.spec.id!r} lists none here"
             )
         return tuple(
-            self.renderer.reply_ids(self.parser.format(command)) for command in view.info["admissible"]
+            self.renderer.reply_ids(self.parser.format(command, opened), command=command)
+            for command in view.info["admissible"]
         )
 
-    def poll(self) -> list[tuple[str, Decision]]:
+    def poll(self, timeout: float | None = None) -> list[tuple[str, Decision]]:
+        """Parse whatever replies are ready; wait for one at most `timeout` seconds, where the engine can."""
         ready, self._ready = self._ready, []
         if ready:
             return ready
-        for completion in self.engine.poll():
-            rendered = self._pending.pop(completion.key)
-            ready.append((completion.key, decide_on(completion, self.parser, self.author, rendered)))
+        for completion in poll_engine(self.engine, timeout):
+            rendered = self._pending.pop(completion.key, None)
+            if rendered is not None:  # else of an episode that was given up
+                ready.append((completion.key, decide_on(completion, self.parser, self.author, rendered)))
         return ready
 
     def forget(self, key: str) -> None:
-        """Let the engine drop the conversation's cache."""
+        """Let the engine drop the conversation's cache, and a request that is still out."""
+        if self._pending.pop(key, None) is not None:
+            drop_requests(self.engine, [key])
+        self._ready = [item for item in self._ready if item[0] != key]
         self.engine.release(key)
 
 
@@ -127,6 +136,20 @@ def no_room(message: str) -> Decision:
     return Decision(
         Action(""), None, end="context_full", failure=Failure(ContextFull.__name__, message, "engine")
     )
+
+
+def poll_engine(engine: Engine | TextEngine, timeout: float | None) -> list[Completion]:
+    """Wait for answers, at most `timeout` seconds where the engine can wait for a time."""
+    if timeout is None or "timeout" not in inspect.signature(engine.poll).parameters:
+        return engine.poll()
+    return engine.poll(timeout=timeout)  # type: ignore[call-arg]
+
+
+def drop_requests(engine: Engine | TextEngine, keys: Sequence[str]) -> None:
+    """Stop requests that nobody waits for any more, where the engine can."""
+    drop = getattr(engine, "drop", None)
+    if drop is not None:
+        drop(keys)
 
 
 def decide_on(
@@ -143,8 +166,8 @@ def decide_on(
         failure = Failure(type(error).__name__, str(error), "engine")
         return Decision(Action(""), None, end="error", failure=failure)
     assert completion.action is not None
-    parsed = parser.parse(completion.action.text)
     action = replace(completion.action, author=author)
+    parsed = parser.parse(action.text, rendered.opened, action.finish)
     return Decision(
         action,
         parsed.command,

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import httpx
 import orjson
 
-from ..engines.http import checked_url, is_loopback
+from ..engines.settings import checked_url, is_loopback
 from ..errors import EnvFailure, UsageError
 from .contract import Hit, Refused, check_k, clean_query
 from .dialects import DIALECTS, Dialect

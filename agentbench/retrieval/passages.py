@@ -38,9 +38,11 @@ _FORM = 'a line needs "id", and "contents" or "title" and "text"'
 class Passages:
     """A sequence of passages, in the order of their lines; may be pickled and used from any thread."""
 
-    def __init__(self, data: Any, starts: NDArray[np.int64], digest: str, source: str) -> None:
+    def __init__(
+        self, data: Any, starts: NDArray[np.int64], digest: str, source: str, cache: Path | None = None
+    ) -> None:
         """Bind bytes and the offsets of their lines [N + 1]; use `open` or `of`."""
-        self._data, self._starts = memoryview(data), starts
+        self._data, self._starts, self._cache = memoryview(data), starts, cache
         self.digest = digest
         self.source = source
 
@@ -74,7 +76,7 @@ class Passages:
         starts, digest = found
         if len(starts) < 2:
             raise UsageError(f"corpus {path} holds no passages; {_FORM}")
-        passages = cls(np.memmap(path, np.uint8, "r"), starts, digest, str(path))
+        passages = cls(np.memmap(path, np.uint8, "r"), starts, digest, str(path), cache)
         passages[0]  # another file than a corpus is told here, not at the first search
         return passages
 
@@ -104,15 +106,15 @@ class Passages:
         """Pickle the path of a file, the bytes of what is in memory."""
         if self.source == "memory":
             return _held, (bytes(self._data), self.digest)
-        return _reopen, (self.source, self.digest)
+        return _reopen, (self.source, self.digest, self._cache)
 
 
 def _held(data: bytes, digest: str) -> Passages:
     return Passages(data, _starts(np.frombuffer(data, np.uint8)), digest, "memory")
 
 
-def _reopen(source: str, digest: str) -> Passages:
-    passages = Passages.open(source)
+def _reopen(source: str, digest: str, cache: Path | None) -> Passages:
+    passages = Passages.open(source, cache=cache)
     if passages.digest != digest:
         raise CorruptData(f"corpus {source} is no longer the file it was; its hash was {digest}")
     return passages

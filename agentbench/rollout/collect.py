@@ -6,7 +6,7 @@ Leaves out which tasks a step plays (`training.tasks`) and what is learnt from t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..env import EnvSpec
@@ -54,14 +54,16 @@ def collect(plan: RolloutPlan, stage: Stage, tasks: Sequence[str], step: int, fi
         raise UsageError(f"the plan has {plan.groups} groups but {len(tasks)} tasks were given")
     if plan.mode == "episode":
         return _run(plan, stage, [(task, None) for task in tasks], step, plan.members, "", first)
+    rooted = plan if plan.roots is None else replace(plan, authors=plan.roots)
     roots = [
         member
-        for group in _run(plan, stage, [(task, None) for task in tasks], step, 1, "root-", first)
+        for group in _run(rooted, stage, [(task, None) for task in tasks], step, 1, "root-", first)
         for member in group.members
     ]
-    anchors = pick_anchors(roots, plan.groups, plan.anchors, derive_seed(stage.seed, step, "anchors", first))
+    wanted = plan.groups * plan.anchors_per_root
+    anchors = pick_anchors(roots, wanted, plan.anchors, derive_seed(stage.seed, step, "anchors", first))
     starts = [(start.trajectory.task, start) for start in anchors]
-    return _run(plan, stage, starts, step, plan.members, "", first)
+    return _run(plan, stage, starts, step, plan.members, "", first * plan.anchors_per_root)
 
 
 def _run(

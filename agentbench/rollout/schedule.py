@@ -7,19 +7,23 @@ Leaves out which episodes to run (`evaluate`, `collect`) and what is learnt from
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..env import EnvSpec, Info, StepReturn, TextEnv
-from ..errors import ContextFull, ContractError, CorruptData, UsageError
-from ..policy import Decision, InstantPolicy, Policy, View
+from ..errors import ContextFull, ContractError, CorruptData, EngineDown, UsageError
+from ..policy import Decision, InstantPolicy, Policy, View, poll_policy
 from ..types import End, Failure, Trajectory, Turn, author_of
-from .episode import Episode, Limits, replay
+from .episode import Episode, Limits, engine_down, replay
 from .record import broken, check_moment, failure_of, make_turn, opening_of, scored
+from .workers import EnvThreads, Overdue
+
+_GLANCE = 0.05  # seconds between two looks at steps in threads
 
 
 @dataclass(slots=True)
@@ -44,34 +48,48 @@ class _Rollout:
     limits: Limits
     env_options: Mapping[str, Any]
     tolerate_corrupt: bool
-    threads: ThreadPoolExecutor
+    threads: EnvThreads
     labeller: InstantPolicy | None = None
     running: dict[str, _Running] = field(default_factory=dict)
     waiting: list[_Running] = field(default_factory=list)
-    pending: Counter[str] = field(default_factory=Counter)
+    asked: dict[str, str] = field(default_factory=dict)  # episode -> author of the answer it waits for
     steps: dict[Future[StepReturn], str] = field(default_factory=dict)
     idle_envs: list[tuple[EnvSpec, TextEnv]] = field(default_factory=list)
     attempts: Counter[str] = field(default_factory=Counter)
     forks: dict[tuple[str, int], Any] = field(default_factory=dict)
     finished: list[Trajectory] = field(default_factory=list)
+    began: dict[str, float] = field(default_factory=dict)
+    silent: list[Trajectory] = field(
+        default_factory=list
+    )  # broken by the engine since its last usable answer
+    down: EngineDown | None = None
 
     # --- beginning ---------------------------------------------------------------------------------------------
 
     def begin(self, episode: Episode) -> None:
         """Reset an env for the episode and queue its first decision."""
-        started = time.monotonic()
+        started = self.began.setdefault(episode.key, time.monotonic())  # playing it again starts no new clock
         env: TextEnv | None = None
         try:
-            env = self._take_env(episode.spec)
-            observation, info, turns = self._reset(env, episode)
+            env = self.threads.call(self._take_env, episode.spec, until=self.limits.until(started))
+            observation, info, turns = self.threads.call(
+                self._reset, env, episode, until=self.limits.until(started)
+            )
             check_moment(observation, info)
+        except Overdue:
+            self._excuse(started)
+            self.threads.close(env, hung=True)
+            self._fail(episode, started, [], self.limits.episode_timeout("env"))
+            return
         except UsageError as error:
+            self.threads.close(env)
             if not (self.tolerate_corrupt and isinstance(error, CorruptData)):
                 raise
             self.attempts[episode.key] = self.limits.retries + 1
             self._fail(episode, started, [], failure_of(error, "env"))
             return
         except Exception as error:
+            self.threads.close(env)
             if isinstance(error, ContractError):
                 raise
             self._fail(episode, started, [], failure_of(error, "env"))
@@ -80,7 +98,7 @@ class _Rollout:
         view = View(
             episode.key, episode.spec, env, episode.task, seed, episode.repeat, observation, info, turns
         )
-        max_turns = self.limits.max_turns or episode.max_turns or episode.spec.max_turns
+        max_turns = self.limits.turns_of(episode)
         run = _Running(episode, env, view, max_turns, started, opening=opening_of(info))
         self.running[episode.key] = run
         self.waiting.append(run)
@@ -125,16 +143,29 @@ class _Rollout:
                 known = ", ".join(sorted(self.policies))
                 raise ContractError(f"no policy for author {author!r}; the rollout was given: {known}")
             self.policies[author].submit(views)
-            self.pending[author] += len(views)
+            self.asked |= {view.key: author for view in views}
 
     def listen(self) -> None:
         """Take the decisions that are ready and send their commands to the envs."""
-        for author in [name for name, count in self.pending.items() if count]:
-            for key, decision in self.policies[author].poll():
-                self.pending[author] -= 1
-                run = self.running.get(key)
-                if run is not None:
-                    self._act(run, decision)
+        for author in dict.fromkeys(self.asked.values()):
+            for key, decision in poll_policy(self.policies[author], self._patience()):
+                if self.asked.pop(key, None) is None:
+                    continue  # of an episode that was given up
+                if decision.end != "error":  # somebody is there: what broke before was single episodes
+                    self.finished += self.silent
+                    self.silent = []
+                self._act(self.running[key], decision)
+        for key in [key for key in self.asked if self._late(self.running[key])]:
+            del self.asked[key]
+            self._drop(self.running[key], self.limits.episode_timeout("engine"))
+
+    def _patience(self) -> float | None:
+        """How long to wait for an author: until a step may be done, or an episode's time is over."""
+        if self.steps:
+            return _GLANCE
+        seconds = self.limits.episode_seconds
+        oldest = min(self.running[key].started for key in self.asked)
+        return None if seconds is None else max(_GLANCE, oldest + seconds - time.monotonic())
 
     def _act(self, run: _Running, decision: Decision) -> None:
         if decision.end == "error":
@@ -155,10 +186,15 @@ class _Rollout:
         run.step_started = time.monotonic()
         command = decision.env_action or ""
         if run.episode.spec.blocking:
-            self.steps[self.threads.submit(run.env.step, command)] = run.episode.key
+            self.steps[self.threads.start(run.env.step, command)] = run.episode.key
             return
         try:
-            result = run.env.step(command)
+            result = self.threads.call(run.env.step, command, until=self.limits.until(run.started, step=True))
+        except Overdue:
+            failure = self._timeout(run)
+            self._excuse(run.step_started)
+            self._drop(run, failure, hung=True)
+            return
         except Exception as error:
             self._drop(run, failure_of(error, "env"))
             return
@@ -168,8 +204,8 @@ class _Rollout:
         """Take the env steps that threads have finished; give up on those over their limit."""
         if not self.steps:
             return
-        idle = not self.waiting and not any(self.pending.values())
-        done, _ = wait(self.steps, timeout=0.05 if idle else 0, return_when=FIRST_COMPLETED)
+        idle = not self.waiting and not self.asked
+        done, _ = wait(self.steps, timeout=_GLANCE if idle else 0, return_when=FIRST_COMPLETED)
         for future in list(self.steps):
             run = self.running.get(self.steps[future])
             if future in done:
@@ -181,21 +217,30 @@ class _Rollout:
                     self._drop(run, failure_of(error, "env"))
                 else:
                     self._answer(run, future.result())
-            elif run is not None and self._overdue(run):
+            elif run is not None and (self._overdue(run) or self._late(run)):
                 del self.steps[future]
-                self._drop(run, self._step_timeout())
+                self._drop(run, self._timeout(run), hung=True)
 
     def _overdue(self, run: _Running) -> bool:
         limit = self.limits.step_seconds
         return limit is not None and time.monotonic() - run.step_started > limit
 
-    def _step_timeout(self) -> Failure:
-        return Failure("StepTimeout", f"an env step took longer than {self.limits.step_seconds} s", "env")
+    def _late(self, run: _Running) -> bool:
+        return time.monotonic() > (self.limits.until(run.started) or math.inf)
+
+    def _excuse(self, since: float) -> None:
+        """Stop everybody's clock for the time that a call has kept the whole schedule waiting."""
+        for run in self.running.values():
+            run.started += time.monotonic() - since
+            self.began[run.episode.key] = run.started
+
+    def _timeout(self, run: _Running) -> Failure:
+        return self.limits.episode_timeout("env") if self._late(run) else self.limits.step_timeout()
 
     def _answer(self, run: _Running, result: StepReturn) -> None:
         """Record the turn and decide whether the episode goes on."""
         if self._overdue(run):
-            self._drop(run, self._step_timeout())
+            self._drop(run, self.limits.step_timeout())
             return
         decision, view = run.decision, run.view
         assert decision is not None
@@ -209,15 +254,15 @@ class _Rollout:
             return
         view.observation, view.info = observation, info
         run.tokens += len(decision.action.token_ids)
-        limit, seconds = self.limits.max_tokens, self.limits.episode_seconds
+        limit = self.limits.max_tokens
         if terminated:
             self._end(run, "terminated")
         elif truncated or len(view.turns) >= run.max_turns:
             self._end(run, "max_turns")
         elif limit is not None and run.tokens >= limit:
             self._end(run, "max_tokens")
-        elif seconds is not None and time.monotonic() - run.started > seconds:
-            self._drop(run, Failure("EpisodeTimeout", f"the episode took longer than {seconds} s", "policy"))
+        elif self._late(run):
+            self._drop(run, self.limits.episode_timeout("env"))
         else:
             self.waiting.append(run)
 
@@ -234,9 +279,10 @@ class _Rollout:
         self.idle_envs.append((run.episode.spec, run.env))
         self.finished.append(finished)
 
-    def _drop(self, run: _Running, failure: Failure) -> None:
-        """Retry or record an episode that its infrastructure broke; its env is not used again."""
+    def _drop(self, run: _Running, failure: Failure, *, hung: bool = False) -> None:
+        """Retry or record an episode that its infrastructure broke; its env is closed and not used again."""
         self._close(run)
+        self.threads.close(run.env, hung=hung)
         self._fail(run.episode, run.started, run.view.turns, failure, str(run.view.info.get("task_type", "")))
 
     def _close(self, run: _Running) -> None:
@@ -249,11 +295,17 @@ class _Rollout:
         self, episode: Episode, started: float, turns: list[Turn], failure: Failure, task_type: str = ""
     ) -> None:
         self.attempts[episode.key] += 1
-        if self.attempts[episode.key] <= self.limits.retries:
+        again = self.attempts[episode.key] <= self.limits.retries
+        if again and failure.type != "EpisodeTimeout":  # its time is over, all tries together
             self.begin(episode)
             return
-        seconds = time.monotonic() - started
-        self.finished.append(broken(episode, turns, failure, task_type, seconds))
+        lost = broken(episode, turns, failure, task_type, time.monotonic() - started)
+        if self.limits.give_up_after is None or failure.where != "engine":
+            self.finished.append(lost)
+            return
+        self.silent.append(lost)
+        if len(self.silent) >= self.limits.give_up_after:
+            self.down = engine_down(self.silent)
 
 
 def run_episodes(
@@ -277,14 +329,16 @@ def run_episodes(
         tolerate_corrupt: record a task whose data is corrupt as a failed episode instead of stopping.
         labeller: asked on every turn what it would do; kept in `Turn.label`.
     Raises:
+        EngineDown: `limits.give_up_after` episodes in a row got no usable answer.
         UsageError: the caller can fix it (missing data, corrupt data, a policy that cannot play this env).
         ContractError: a plug-in broke its protocol, for instance an env that is not deterministic on replay.
     """
     if concurrency < 1:
         raise UsageError(f"concurrency must be at least 1, got {concurrency}")
     policies = policy if isinstance(policy, Mapping) else {"student": policy}
-    threads = ThreadPoolExecutor(max_workers=concurrency, thread_name_prefix="env")
-    state = _Rollout(policies, limits or Limits(), env_options or {}, tolerate_corrupt, threads, labeller)
+    limits = limits or Limits()
+    threads = EnvThreads(timed=limits.step_seconds is not None or limits.episode_seconds is not None)
+    state = _Rollout(policies, limits, env_options or {}, tolerate_corrupt, threads, labeller)
     queue = iter(episodes)
     more = True
     try:
@@ -300,7 +354,9 @@ def run_episodes(
             state.gather()
             finished, state.finished = state.finished, []
             yield from finished
+            if state.down is not None:
+                raise state.down
+        yield from state.silent
     finally:
-        threads.shutdown(wait=False, cancel_futures=True)
-        for _, env in state.idle_envs:
-            env.close()
+        left = [(run.env, key in state.steps.values()) for key, run in state.running.items()]
+        threads.shut([(env, False) for _, env in state.idle_envs] + left)

@@ -17,7 +17,7 @@ from .stats import Estimate
 from .summary import SUMMARY, Rates, Summary, load_summary, summarise_run
 
 REPORT = "report.md"
-_MANY = 0.05
+_WORTH_A_WORD = 0.05
 
 
 def render(summary: Summary) -> str:
@@ -53,10 +53,21 @@ def _banners(summary: Summary) -> list[str]:
             f"{_percent(summary.max_error_rate)} are allowed (--max-error-rate)"
         )
     full = summary.ends.get("context_full", 0)
-    if full > _MANY * summary.recorded:
+    if full > _WORTH_A_WORD * summary.recorded:
         found.append(
             f"{full} of {summary.recorded} episodes ended because the conversation no longer fitted the context; they "
             "count as failures. Lower max_new_tokens or history, or serve a longer context"
+        )
+    turns, refused = summary.turns_total, summary.refused or 0
+    if summary.cut > _WORTH_A_WORD * turns:
+        found.append(
+            f"{summary.cut} of {turns} replies were cut at max_new_tokens: what they would have said is not known; "
+            "raise --max-new-tokens, or turn thinking off"
+        )
+    if 2 * refused > summary.commands:
+        found.append(
+            f"{refused} of {summary.commands} commands did nothing, the env does not know them here: look at what the "
+            "prompt says of their form, or sample among those on offer (--guided)"
         )
     return [line for text in found for line in (f"> **{printable(text)}**", "")]
 
@@ -113,6 +124,9 @@ def _own_row(name: str, n: str, success: Estimate | None, figures: Mapping[str, 
 def _facts(summary: Summary) -> list[tuple[str, str]]:
     facts = [("errors (not scored)", _listed(summary.errors)), ("ends", _listed(summary.ends))]
     facts.append((f"parse failures in {summary.turns_total} turns", _listed(summary.invalid)))
+    facts.append(("replies cut at max_new_tokens", f"{summary.cut} of {summary.turns_total}"))
+    if summary.refused is not None:
+        facts.append(("commands not admissible", f"{summary.refused} of {summary.commands}"))
     facts.extend((cell(text), str(count)) for text, count in summary.counted.items())
     broken, overall = sum(summary.errors.values()), summary.overall
     if broken and overall is not None and overall.success is not None:

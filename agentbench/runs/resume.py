@@ -41,6 +41,7 @@ EVALUATION = (
         "retries",
         "allow_missing",
         "max_error_rate",
+        "give_up_after",
     ),
     *("panel", "prompt"),  # pinned as versions.json's panel.sha256 and policy.prompt.digest
     *(f"engine_options.{name}" for name in ENGINE),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,9 @@ class Summary(Section):
         pass_at_k: k -> estimate averaged over the tasks that have at least k scored episodes.
         sampled_tokens: mean per episode; None for policies without tokens. `prompt_tokens` are those newly read.
         invalid: parse failures by kind, of `turns_total` turns.
+        cut: replies that ended at max_new_tokens, of `turns_total`.
+        refused: commands that the env did not carry out, of `commands`, as the env's own `valid` says, or else its list
+            of admissible commands; None where it has neither.
         ends: episodes by how they ended, errors included.
         seconds: wall time from the start of the run to its last episode, all sittings; None when not kept.
         episode_seconds: mean wall time of an episode, queueing for its turn included.
@@ -132,6 +136,9 @@ class Summary(Section):
     invalid: dict[str, int]
     counted: dict[str, int] = Field(default_factory=dict)
     turns_total: int
+    cut: int = 0
+    refused: int | None = None
+    commands: int = 0
     ends: dict[str, int]
     seconds: float | None
     episode_seconds: float | None
@@ -208,6 +215,9 @@ def summarise(
             for key, text in plan.counted.items()
         },
         turns_total=sum(len(item.turns) for item in scored),
+        cut=sum(turn.action.finish == "length" for item in scored for turn in item.turns),
+        refused=_refused(scored),
+        commands=sum(turn.env_action is not None for item in scored for turn in item.turns),
         ends=_counts(item.end for item in items),
         seconds=timings.wall if timings else None,
         episode_seconds=_mean(list(timings.seconds.values())) if timings and timings.seconds else None,
@@ -217,6 +227,22 @@ def summarise(
 
 def _counts(names: Iterable[str]) -> dict[str, int]:
     return dict(sorted(Counter(names).items()))
+
+
+def _refused(episodes: Sequence[Trajectory]) -> int | None:
+    """Commands that the env did not carry out."""
+    verdicts, listed = [], []
+    for item in episodes:
+        for turn, after in zip_longest(item.turns, item.turns[1:]):
+            if turn.env_action is None:
+                continue
+            # What is as it was at reset stands only in what the next prompt was written from.
+            verdicts.append(turn.info.get("valid", after.shown.get("valid") if after is not None else None))
+            offered = turn.shown.get("admissible")
+            listed.append(turn.env_action in offered if offered else None)
+    own = any(isinstance(verdict, bool) for verdict in verdicts)
+    known = verdicts if own else listed
+    return known.count(False) if any(verdict is not None for verdict in known) else None
 
 
 def _by_task(episodes: Sequence[Trajectory]) -> list[list[Trajectory]]:

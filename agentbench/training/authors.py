@@ -28,12 +28,14 @@ def student_renderer(config: TrainConfig, spec: EnvSpec, trainer: Trainer) -> Re
         load_prompt(config.env.prompt or spec.prompt),
         history=spec.history if config.env.history is None else config.env.history,
         max_turns=config.env.max_turns or spec.max_turns,
+        template_options=config.rollout.template_options,
     )
 
 
 def student_parser(config: TrainConfig, spec: EnvSpec) -> Parser:
     """How commands are read out of the student's replies."""
-    return get_parser(load_prompt(config.env.prompt or spec.prompt).parser or spec.parser)
+    own = load_prompt(config.env.prompt or spec.prompt).parser or spec.parser
+    return get_parser(config.env.parser or own)
 
 
 def build_stage(config: TrainConfig, spec: EnvSpec, trainer: Trainer, engine: Engine) -> Stage:

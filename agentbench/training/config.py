@@ -21,6 +21,7 @@ class EnvConfig(Section):
         split: tasks to train on.
         options: keyword options of the env's factory.
         prompt: name, reference or file of a prompt, or the prompt itself; None takes the env's own.
+        parser: reads commands out of replies; None takes the prompt's or the env's own.
         history: observation-action pairs in a fresh prompt; None takes the env's own.
         max_turns: turn limit; None takes the env's own.
         num_tasks: use just the first tasks of the split; None uses all.
@@ -30,6 +31,7 @@ class EnvConfig(Section):
     split: str
     options: dict[str, Any] = Field(default_factory=dict)
     prompt: str | dict[str, Any] | None = None
+    parser: str | None = None
     history: int | None = Field(default=None, ge=0)
     max_turns: int | None = Field(default=None, ge=1)
     num_tasks: int | None = Field(default=None, ge=1)
@@ -43,6 +45,7 @@ class RolloutConfig(Section):
         concurrency: episodes under way at once.
         tasks_per_step: groups of a step; `group_size` is the number of trajectories in each.
         guided: sample only among admissible commands.
+        template_options: keyword options of the chat template, such as enable_thinking; `today` is the date it writes.
         max_new_tokens: limit of one reply, in tokens.
         stop: texts that end a reply, see `SamplingParams`; None takes the prompt's.
         max_episode_tokens: limit of sampled tokens in one episode; None is unlimited.
@@ -61,6 +64,7 @@ class RolloutConfig(Section):
     tasks_per_step: int = Field(default=16, ge=1)
     group_size: int = Field(default=8, ge=1)
     guided: bool = False
+    template_options: dict[str, Any] = Field(default_factory=dict)
     temperature: float = Field(default=1.0, gt=0, le=MOST_TEMPERATURE)
     top_p: float = Field(default=1.0, gt=0, le=1)
     top_k: int = Field(default=0, ge=0)
@@ -83,6 +87,8 @@ class TeacherConfig(Section):
         backend: "hf" beside the student, "vllm" in an engine of this process, "server" behind `base_url`.
         base_url: of a vLLM server, such as http://localhost:8000; belongs to "server".
         engine_options: keyword options of "vllm" and "server".
+        extra_tokens: what becomes of ids that the teacher has and the student lacks: "refuse" such a teacher, or
+            "ignore" them, which leaves them out of its distribution (it is normalised over the student's ids).
     """
 
     model_name_or_path: str
@@ -91,6 +97,7 @@ class TeacherConfig(Section):
     backend: Literal["hf", "vllm", "server"] = "hf"
     base_url: str | None = None
     engine_options: dict[str, Any] = Field(default_factory=dict)
+    extra_tokens: Literal["refuse", "ignore"] = "refuse"
 
     @model_validator(mode="after")
     def _used(self) -> TeacherConfig:
@@ -99,6 +106,10 @@ class TeacherConfig(Section):
             raise ValueError("backend 'server' needs base_url, and no other backend uses it")
         if self.backend == "hf" and self.engine_options:
             raise ValueError("backend 'hf' uses no engine_options; remove them")
+        if self.backend == "server" and self.extra_tokens == "ignore":
+            raise ValueError(
+                "a teacher behind a server cannot leave tokens out of its distribution; use backend 'hf' or 'vllm'"
+            )
         return self
 
 

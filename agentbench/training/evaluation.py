@@ -14,7 +14,7 @@ from .config import TrainConfig
 _OWN = frozenset(
     {
         *("policy", "model_name_or_path", "output_dir", "env", "split"),
-        *("env_options", "allow_missing", "max_error_rate"),
+        *("env_options", "allow_missing", "max_error_rate", "give_up_after"),
     }
 )
 """Keys of an evaluation that no section of a training run holds under the same name."""

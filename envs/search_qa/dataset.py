@@ -6,7 +6,7 @@ Leaves out what a question is (`questions`) and what is played (`splits`).
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
@@ -30,14 +30,14 @@ def find_files(src: Path) -> dict[str, list[Path]]:
     """Return the question files of a folder by set or training file; of test and dev, test where there is one.
 
     A file belongs to the set that its name, or a folder around it, begins with: `nq.jsonl`, `nq/test.jsonl`,
-    `nq-test.jsonl`, `hotpotqa_nosupport.jsonl.gz`.
+    `nq-test.jsonl`, `hotpotqa_nosupport.jsonl.gz`. One whose records name their sets (`data_source`, `dataset`),
+    such as the prepared `train.parquet` and `test.parquet` of the field, belongs to all of them.
     """
     found: dict[str, dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
     paths = [src] if src.is_file() else sorted(path for path in src.rglob("*") if path.is_file())
     for path in paths:
         if path.name.endswith(_SUFFIXES) and not path.name.startswith("corpus"):
-            owner = _owner(path, src)
-            if owner:
+            for owner in [_owner(path, src)] if _owner(path, src) else _named_sets(path):
                 found[owner][role_of(path)].append(path)
     chosen = {}
     for owner in SETS:
@@ -57,6 +57,21 @@ def _owner(path: Path, src: Path) -> str:
             if owner := set_of("-".join(parts[:size])) or set_of("_".join(parts[:size])):
                 return owner
     return ""
+
+
+def _named_sets(path: Path) -> list[str]:
+    """Sets that a file's records name; [] where the first record names none."""
+    named: dict[str, None] = {}
+    for record, _ in read_records(path):
+        name = _set_named_by(record)
+        if not name and not named:
+            return []
+        named[name] = None
+    return [name for name in SETS if name in named]
+
+
+def _set_named_by(record: Mapping[str, Any]) -> str:
+    return set_of(str(record.get("dataset") or record.get("data_source") or ""))
 
 
 def import_dir(src: Path, dest: Path, progress: Progress) -> ImportReport:
@@ -92,7 +107,7 @@ def import_dir(src: Path, dest: Path, progress: Progress) -> ImportReport:
 def _questions(path: Path, owner: str) -> Iterator[Question]:
     """Read a file; records that name another set than the file's owner are left to that set's own file."""
     for record, where in read_records(path):
-        named = set_of(str(record.get("dataset") or record.get("data_source") or ""))
+        named = _set_named_by(record)
         if not named or named == owner.removesuffix("-train"):
             yield question_of(record, owner, where)
 

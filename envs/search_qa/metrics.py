@@ -22,25 +22,30 @@ def normal_form(text: str) -> str:
     return " ".join(_ARTICLE.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 
-def exact_match(prediction: str, golds: Sequence[str]) -> float:
+def _all(golds: Sequence[str] | str) -> Sequence[str]:
+    """A bare string is one gold, not a sequence of letters."""
+    return [golds] if isinstance(golds, str) else golds
+
+
+def exact_match(prediction: str, golds: Sequence[str] | str) -> float:
     """1.0 if the normal forms of the prediction and of any gold are equal, else 0.0."""
     given = normal_form(prediction)
-    return float(any(given == normal_form(gold) for gold in golds))
+    return float(any(given == normal_form(gold) for gold in _all(golds)))
 
 
-def cover(prediction: str, golds: Sequence[str]) -> float:
+def cover(prediction: str, golds: Sequence[str] | str) -> float:
     """1.0 if the normal form of any gold is a substring of the prediction's, word boundaries or not; else 0.0.
 
     A gold whose normal form is empty is covered by everything, as in the references.
     """
     given = normal_form(prediction)
-    return float(any(normal_form(gold) in given for gold in golds))
+    return float(any(normal_form(gold) in given for gold in _all(golds)))
 
 
-def f1(prediction: str, golds: Sequence[str]) -> float:
+def f1(prediction: str, golds: Sequence[str] | str) -> float:
     """The best token-multiset F1 over the golds; 0.0 against yes, no or noanswer unless the normal forms are equal."""
     given = normal_form(prediction)
-    return max((_f1(given, normal_form(gold)) for gold in golds), default=0.0)
+    return max((_f1(given, normal_form(gold)) for gold in _all(golds)), default=0.0)
 
 
 def _f1(given: str, gold: str) -> float:
@@ -60,7 +65,7 @@ class Scores:
     cover: float = 0.0
 
 
-def score(prediction: str | None, golds: Sequence[str]) -> Scores:
+def score(prediction: str | None, golds: Sequence[str] | str) -> Scores:
     """Score an answer; None, no answer at all, scores 0 even where a gold has an empty normal form."""
     if prediction is None:
         return Scores()

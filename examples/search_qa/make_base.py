@@ -47,9 +47,11 @@ def make_base(
     texts = transcripts(episodes)
     halves = [*HEADS, *TAILS]
     names = sorted({name for text in texts for name in _NAME.findall(text)})
-    phrases = mine_phrases((_NUMBER.sub("\n", text) for text in texts), names, limit=200)
     pairs = [f"{number:02}" for number in range(100)]
     tags = ["<search>", "</search>", "<answer>", "</answer>"]
+    # A phrase ends where a question word begins, so that a query holds the very token that says it in a passage.
+    borders = [*names, *tags, "who", "when", "where", "what"]
+    phrases = mine_phrases((_NUMBER.sub("\n", text) for text in texts), borders, limit=200)
     tokenizer = make_tokenizer(output, texts, phrases=[*tags, *halves, *pairs, *phrases])
     return make_model(output, tokenizer, hidden=hidden, layers=layers, seed=seed, max_position=1024)
 

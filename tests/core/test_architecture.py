@@ -39,7 +39,17 @@ ROOMS = {
             "runs",
             "registry",
         ),
-        *("dialogue", "rollout", "engines", "datasets", "retrieval", "policies", "testing", "doctor"),
+        *(
+            "dialogue",
+            "rollout",
+            "engines",
+            "datasets",
+            "retrieval",
+            "policies",
+            "testing",
+            "doctor",
+            "bridges",
+        ),
         *("evaluation", "training", "cli"),
     ],
     "agentbench.trainers": [

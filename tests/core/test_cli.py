@@ -186,14 +186,8 @@ def test_list_names_plug_ins(capsys):
     assert run(("list", "envs")) == 0
     assert "corridor" in capsys.readouterr().out.splitlines()
     assert run(("list", "--json")) == 0
-    assert set(json.loads(capsys.readouterr().out)) == {
-        "envs",
-        "trainers",
-        "engines",
-        "panels",
-        "datasets",
-        "prompts",
-    }
+    kinds = {"bridges", "datasets", "engines", "envs", "panels", "prompts", "suites", "trainers"}
+    assert set(json.loads(capsys.readouterr().out)) == kinds
     assert "Did you mean 'panels'" in refused(capsys, "list", "panel")
 
 

@@ -8,6 +8,7 @@ from collections import namedtuple
 import orjson
 
 from agentbench import doctor, machine
+from agentbench.cli import run
 from agentbench.doctor import examine, known_problems
 from agentbench.machine import versions
 
@@ -115,3 +116,19 @@ def test_the_examination_is_plain_json():
     found = orjson.loads(orjson.dumps(examine()))
     assert found["packages"]["numpy"]
     assert found["hardware"]["cpus"] >= 1
+
+
+def test_every_way_of_isolation_is_told_with_its_reason(monkeypatch, capsys):
+    class Judge:
+        def isolation(self):
+            works = {"way": "root", "reason": "", "python": "3.11.7", "packages": {}, "abi": 7, "clamped": {}}
+            return [works, {"way": "landlock", "reason": "no Landlock"}]
+
+    monkeypatch.setattr(doctor, "entry_points", lambda kind: {"code": None})
+    monkeypatch.setattr(doctor, "load", lambda kind, name: Judge())
+    run(("doctor",))
+    shown = capsys.readouterr().out
+    assert "isolation root: works: Python 3.11.7, Landlock 7\nisolation landlock: no Landlock\n" in shown
+    monkeypatch.setattr(Judge, "isolation", lambda self: [{"way": "root", "reason": "no"}])
+    run(("doctor",))
+    assert "programs of the code tasks will be refused" in capsys.readouterr().out

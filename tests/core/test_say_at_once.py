@@ -54,7 +54,15 @@ def test_an_evaluation_that_cannot_work(capsys, words, message):
 
 @pytest.mark.parametrize(
     "option",
-    ["retries=two", "retries=true", "prices=3", "extra_body=[1]", "api_key_env=5", "request_timeout=[1]", "nope=1"],
+    [
+        "retries=two",
+        "retries=true",
+        "prices=3",
+        "extra_body=[1]",
+        "api_key_env=5",
+        "request_timeout=[1]",
+        "nope=1",
+    ],
 )
 def test_engine_options_of_a_wrong_type(capsys, option):
     words = ("--policy", "model", "--engine", "openai", "--model", "m", "--engine-option", option)
@@ -78,7 +86,9 @@ BAD_FILES = {
     "not UTF-8": b"\xff\xfe\x00a",
     "deep": b"[" * 3000 + b"]" * 3000,
     "anchors that multiply": b"a: &a [x, x, x, x, x, x, x, x, x, x]\n"
-    + b"".join(f"{chr(98 + n)}: &{chr(98 + n)} [{', '.join([f'*{chr(97 + n)}'] * 10)}]\n".encode() for n in range(9)),
+    + b"".join(
+        f"{chr(98 + n)}: &{chr(98 + n)} [{', '.join([f'*{chr(97 + n)}'] * 10)}]\n".encode() for n in range(9)
+    ),
     "an anchor that holds itself": b"a: &a [*a]\n",
     "a key twice": b"seed: 1\nseed: 2\n",
     "a list": b"- 1\n",
@@ -113,7 +123,15 @@ def test_a_prompt_file_is_data_and_runs_nothing(template):
     import json
 
     Path("p.yaml").write_text(f"layout: fresh\nfirst: {json.dumps(template)}\nlater: x\n")
-    slots = {"observation": "o", "admissible": [], "history": [], "turn": 1, "steps": 0, "max_turns": 1, "info": {}}
+    slots = {
+        "observation": "o",
+        "admissible": [],
+        "history": [],
+        "turn": 1,
+        "steps": 0,
+        "max_turns": 1,
+        "info": {},
+    }
     with pytest.raises(ConfigError) as caught:
         load_prompt("p.yaml").message(slots, first=True)
     assert "\n" not in str(caught.value)
@@ -144,7 +162,11 @@ def test_a_server_for_everybody_needs_a_key(monkeypatch):
 @pytest.mark.parametrize(
     ("error", "code", "message"),
     [
-        (OSError(errno.ENOSPC, "No space left on device", "run/episodes.jsonl"), 2, "No space left on device (run/"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "run/episodes.jsonl"),
+            2,
+            "No space left on device (run/",
+        ),
         (PermissionError(errno.EACCES, "Permission denied", "x"), 2, "Permission denied (x)"),
         (EOFError("No data left in file"), 2, "a file ends before its content does"),
         (KeyboardInterrupt(), 130, "interrupted"),
@@ -163,13 +185,18 @@ def test_what_the_system_says_is_one_line(capsys, monkeypatch, error, code, mess
 
 def test_every_env_has_its_gymnasium_id_once_its_package_is_imported():
     made = "import gymnasium as gym, agentbench.envs.{0}; gym.make('agentbench/{1}-v1')"
-    lines = [made.format(*pair) for pair in (("webshop", "WebShop"), ("alfworld", "ALFWorld"), ("corridor", "Corridor"))]
+    lines = [
+        made.format(*pair)
+        for pair in (("webshop", "WebShop"), ("alfworld", "ALFWorld"), ("corridor", "Corridor"))
+    ]
     for line in lines:
         done = subprocess.run([sys.executable, "-c", line], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("gym_id", ["agentbench/Corridor-v1", "agentbench/ALFWorld-v1", "agentbench/WebShop-v1"])
+@pytest.mark.parametrize(
+    "gym_id", ["agentbench/Corridor-v1", "agentbench/ALFWorld-v1", "agentbench/WebShop-v1"]
+)
 def test_wrong_types_through_gymnasium_are_type_errors(gym_id):
     import gymnasium
 

@@ -30,21 +30,21 @@ def folders(tmp_path_factory):
 @pytest.fixture(scope="session")
 def tied(folders):
     """The engine most tests share; a test that changes its weights puts them back."""
-    from agentbench.engines.vllm.engine import build
+    from agentbench.engines.vllm.opening import build
 
     return build(str(folders["tied"]), slots=16)
 
 
 @pytest.fixture(scope="session")
 def untied(folders):
-    from agentbench.engines.vllm.engine import build
+    from agentbench.engines.vllm.opening import build
 
     return build(str(folders["untied"]), slots=16)
 
 
 @pytest.fixture(scope="session")
 def bf16(folders):
-    from agentbench.engines.vllm.engine import build
+    from agentbench.engines.vllm.opening import build
 
     return build(str(folders["bf16"]), slots=16, dtype="bfloat16")
 

@@ -73,7 +73,7 @@ def test_only_the_end_tokens_given_end_a_reply_and_they_are_among_its_ids(tied):
 
 
 def test_an_engine_that_goes_leaves_the_others_working(tied, folders, reference):
-    from agentbench.engines.vllm.engine import build
+    from agentbench.engines.vllm.opening import build
 
     other = build(str(folders["untied"]), slots=2)
     del other
@@ -135,7 +135,7 @@ def test_on_cpu_a_reload_alone_leaves_a_tied_head_stale(tied, folders, monkeypat
     not on_cpu() if importlib.util.find_spec("vllm") else True, reason="head sizes of the CPU kernels"
 )
 def test_a_model_that_vllm_can_load_but_not_compute_is_refused_at_the_start(tmp_path):
-    from agentbench.engines.vllm.engine import build
+    from agentbench.engines.vllm.opening import build
 
     make_model(
         tmp_path, make_tokenizer(tmp_path, []), hidden=32, layers=1, heads=2, kv_heads=1

@@ -325,7 +325,7 @@ def test_the_callers_random_numbers_are_left_alone(tied):
 
 
 def test_an_engine_on_cpu_cannot_sleep(tied, folders):
-    from agentbench.engines.vllm.engine import build
+    from agentbench.engines.vllm.opening import build
 
     with pytest.raises(UsageError, match="cannot sleep on CPU"):
         build(str(folders["tied"]), sleeps=True)
@@ -350,7 +350,7 @@ def test_an_engine_on_cpu_cannot_sleep(tied, folders):
     ],
 )
 def test_options_that_cannot_work_are_refused_in_one_line(folders, options, message):
-    from agentbench.engines.vllm.engine import build
+    from agentbench.engines.vllm.opening import build
 
     with pytest.raises(UsageError, match=message) as error:
         build(str(folders["tied"]), **options)

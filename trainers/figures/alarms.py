@@ -55,6 +55,13 @@ class Alarms:
                 "the engine's log-probs are {:.3f} nats off the trainer's on average; check dtype, temperature and "
                 "that weights reach the engine",
             ),
+            "merge_error": _above(
+                metrics,
+                "merge_error",
+                0.1,
+                "rounding to the engine's dtype takes {:.0%} off the adapters' update, in what is sampled and in "
+                "checkpoints (adapter/ keeps all of it); set rollout.engine_options.dtype: float32",
+            ),
             "ratio_drift": _above(
                 metrics,
                 "clip_share",

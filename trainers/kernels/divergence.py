@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -10,7 +10,8 @@ from torch import Tensor
 from agentbench.errors import UsageError
 
 from ..maths.divergences import Kind, check_kind
-from .fused import ChunkTerms, LinearHead, check_head, fused_sum, log_probs, row_dot
+from .fused import ChunkTerms, LinearHead, check_head, fused_sum, row_dot
+from .head import Head, as_head, lowest
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class ChunkedDivergence:
 
 def divergence(
     hidden_ND: Tensor,
-    head_VD: Tensor,
+    head: Tensor | Head,
     teacher: LinearHead | Tensor,
     *,
     kind: Kind,
@@ -38,8 +39,9 @@ def divergence(
     Args:
         hidden_ND: student hidden states of the positions that *predict* the trained tokens; pass trained
             tokens only, because a token of weight 0 costs as much as any other.
-        head_VD: student head; its gradient is skipped when it is frozen.
-        teacher: hidden states and head, or log-probabilities [N, >= vocab_size]. Constant either way.
+        head: student head, a `Head` or its bare weight; its gradient is skipped when it is frozen.
+        teacher: hidden states and head, or log-probabilities [N, >= vocab_size]. Constant either way, and over the
+            student's ids: those that the student's head says are absent have no probability here either.
         kind: which divergence.
         weight_N: everything that multiplies a token's divergence in the loss (turn weight, annealing
             coefficient, reduction coefficient).
@@ -49,11 +51,14 @@ def divergence(
         chunk: tokens per block; by default one block takes near 80 MB on a CPU, 320 MB on an accelerator.
     Raises: UsageError: shapes disagree. ConfigError: bad kind, beta, temperature or chunk.
     """
+    head = as_head(head)
     check_kind(kind, beta)
-    check_head(hidden_ND, head_VD, vocab_size, kd_temperature)
-    teacher = _constant_teacher(teacher, vocab_size)
+    check_head(hidden_ND, head, vocab_size, kd_temperature)
+    constant = _constant_teacher(teacher, vocab_size, head.absent_V)
     rows, width = (
-        teacher.shape if isinstance(teacher, Tensor) else (len(teacher.hidden_ND), len(teacher.head_VD))
+        constant.shape
+        if isinstance(constant, Tensor)
+        else (len(constant.hidden_ND), len(constant.head.weight_VD))
     )
     n = len(hidden_ND)
     if rows != n or width < vocab_size or weight_N.shape != (n,):
@@ -61,18 +66,28 @@ def divergence(
             f"teacher covers {rows} tokens x {width} ids and weight_N has shape {tuple(weight_N.shape)}; "
             f"the student needs {n} tokens x at least {vocab_size} ids and {n} weights"
         )
-    rule = _DivergenceRule(teacher, kind, beta, weight_N.detach(), kd_temperature)
-    loss, value_N, _ = fused_sum(rule, hidden_ND, head_VD, vocab_size, kd_temperature, chunk)
+    absent_V = None if head.absent_V is None else head.absent_V[:vocab_size]
+    rule = _DivergenceRule(constant, kind, beta, weight_N.detach(), kd_temperature, absent_V)
+    loss, value_N, _ = fused_sum(rule, hidden_ND, head, vocab_size, kd_temperature, chunk)
     return ChunkedDivergence(loss, value_N)
 
 
 @dataclass(frozen=True)
+class _Constant:
+    """A teacher's hidden states and its head, ready for products."""
+
+    hidden_ND: Tensor
+    head: Head
+
+
+@dataclass(frozen=True)
 class _DivergenceRule:
-    teacher: LinearHead | Tensor
+    teacher: _Constant | Tensor
     kind: Kind
     beta: float
     weight_N: Tensor
     temperature: float
+    absent_V: Tensor | None
 
     def __call__(self, logp_CV: Tensor, rows: slice) -> ChunkTerms:
         teacher_CV = self._teacher(rows, logp_CV.dtype)
@@ -92,14 +107,17 @@ class _DivergenceRule:
         return ChunkTerms(weight_C * value_C, value_C, value_C, grad_CV)
 
     def _teacher(self, rows: slice, dtype: torch.dtype) -> Tensor:
-        if isinstance(self.teacher, LinearHead):
-            return log_probs(self.teacher.hidden_ND[rows], self.teacher.head_VD, self.temperature).to(dtype)
+        if isinstance(self.teacher, _Constant):
+            hidden_CD = self.teacher.hidden_ND[rows]
+            return self.teacher.head.log_probs(hidden_CD, self.temperature)[0].to(dtype)
         logp_CV = self.teacher[rows].to(dtype, copy=True)
         if self.temperature != 1.0:
             logp_CV = torch.log_softmax(logp_CV / self.temperature, dim=-1)
+        if self.absent_V is not None:
+            logp_CV.masked_fill_(self.absent_V, lowest(dtype))
         if self.kind == "reverse_kl":
             return logp_CV  # -inf stays: the definition is infinite there
-        return logp_CV.clamp_(min=torch.finfo(dtype).min / 4)  # keeps p log p at 0 where p = 0
+        return logp_CV.clamp_(min=lowest(dtype))  # keeps p log p at 0 where p = 0
 
 
 def _jsd(student_CV: Tensor, teacher_CV: Tensor, beta: float) -> tuple[Tensor, Tensor]:
@@ -113,10 +131,13 @@ def _jsd(student_CV: Tensor, teacher_CV: Tensor, beta: float) -> tuple[Tensor, T
     return beta * teacher_part_C + (1.0 - beta) * student_part_C, grad_CV
 
 
-def _constant_teacher(teacher: LinearHead | Tensor, vocab_size: int) -> LinearHead | Tensor:
-    """Detach, drop padding ids, and cast the head once rather than once per chunk."""
+def _constant_teacher(
+    teacher: LinearHead | Tensor, vocab_size: int, absent_V: Tensor | None
+) -> _Constant | Tensor:
+    """Detach, drop ids that do not exist, and cast the head once rather than once per chunk."""
     if isinstance(teacher, Tensor):
         return teacher.detach()[:, :vocab_size]
-    check_head(teacher.hidden_ND, teacher.head_VD, min(vocab_size, len(teacher.head_VD)), 1.0)
+    head = replace(teacher.head, absent_V=absent_V)
+    check_head(teacher.hidden_ND, head, min(vocab_size, len(head.weight_VD)), 1.0)
     hidden_ND = teacher.hidden_ND.detach()
-    return LinearHead(hidden_ND, teacher.head_VD.detach()[:vocab_size].to(hidden_ND.dtype))
+    return _Constant(hidden_ND, head.ready(vocab_size, hidden_ND.dtype))

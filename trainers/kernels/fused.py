@@ -28,16 +28,23 @@ from torch.autograd.function import once_differentiable
 
 from agentbench.errors import ConfigError, UsageError
 
+from .head import Head, as_head, wide
+
 # Entries of one [chunk, V] buffer: 128 tokens at V = 151,936 on a CPU; an accelerator wants taller products.
 _ENTRIES_CPU, _ENTRIES_ACCELERATOR = 19_500_000, 80_000_000
 
 
 @dataclass(frozen=True)
 class LinearHead:
-    """A teacher's hidden states and head: logits = hidden_ND @ head_VD.T; its D may differ from the student's."""
+    """A teacher's hidden states and its head, a `Head` or a bare weight; its D may differ from the student's."""
 
     hidden_ND: Tensor
-    head_VD: Tensor
+    head_VD: Tensor | Head
+
+    @property
+    def head(self) -> Head:
+        """The head with its form."""
+        return as_head(self.head_VD)
 
 
 @dataclass(frozen=True)
@@ -58,14 +65,21 @@ class Rule(Protocol):
 
 
 def fused_sum(
-    rule: Rule, hidden_ND: Tensor, head_VD: Tensor, vocab_size: int, temperature: float, chunk: int | None
+    rule: Rule,
+    hidden_ND: Tensor,
+    head: Tensor | Head,
+    vocab_size: int,
+    temperature: float,
+    chunk: int | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Sum a rule over all tokens; returns (loss with gradient, first_N, second_N)."""
-    grad_on = torch.is_grad_enabled()
-    wanted = (grad_on and hidden_ND.requires_grad, grad_on and head_VD.requires_grad)
+    head = as_head(head)
+    inputs = (hidden_ND, head.weight_VD, head.bias_V)
+    on = torch.is_grad_enabled()
+    wanted = tuple(on and x is not None and x.requires_grad for x in inputs)
     step = chunk_rows(hidden_ND, vocab_size, chunk)
     result: tuple[Tensor, Tensor, Tensor] = _Fused.apply(  # type: ignore[no-untyped-call]
-        hidden_ND, head_VD, rule, wanted, (vocab_size, temperature, step)
+        *inputs, (head, rule, wanted), (vocab_size, temperature, step)
     )
     return result
 
@@ -77,22 +91,23 @@ class _Fused(torch.autograd.Function):
     def forward(
         ctx: Any,
         hidden_ND: Tensor,
-        head_VD: Tensor,
-        rule: Rule,
-        wanted: tuple[bool, bool],
+        weight_VD: Tensor,
+        bias_V: Tensor | None,
+        plan: tuple[Head, Rule, tuple[bool, ...]],
         settings: tuple[int, float, int],
     ) -> tuple[Tensor, Tensor, Tensor]:
-        vocab_size, temperature, step = settings
-        grads = HeadGradient(hidden_ND, head_VD, vocab_size, wanted)
-        loss = torch.zeros((), dtype=wide(hidden_ND), device=hidden_ND.device)
+        (head, rule, wanted), (vocab_size, temperature, step) = plan, settings
+        grads = HeadGradient(hidden_ND, head, vocab_size, wanted)
+        loss = torch.zeros((), dtype=wide(hidden_ND.dtype), device=hidden_ND.device)
         first_N, second_N = (loss.new_empty(len(hidden_ND)) for _ in range(2))
         with torch.autocast(hidden_ND.device.type, enabled=False):
             for rows in chunks(len(hidden_ND), step):
-                terms = rule(log_probs(hidden_ND[rows], grads.real_VD, temperature), rows)
+                logp_CV, slope_CV = grads.ready.log_probs(hidden_ND[rows], temperature)
+                terms = rule(logp_CV, rows)
                 loss += terms.loss_C.sum()
                 first_N[rows], second_N[rows] = terms.first_C, terms.second_C
-                grads.add(rows, terms.grad_CV)
-                del terms  # before the next chunk allocates its own
+                grads.add(rows, terms.grad_CV, slope_CV)
+                del terms, logp_CV, slope_CV  # before the next chunk allocates its own
         ctx.save_for_backward(*grads.finish())
         ctx.mark_non_differentiable(first_N, second_N)
         return loss, first_N, second_N
@@ -100,33 +115,41 @@ class _Fused(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_loss: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        grads: tuple[Tensor | None, Tensor | None] = ctx.saved_tensors
+        grads: tuple[Tensor | None, ...] = ctx.saved_tensors
         # In place: the head's gradient may be the largest tensor of the step. A second backward through a
         # retained graph is then refused by autograd's version check rather than answered wrongly.
         if float(grad_loss) != 1.0:
             for grad in grads:
                 if grad is not None:
                     grad.mul_(grad_loss)
-        return (*grads, None, None, None)
+        return (*grads, None, None)
 
 
 class HeadGradient:
-    """Gradients of hidden states and head, filled from logit gradients chunk by chunk."""
+    """Gradients of hidden states, head and its bias, filled from logit gradients chunk by chunk."""
 
-    def __init__(
-        self, hidden_ND: Tensor, head_VD: Tensor, vocab_size: int, wanted: tuple[bool, bool]
-    ) -> None:
-        """Allocate what is wanted; `real_VD` is the head without padding, in the dtype of the products."""
-        self.hidden_ND, self.head_dtype, self.vocab_size = hidden_ND.detach(), head_VD.dtype, vocab_size
-        self.real_VD = head_VD.detach()[:vocab_size].to(hidden_ND.dtype)
+    def __init__(self, hidden_ND: Tensor, head: Head, vocab_size: int, wanted: tuple[bool, ...]) -> None:
+        """Allocate what is wanted; `ready` is the head without padding, in the dtype of the products."""
+        self.hidden_ND, self.head, self.vocab_size = hidden_ND.detach(), head, vocab_size
+        self.ready = head.ready(vocab_size, hidden_ND.dtype)
+        weight_VD, bias_V = head.weight_VD, head.bias_V
         self.grad_ND = torch.empty_like(hidden_ND) if wanted[0] else None
-        self.grad_VD = torch.zeros_like(head_VD, dtype=wide(head_VD)) if wanted[1] else None
+        self.grad_VD = torch.zeros_like(weight_VD, dtype=wide(weight_VD.dtype)) if wanted[1] else None
+        self.grad_V = None
+        if wanted[2] and bias_V is not None:
+            self.grad_V = torch.zeros_like(bias_V, dtype=wide(bias_V.dtype))
 
-    def add(self, rows: slice, grad_CV: Tensor) -> None:
-        """Carry one chunk's logit gradient back through the head."""
+    def add(self, rows: slice, grad_CV: Tensor, slope_CV: Tensor | None) -> None:
+        """Carry one chunk's logit gradient, which is overwritten, back through cap, scale and head."""
+        if slope_CV is not None:
+            grad_CV.mul_(slope_CV)
+        if self.head.scale != 1.0:
+            grad_CV.mul_(self.head.scale)
         hidden_CD = self.hidden_ND[rows]
+        if self.grad_V is not None:
+            self.grad_V[: self.vocab_size] += grad_CV.sum(dim=0)
         if self.grad_ND is not None:
-            self.grad_ND[rows] = grad_CV.to(hidden_CD.dtype) @ self.real_VD
+            self.grad_ND[rows] = grad_CV.to(hidden_CD.dtype) @ self.ready.weight_VD
         if self.grad_VD is None:
             return
         real_VD = self.grad_VD[: self.vocab_size]
@@ -136,28 +159,19 @@ class HeadGradient:
         for block in chunks(self.vocab_size, 16384):  # half precision: never hold a second full product
             real_VD[block] += grad_CV[:, block].T.to(hidden_CD.dtype) @ hidden_CD
 
-    def finish(self) -> tuple[Tensor | None, Tensor | None]:
+    def finish(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """Hand over the gradients in the dtypes of their parameters; None where not wanted."""
-        return self.grad_ND, None if self.grad_VD is None else self.grad_VD.to(self.head_dtype)
-
-
-def log_probs(hidden_CD: Tensor, real_VD: Tensor, temperature: float) -> Tensor:
-    """Log-softmax of one chunk's logits divided by the temperature, in float32 or wider."""
-    logits_CV = hidden_CD.detach() @ real_VD.T
-    logits_CV = logits_CV.to(wide(hidden_CD))
-    if temperature != 1.0:
-        logits_CV /= temperature
-    return torch.log_softmax(logits_CV, dim=-1)
+        grad_VD, grad_V, bias_V = self.grad_VD, self.grad_V, self.head.bias_V
+        return (
+            self.grad_ND,
+            None if grad_VD is None else grad_VD.to(self.head.weight_VD.dtype),
+            None if grad_V is None or bias_V is None else grad_V.to(bias_V.dtype),
+        )
 
 
 def row_dot(a_CV: Tensor, b_CV: Tensor) -> Tensor:
     """Sum a * b over the vocabulary; not a matrix product, which may run in reduced precision."""
     return (a_CV * b_CV).sum(dim=-1)
-
-
-def wide(x: Tensor) -> torch.dtype:
-    """The dtype to accumulate in: float32, or float64 for float64 input."""
-    return torch.promote_types(x.dtype, torch.float32)
 
 
 def chunks(n: int, step: int) -> Iterator[slice]:
@@ -175,15 +189,16 @@ def chunk_rows(hidden_ND: Tensor, vocab_size: int, chunk: int | None) -> int:
     return chunk
 
 
-def check_head(hidden_ND: Tensor, head_VD: Tensor, vocab_size: int, temperature: float) -> None:
+def check_head(hidden_ND: Tensor, head: Head, vocab_size: int, temperature: float) -> None:
     """Refuse hidden states, head and vocabulary that do not fit together."""
-    if hidden_ND.dim() != 2 or head_VD.dim() != 2 or hidden_ND.shape[1] != head_VD.shape[1]:
+    weight_VD = head.weight_VD
+    if hidden_ND.dim() != 2 or weight_VD.dim() != 2 or hidden_ND.shape[1] != weight_VD.shape[1]:
         raise UsageError(
-            f"hidden {tuple(hidden_ND.shape)} and head {tuple(head_VD.shape)} do not fit; need [N, D] and [V, D]"
+            f"hidden {tuple(hidden_ND.shape)} and head {tuple(weight_VD.shape)} do not fit; need [N, D] and [V, D]"
         )
-    if not 0 < vocab_size <= len(head_VD):
+    if not 0 < vocab_size <= len(weight_VD):
         raise UsageError(
-            f"vocab_size={vocab_size}, but the head has {len(head_VD)} rows; pass the tokenizer's"
+            f"vocab_size={vocab_size}, but the head has {len(weight_VD)} rows; pass the tokenizer's"
         )
     if not temperature > 0.0:
         raise ConfigError(f"temperature={temperature} must be positive; 1 leaves the model as it is")

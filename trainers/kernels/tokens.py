@@ -10,7 +10,7 @@ Letters as in `fused`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,17 +19,8 @@ from torch.autograd.function import once_differentiable
 
 from agentbench.errors import UsageError
 
-from .fused import (
-    ChunkTerms,
-    HeadGradient,
-    check_head,
-    chunk_rows,
-    chunks,
-    fused_sum,
-    log_probs,
-    row_dot,
-    wide,
-)
+from .fused import ChunkTerms, HeadGradient, check_head, chunk_rows, chunks, fused_sum, row_dot
+from .head import Head, as_head, wide
 
 
 @dataclass(frozen=True)
@@ -43,7 +34,7 @@ class ChunkedLoss:
 
 def logprob(
     hidden_ND: Tensor,
-    head_VD: Tensor,
+    head: Tensor | Head,
     token_N: Tensor,
     *,
     vocab_size: int,
@@ -57,26 +48,27 @@ def logprob(
 
     Args:
         hidden_ND: hidden states of the positions that predict `token_N`.
-        head_VD: head; its gradient is skipped when it is frozen.
-        token_N: int64 sampled ids, all below vocab_size.
+        head: a `Head` or its bare weight [V, D]; its gradient is skipped when it is frozen.
+        token_N: int64 sampled ids, all below vocab_size and none that the head says is absent.
         vocab_size: real vocabulary; rows beyond it are padding: no probability, no gradient.
         temperature: logits are divided by it, as the sampler did.
         chunk: tokens per block; see `divergence`.
     Returns: nats, float32 (float64 for float64 input).
     Raises: UsageError: shapes disagree or an id is outside the vocabulary. ConfigError: bad temperature, chunk.
     """
-    check_head(hidden_ND, head_VD, vocab_size, temperature)
-    _check_tokens(token_N, hidden_ND, vocab_size)
+    head = as_head(head)
+    check_head(hidden_ND, head, vocab_size, temperature)
+    _check_tokens(token_N, hidden_ND, vocab_size, head)
     settings = (vocab_size, temperature, chunk_rows(hidden_ND, vocab_size, chunk))
     result: tuple[Tensor, Tensor] = _LogProb.apply(  # type: ignore[no-untyped-call]
-        hidden_ND, head_VD, token_N, settings
+        hidden_ND, head.weight_VD, head.bias_V, head, token_N, settings
     )
     return result
 
 
 def token_loss(
     hidden_ND: Tensor,
-    head_VD: Tensor,
+    head: Tensor | Head,
     token_N: Tensor,
     loss_of: Callable[[Tensor, slice], Tensor],
     *,
@@ -88,7 +80,7 @@ def token_loss(
 
     Args:
         hidden_ND: as in `logprob`, and so are all arguments not named here.
-        head_VD: as in `logprob`.
+        head: as in `logprob`.
         token_N: as in `logprob`.
         loss_of: called once per chunk as loss_of(logp_C, rows), `rows` being the chunk's slice of the N tokens;
             returns [C] losses that already hold every coefficient, each depending on its own token alone.
@@ -97,10 +89,11 @@ def token_loss(
         chunk: as in `logprob`.
     Raises: UsageError: shapes disagree, an id is outside the vocabulary, or `loss_of` reduced its result.
     """
-    check_head(hidden_ND, head_VD, vocab_size, temperature)
-    _check_tokens(token_N, hidden_ND, vocab_size)
+    head = as_head(head)
+    check_head(hidden_ND, head, vocab_size, temperature)
+    _check_tokens(token_N, hidden_ND, vocab_size, head)
     rule = _TokenRule(token_N, loss_of, temperature)
-    return ChunkedLoss(*fused_sum(rule, hidden_ND, head_VD, vocab_size, temperature, chunk))
+    return ChunkedLoss(*fused_sum(rule, hidden_ND, head, vocab_size, temperature, chunk))
 
 
 @dataclass(frozen=True)
@@ -134,18 +127,27 @@ class _LogProb(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden_ND: Tensor, head_VD: Tensor, token_N: Tensor, settings: tuple[int, float, int]
+        ctx: Any,
+        hidden_ND: Tensor,
+        weight_VD: Tensor,
+        bias_V: Tensor | None,
+        head: Head,
+        token_N: Tensor,
+        settings: tuple[int, float, int],
     ) -> tuple[Tensor, Tensor]:
         vocab_size, temperature, step = settings
-        real_VD = head_VD.detach()[:vocab_size].to(hidden_ND.dtype)
-        logp_N, entropy_N = (hidden_ND.new_empty(len(hidden_ND), dtype=wide(hidden_ND)) for _ in range(2))
+        ready = head.ready(vocab_size, hidden_ND.dtype)
+        logp_N, entropy_N = (
+            hidden_ND.new_empty(len(hidden_ND), dtype=wide(hidden_ND.dtype)) for _ in range(2)
+        )
         with torch.autocast(hidden_ND.device.type, enabled=False):
             for rows in chunks(len(hidden_ND), step):
-                logp_CV = log_probs(hidden_ND[rows], real_VD, temperature)
+                logp_CV, _ = ready.log_probs(hidden_ND[rows], temperature)
                 logp_N[rows] = logp_CV.gather(1, token_N[rows, None])[:, 0]
                 entropy_N[rows] = -row_dot(logp_CV.exp(), logp_CV)
                 del logp_CV  # before the next chunk allocates its own
-        ctx.save_for_backward(hidden_ND, head_VD, token_N)
+        ctx.save_for_backward(hidden_ND, weight_VD, bias_V, token_N)
+        ctx.form = replace(head, weight_VD=weight_VD.new_empty(0), bias_V=None)
         ctx.settings = settings
         ctx.mark_non_differentiable(entropy_N)
         return logp_N, entropy_N
@@ -153,15 +155,17 @@ class _LogProb(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_N: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        hidden_ND, head_VD, token_N = ctx.saved_tensors
+        hidden_ND, weight_VD, bias_V, token_N = ctx.saved_tensors
         vocab_size, temperature, step = ctx.settings
-        grads = HeadGradient(hidden_ND, head_VD, vocab_size, ctx.needs_input_grad[:2])
+        head = replace(ctx.form, weight_VD=weight_VD, bias_V=bias_V)
+        grads = HeadGradient(hidden_ND, head, vocab_size, ctx.needs_input_grad[:3])
         with torch.autocast(hidden_ND.device.type, enabled=False):
             for rows in chunks(len(hidden_ND), step):
-                q_CV = log_probs(hidden_ND[rows], grads.real_VD, temperature).exp_()
-                grads.add(rows, _token_gradient(q_CV, token_N[rows], grad_N[rows] / temperature))
-                del q_CV
-        return (*grads.finish(), None, None)
+                logp_CV, slope_CV = grads.ready.log_probs(hidden_ND[rows], temperature)
+                grad_CV = _token_gradient(logp_CV.exp_(), token_N[rows], grad_N[rows] / temperature)
+                grads.add(rows, grad_CV, slope_CV)
+                del logp_CV, grad_CV, slope_CV
+        return (*grads.finish(), None, None, None)
 
 
 def _token_gradient(q_CV: Tensor, token_C: Tensor, slope_C: Tensor) -> Tensor:
@@ -170,7 +174,7 @@ def _token_gradient(q_CV: Tensor, token_C: Tensor, slope_C: Tensor) -> Tensor:
     return q_CV.mul_(-slope_C1).scatter_add_(1, token_C[:, None], slope_C1)
 
 
-def _check_tokens(token_N: Tensor, hidden_ND: Tensor, vocab_size: int) -> None:
+def _check_tokens(token_N: Tensor, hidden_ND: Tensor, vocab_size: int, head: Head) -> None:
     if token_N.shape != hidden_ND.shape[:1]:
         raise UsageError(
             f"{tuple(token_N.shape)} tokens for {len(hidden_ND)} hidden states; pass one id each"
@@ -179,3 +183,6 @@ def _check_tokens(token_N: Tensor, hidden_ND: Tensor, vocab_size: int) -> None:
         raise UsageError(
             f"token ids span {int(token_N.min())}..{int(token_N.max())}; all must lie in 0..{vocab_size - 1}"
         )
+    if head.absent_V is not None and bool(head.absent_V[token_N].any()):
+        stranger = int(token_N[head.absent_V[token_N]][0])
+        raise UsageError(f"token id {stranger} belongs to no token of the tokenizer; it cannot be trained on")

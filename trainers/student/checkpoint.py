@@ -1,8 +1,10 @@
 """Checkpoints: a plain Hugging Face folder, and beside it what is needed to go on to the bit.
 
-- config, `model.safetensors`, generation config, tokenizer: loads anywhere, adapters merged;
-- `adapter.pt`: the adapters alone, when there are any; merging cannot be undone exactly;
-- `trainer_state.json`, `optimizer.pt`, `rng-<process>.pt`.
+- config, `model.safetensors`, generation config, tokenizer: loads anywhere, adapters merged, in the dtype that the
+  engine has, so that it plays as the student did;
+- `adapter/`: the adapters alone, as peft keeps them, when there are any;
+- `trainer_state.json`, `optimizer.pt`, `rng-<process>.pt`. With the optimizer's state stand the trained parameters in
+  float32 (the "masters") wherever the folder's own weights are merged or rounded.
 
 Process 0 writes all but its peers' random states. Leaves out when to save and how many
 to keep (`agentbench.training.loop`).
@@ -10,6 +12,7 @@ to keep (`agentbench.training.loop`).
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 from pathlib import Path
@@ -21,13 +24,13 @@ from torch import Tensor
 
 from agentbench.errors import CorruptData, UsageError
 from agentbench.foreign import printable
-from agentbench.models.loading import quiet_transformers
+from agentbench.models.loading import open_model, quiet_transformers
 
-from .hidden import load as load_model
+from .naming import Places
 from .processes import whole
 from .student import Student
 
-_STATE, _OPTIMIZER, _ADAPTER = "trainer_state.json", "optimizer.pt", "adapter.pt"
+_STATE, _OPTIMIZER, _ADAPTER = "trainer_state.json", "optimizer.pt", "adapter"
 
 
 def save(folder: Path, student: Student, state: dict[str, Any]) -> None:
@@ -39,23 +42,60 @@ def save(folder: Path, student: Student, state: dict[str, Any]) -> None:
         state: plain values of the algorithm.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in student.weights()}
-    adapters = {
-        name: whole(parameter.detach()).cpu()
-        for name, parameter in student.net.plain.named_parameters()
-        if "lora_" in name
+    weights = {
+        name: tensor.detach().to("cpu", student.kept_as(name, tensor), copy=True)
+        for name, tensor in student.weights()
     }
-    optimizer = _optimizer_state(student)
+    optimizer = {**_optimizer_state(student), "masters": _masters(student)}
     if student.processes.first:
         with quiet_transformers():
             student.net.plain.save_pretrained(folder, state_dict=weights)
+        _state_dtype(folder, student.kept)
         student.tokenizer.save_pretrained(folder)
-        if adapters:
-            torch.save(adapters, folder / _ADAPTER)
+        if student.run.lora is not None:
+            _save_adapter(folder / _ADAPTER, student, optimizer["masters"])
         torch.save(optimizer, folder / _OPTIMIZER)
-        text = json.dumps({**state, "num_processes": student.processes.count}, indent=1)
-        (folder / _STATE).write_text(text + "\n", encoding="utf-8")
+        kept = {"num_processes": student.processes.count, "origins": student.origins}
+        (folder / _STATE).write_text(json.dumps({**state, **kept}, indent=1) + "\n", encoding="utf-8")
     torch.save(_random_state(), folder / f"rng-{student.processes.index}.pt")
+
+
+def _masters(student: Student) -> dict[str, Tensor] | None:
+    """Trained parameters by name, exactly; None where the folder's weights are just these."""
+    if student.run.lora is None and student.kept == torch.float32:
+        return None
+    return {
+        name: whole(parameter.detach()).cpu()
+        for name, parameter in student.net.plain.named_parameters()
+        if parameter.requires_grad
+    }
+
+
+def _state_dtype(folder: Path, dtype: torch.dtype) -> None:
+    """Say in config.json what the weights are kept in; transformers writes what it trained in."""
+    path, name = folder / "config.json", str(dtype).removeprefix("torch.")
+    config = json.loads(path.read_text(encoding="utf-8"))
+    for part in (config, *(value for value in config.values() if isinstance(value, dict))):
+        if part is config or "dtype" in part:
+            part["dtype"] = name
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _save_adapter(folder: Path, student: Student, adapters: dict[str, Tensor]) -> None:
+    """Write the adapters as peft does, in their own folder: beside config.json transformers would apply them again."""
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import save_file
+
+    folder.mkdir(exist_ok=True)
+    wrapped = student.net.model
+    config = copy.copy(wrapped.peft_config["default"])
+    config.base_model_name_or_path, config.inference_mode = student.run.model_name_or_path, True
+    config.save_pretrained(str(folder))
+    state = get_peft_model_state_dict(
+        wrapped, {f"base_model.model.{name}": tensor for name, tensor in adapters.items()}
+    )
+    tensors = {name: tensor.contiguous() for name, tensor in state.items()}
+    save_file(tensors, str(folder / "adapter_model.safetensors"), metadata={"format": "pt"})
 
 
 def load(folder: Path, student: Student) -> dict[str, Any]:
@@ -84,37 +124,46 @@ def load(folder: Path, student: Student) -> dict[str, Any]:
             f"checkpoint {str(folder)!r} was written by {written} process(es), this run has {student.processes.count}; "
             "an exact resume needs the same number. To start anew from its weights, give it as model_name_or_path"
         )
-    _load_weights(folder, student)
+    _check_origins(folder, student, state.pop("origins", {}))
+    _load_weights(folder, student, optimizer.pop("masters", None))
     _load_optimizer(student, optimizer)
     _set_random_state(states)
     return state
 
 
-def _load_weights(folder: Path, student: Student) -> None:
-    own = dict(student.net.plain.named_parameters())
-    if student.run.lora is not None:
-        # the base under the adapters never changes and was loaded from where it came
-        try:
-            saved = torch.load(folder / _ADAPTER, map_location="cpu", weights_only=True)
-        except Exception as error:
-            reason = f"{type(error).__name__}: {printable(str(error), 300)}"
-            raise CorruptData(f"checkpoint {str(folder)!r}: {_ADAPTER} cannot be read: {reason}") from error
-    else:
-        saved = dict(load_model(str(folder), torch.float32, torch.device("cpu"))[0].named_parameters())
-    missing = [name for name in own if name not in saved and (student.run.lora is None or "lora_" in name)]
+def _check_origins(folder: Path, student: Student, origins: dict[str, str]) -> None:
+    """Refuse to go on over models that changed since: the base under adapters, a teacher, a reference."""
+    for name, digest in origins.items():
+        now = student.origins.get(name, digest)
+        if now != digest:
+            raise UsageError(
+                f"the weights of {name!r} are not those that the run of checkpoint {str(folder)!r} started with "
+                f"(fingerprint {digest} then, {now} now); put the old ones back, or start a new run"
+            )
+
+
+def _load_weights(folder: Path, student: Student, masters: dict[str, Tensor] | None) -> None:
+    saved = masters
+    if saved is None or student.run.lora is None:  # the base under adapters was loaded from where it came
+        model, _ = open_model(str(folder), dtype="float32", device="cpu")
+        read = Places(model)
+        saved = {**{name: read[name] for name in read.names}, **(masters or {})}
+    trained = {name: p for name, p in student.net.plain.named_parameters() if p.requires_grad}
+    own = trained if student.run.lora is not None else {n: student.places[n] for n in student.places.names}
+    missing = [name for name in own if name not in saved]
     if missing:
         raise UsageError(
             f"checkpoint {str(folder)!r} has no weight {missing[0]!r}; it belongs to another model than "
             f"{student.run.model_name_or_path!r}, or to a run without these adapters"
         )
     with torch.no_grad():
-        for name, tensor in saved.items():
-            if own[name].shape != tensor.shape:
+        for name, target in own.items():
+            if target.shape != saved[name].shape:
                 raise UsageError(
-                    f"weight {name!r} has shape {tuple(tensor.shape)} in checkpoint {str(folder)!r} and "
-                    f"{tuple(own[name].shape)} in the model"
+                    f"weight {name!r} has shape {tuple(saved[name].shape)} in checkpoint {str(folder)!r} and "
+                    f"{tuple(target.shape)} in the model"
                 )
-            own[name].copy_(_like(own[name], tensor))
+            target.copy_(_like(target, saved[name]))
 
 
 def _optimizer_state(student: Student) -> dict[str, Any]:

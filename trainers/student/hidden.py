@@ -1,35 +1,106 @@
 """Hugging Face models as this package reads them: a decoder, a head, and nothing that holds full-batch logits.
 
-Owns: `HiddenHead` (runs the decoder and hands the hidden states that predict the
-trained tokens, with the head's weight, to a kernel inside one `forward`), the check that logits really are
-hidden states times head, and the comparison of two tokenizers. Leaves out optimisation (`student`) and
-what kernels compute.
+Owns: opening a model for training or scoring, `HiddenHead` (runs the decoder and hands the hidden states that predict
+the trained tokens, with the head, to a kernel inside one `forward`), and the comparison of two tokenizers. Leaves out
+the head's form (`form`), optimisation (`student`) and what kernels compute.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from agentbench.errors import UsageError
 from agentbench.models.loading import open_model
+from agentbench.models.positions import Rescaling, rescaling
+from agentbench.models.vocabulary import Vocabulary, embedded_rows, vocabulary_of
+
+from ..kernels.head import Head
+from .form import HeadForm, decoder_of, head_form
 
 Outputs = tuple[Tensor, ...]
-Kernel = Callable[[Tensor, Tensor], Outputs]
-"""(hidden_XD, head_VD) -> tensors; X are the trained tokens in row order."""
+Kernel = Callable[[Tensor, Head], Outputs]
+"""(hidden_XD, head) -> tensors; X are the trained tokens in row order."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A causal language model and what has to be known of it.
+
+    Attributes:
+        vocabulary: ids that the tokenizer has a token and the model a row for.
+        form: of its head.
+        rescaled: rotary positions that change in long calls; None where they never do.
+    """
+
+    model: Any
+    tokenizer: Any
+    vocabulary: Vocabulary
+    form: HeadForm
+    rescaled: Rescaling | None
+
+
+def load(name: str, dtype: torch.dtype, device: torch.device, revision: str | None = None) -> Loaded:
+    """Load a causal language model and its tokenizer, and find out how its head works.
+
+    Raises: UsageError: it cannot be loaded, nothing can pad, or its logits cannot be computed from hidden states.
+    """
+    kind = str(dtype).removeprefix("torch.")
+    model, tokenizer = open_model(name, dtype=kind, device=str(device), revision=revision)
+    if tokenizer.pad_token_id is None and tokenizer.eos_token_id is None:
+        raise UsageError(
+            f"the tokenizer of {name!r} has neither a padding nor an end token; set one and save it"
+        )
+    form = head_form(model, name)
+    return Loaded(
+        model,
+        tokenizer,
+        vocabulary_of(tokenizer, embedded_rows(model), name),
+        form,
+        rescaling(model.config.get_text_config(decoder=True)),
+    )
 
 
 class HiddenHead(nn.Module):
-    """Runs a kernel on hidden states and head inside one forward pass, where DDP and FSDP2 have the weights ready."""
+    """Runs a kernel on hidden states and head inside one forward pass, where DDP and FSDP2 have the weights ready.
 
-    def __init__(self, model: Any, dtype: torch.dtype) -> None:
-        """Wrap a causal language model, or one with adapters injected; products run in `dtype`."""
+    Never in training mode as a whole: dropout would make the scored policy another one than the one that acts. What
+    `switched` holds is the exception.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        dtype: torch.dtype,
+        *,
+        form: HeadForm = HeadForm(),  # noqa: B008  (frozen)
+        vocabulary: Vocabulary | None = None,
+        rescaled: Rescaling | None = None,
+    ) -> None:
+        """Wrap a causal language model, or one with adapters injected.
+
+        Args:
+            model: on its device.
+            dtype: products run in it.
+            form: of its head.
+            vocabulary: ids that exist, of the student, also for a teacher; None takes every row.
+            rescaled: positions that change in long calls; longer rows are refused.
+        """
         super().__init__()
         self.model = model
         self.dtype = dtype
+        self.form, self.rescaled = form, rescaled
+        self.switched: list[nn.Module] = []
+        self._absent_V: Tensor | None = None
+        if vocabulary is not None and vocabulary.holes.size:
+            rows = len(self.plain.get_output_embeddings().weight)
+            absent_V = torch.zeros(rows, dtype=torch.bool)
+            absent_V[torch.from_numpy(vocabulary.absent(rows))] = True
+            self._absent_V = absent_V.to(model.device)  # no buffer: DDP would send it round at every step
 
     @property
     def plain(self) -> Any:
@@ -37,33 +108,37 @@ class HiddenHead(nn.Module):
         return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
 
     @property
-    def head_VD(self) -> Tensor:
-        """Weight of the language-model head."""
-        weight: Tensor = self.plain.get_output_embeddings().weight
-        return weight
+    def head(self) -> Head:
+        """The language-model head."""
+        module = self.plain.get_output_embeddings()
+        bias_V = getattr(module, "bias", None)
+        return Head(module.weight, bias_V, self.form.scale, self.form.cap, self._absent_V)
+
+    def train(self, mode: bool = True) -> HiddenHead:
+        """Switch what is switched by training; everything else stays in evaluation mode."""
+        super().train(False)
+        for module in self.switched:
+            module.training = mode
+        return self
 
     def forward(self, tokens_BT: Tensor, local: tuple[Tensor, Tensor], kernel: Kernel) -> Outputs:
         """Run the decoder and the kernel.
 
         Rows are right-padded and attention is causal, so no position that counts ever sees padding and no mask is
         needed. This is the one place where positions shift: the hidden state at t - 1 predicts token t.
+
+        Raises: UsageError: a row is so long that the positions of its batch mates would be rescaled.
         """
         row_X, column_X = local
-        hidden_BTD = _decoder(self.plain)(input_ids=tokens_BT[:, :-1], use_cache=False)[0]
-        return kernel(hidden_BTD[row_X, column_X - 1].to(self.dtype), self.head_VD)
-
-
-def _decoder(model: Any) -> Any:
-    """The part of a causal language model below its head."""
-    decoder = model.get_decoder() if hasattr(model, "get_decoder") else None
-    if decoder is None or decoder is model:
-        decoder = getattr(model, model.base_model_prefix, None) or getattr(model, "model", None)
-    if decoder is None or decoder is model:
-        raise UsageError(
-            f"cannot find the decoder of {type(model).__name__}: it has no get_decoder(), "
-            f"{model.base_model_prefix!r} or model attribute"
-        )
-    return decoder
+        length = tokens_BT.shape[1] - 1
+        if self.rescaled is not None and length > self.rescaled.limit:
+            raise UsageError(
+                f"a row of {length} tokens is longer than {self.rescaled.limit}, from where this model's "
+                f"{self.rescaled.kind} positions are rescaled for all rows of a batch; set "
+                f"rollout.engine_options.max_context: {self.rescaled.limit}"
+            )
+        hidden_BTD = decoder_of(self.plain)(input_ids=tokens_BT[:, :-1], use_cache=False)[0]
+        return kernel(hidden_BTD[row_X, column_X - 1].to(self.dtype), self.head)
 
 
 def decoder_layers(model: Any) -> list[nn.Module]:
@@ -72,64 +147,35 @@ def decoder_layers(model: Any) -> list[nn.Module]:
     return max((list(stack) for stack in stacks), key=len, default=[])
 
 
-def load(name: str, dtype: torch.dtype, device: torch.device, revision: str | None = None) -> tuple[Any, Any]:
-    """Load a causal language model and its tokenizer, and check that its head can be trained on.
-
-    Raises: UsageError: it cannot be loaded, nothing can pad, or its logits are not hidden states times head.
-    """
-    kind = str(dtype).removeprefix("torch.")
-    model, tokenizer = open_model(name, dtype=kind, device=str(device), revision=revision)
-    if tokenizer.pad_token_id is None and tokenizer.eos_token_id is None:
-        raise UsageError(
-            f"the tokenizer of {name!r} has neither a padding nor an end token; set one and save it"
-        )
-    rows = len(model.get_output_embeddings().weight)
-    if rows < len(tokenizer):
-        raise UsageError(
-            f"{name!r}: the tokenizer has {len(tokenizer)} tokens but the model predicts only {rows}; "
-            "resize its embeddings"
-        )
-    check_head(model, name)
-    return model, tokenizer
-
-
-@torch.no_grad()
-def check_head(model: Any, name: str) -> None:
-    """Refuse models whose logits are not hidden states times head (a bias, a scale, a soft cap).
-
-    Raises: UsageError.
-    """
-    head = model.get_output_embeddings()
-    if head is None or getattr(head, "weight", None) is None:
-        raise UsageError(f"model {name!r} has no language-model head; load a causal language model")
-    was_training = model.training
-    model.eval()
-    ids_BT = torch.arange(4, device=head.weight.device)[None] % len(head.weight)
-    hidden_BTD = _decoder(model)(input_ids=ids_BT, use_cache=False)[0]
-    expected_BTV = model(input_ids=ids_BT, use_cache=False).logits.float()
-    ours_BTV = (hidden_BTD @ head.weight.T).float()
-    model.train(was_training)
-    error = float((ours_BTV - expected_BTV).abs().max())
-    if error > 0.02 * max(1.0, float(expected_BTV.abs().max())):
-        raise UsageError(
-            f"the logits of model {name!r} are not its hidden states times its head (off by {error:.3g}): heads with "
-            "a bias, a scale or a soft cap are not supported; choose another architecture"
-        )
-
-
-def check_tokenizers(student: Any, teacher: Any, teacher_name: str) -> None:
+def check_tokenizers(
+    student: Any, teacher: Any, teacher_name: str, *, extra: Literal["refuse", "ignore"] = "refuse"
+) -> None:
     """Refuse a teacher that does not read the student's tokens, id for id. Padded embedding rows do not matter.
 
+    Args:
+        student: its tokenizer.
+        teacher: its tokenizer.
+        teacher_name: for the error.
+        extra: what becomes of ids that the teacher alone has: with "ignore" they are left out of its distribution,
+            which is then normalised over the student's ids.
     Raises: UsageError: names the first id at which they differ.
     """
     ours, theirs = _vocabulary(student), _vocabulary(teacher)
-    for token_id in range(max(len(ours), len(theirs))):
+    for token_id in sorted(ours.keys() | theirs.keys()):
         mine, other = ours.get(token_id), theirs.get(token_id)
-        if mine != other:
-            raise UsageError(
-                f"teacher {teacher_name!r} has another tokenizer than the student: id {token_id} is {other!r} for the "
-                f"teacher and {mine!r} for the student; distillation needs the same vocabulary"
+        if mine == other or (mine is None and extra == "ignore"):
+            continue
+        advice = ""
+        if mine is None:
+            count = len(theirs.keys() - ours.keys())
+            advice = (
+                f"; the teacher has {count} ids that the student lacks, set teachers.extra_tokens: ignore to leave "
+                "them out of its distribution"
             )
+        raise UsageError(
+            f"teacher {teacher_name!r} has another tokenizer than the student: id {token_id} is {other!r} for the "
+            f"teacher and {mine!r} for the student; distillation needs the same vocabulary{advice}"
+        )
 
 
 def _vocabulary(tokenizer: Any) -> dict[int, str]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs, gather_object
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, gather_object
 from torch import Tensor, nn
 
 from agentbench.errors import UsageError
@@ -94,17 +94,23 @@ class Processes:
         torch.distributed.gather_object(items, parts)
         return [item for part in parts or [] for item in part]
 
-    def wrap(self, module: nn.Module, layers: list[nn.Module], dtype: torch.dtype) -> nn.Module:
+    def wrap(
+        self, module: nn.Module, layers: list[nn.Module], dtype: torch.dtype, *, some_idle: bool = False
+    ) -> nn.Module:
         """Make a module train together with its copies (DDP) or shards (FSDP2).
 
         Args:
             module: what `forward` and `backward` are called on; already on the device.
             layers: parts that FSDP2 gathers one at a time.
             dtype: of FSDP2's computation; gradients are reduced in float32.
+            some_idle: whether a forward pass may leave trained parameters out; DDP then looks for them each time
+                instead of waiting for their gradients.
         """
         if self.count == 1:
             return module
         if not self.fsdp:
+            if some_idle:
+                self.accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=True)
             wrapped: nn.Module = self.accelerator.prepare_model(module)
             return wrapped
         # accelerate considers FSDP on accelerators only and falls back to DDP without a word, so torch is asked itself

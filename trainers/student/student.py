@@ -1,28 +1,34 @@
 """The model that learns: weights, tokenizer, optional adapters, optimizer, and log-probs of given tokens.
 
-Log-probs go from hidden states through the head in chunks (`chunked_tokens`), so full-vocabulary logits never exist
+Log-probs go from hidden states through the head in chunks (`kernels.tokens`), so full-vocabulary logits never exist
 for a batch. The learning rate is a pure function of the step. Leaves out losses (`objectives`), what an
-update is (`base`) and checkpoints (`checkpoint`).
+update is (`base`), names of weights (`naming`) and checkpoints (`checkpoint`).
 """
 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from agentbench.errors import UsageError
+from agentbench.models.loading import DTYPES, kept_dtype
+from agentbench.models.weights import weights_digest
 from agentbench.training.config import LoraSettings, TrainConfig
 
 from ..batch.micro import Micro, idle_micro, micro_batches
 from ..batch.tables import Batch
 from ..kernels.tokens import logprob
-from .hidden import HiddenHead, Kernel, Outputs, decoder_layers, load
+from .form import decoder_of
+from .hidden import HiddenHead, Kernel, Loaded, Outputs, decoder_layers, load
+from .naming import Places
 from .processes import Processes, whole
 
 
@@ -40,32 +46,95 @@ class Scores:
 
 
 class Student:
-    """The trained model."""
+    """The trained model.
 
-    def __init__(self, run: TrainConfig, processes: Processes, *, temperature: float = 1.0) -> None:
+    Attributes:
+        vocabulary: ids that exist; `vocab_size` is its width.
+        kept: dtype in which engines and checkpoints keep the weights: the engine's if the run sets one, else the
+            source's. So an evaluation while training equals that of the checkpoint.
+        places: its tensors by their names in the source.
+        origins: fingerprint of every model that the run started from, by name; compared on resume.
+        merge_error: size of what rounding to `kept` took off the adapters' update, as a share of it, when weights were
+            last handed out; None where nothing is rounded.
+    """
+
+    def __init__(
+        self, run: TrainConfig, processes: Processes, *, temperature: float = 1.0, dropout: bool = False
+    ) -> None:
         """Load it and make its optimizer.
 
         Args:
             run: names the model and everything about its optimisation.
             processes: those that train together.
             temperature: logits are divided by it, as the sampler does.
+            dropout: whether `lora.dropout` makes sense to the algorithm: it learns from given texts and compares
+                its log-probs with nobody's.
+        Raises: UsageError: the model, its adapters or its positions cannot be trained as configured.
         """
         self.run, self.processes, self.temperature = run, processes, temperature
         self.device = processes.device
         self.dtype = torch.bfloat16 if run.bf16 else torch.float32
-        # Trained weights stay in float32 (bf16 is the dtype of products); frozen ones under adapters need not,
-        # except that FSDP2 wants one dtype in a group.
-        stored = self.dtype if run.lora is not None and not processes.fsdp else torch.float32
-        model, self.tokenizer = load(run.model_name_or_path, stored, self.device)
+        self.kept = _kept_dtype(run, self.device)
+        loaded = load(run.model_name_or_path, self._stored(), self.device)
+        model, self.tokenizer = loaded.model, loaded.tokenizer
         pad = self.tokenizer.pad_token_id
         self.pad_id = int(self.tokenizer.eos_token_id if pad is None else pad)
-        self.vocab_size = len(self.tokenizer)
+        self.vocabulary, self.vocab_size = loaded.vocabulary, loaded.vocabulary.width
+        _check_positions(run, loaded)
+        self.origins = {run.model_name_or_path: weights_digest(model)}
+        self.places = Places(model)
         if run.gradient_checkpointing:
             _checkpoint_activations(model)
-        model = model if run.lora is None else _with_adapters(model, run.lora)
-        self.net = HiddenHead(model, self.dtype).to(self.device)
-        self.runner = processes.wrap(self.net, decoder_layers(self.net.plain), self.dtype)
+        if run.lora is not None:
+            model = _with_adapters(model, run.lora, dropout=dropout)
+        self.net = HiddenHead(
+            model, self.dtype, form=loaded.form, vocabulary=loaded.vocabulary, rescaled=loaded.rescaled
+        ).to(self.device)
+        if run.lora is not None:
+            self.places.check_adapters(self.net.plain)
+        self.net.switched = _switched(self.net)
+        self.net.train(False)
+        _freeze_unreachable(self.net)
+        self.merge_error: float | None = None
+        self.runner: torch.nn.Module = self.net
+        some_idle = (processes.count > 1 or run.lora is not None) and self._leaves_some_idle()
+        layers = decoder_layers(self.net.plain)
+        self.runner = processes.wrap(self.net, layers, self.dtype, some_idle=some_idle)
         self.optimizer = _optimizer(self.net, run)
+
+    def _stored(self) -> torch.dtype:
+        """What the weights are held in while training.
+
+        Trained ones in float32 (bf16 is the dtype of products). Frozen ones under adapters stay as the source has
+        them where that loses nothing, except that FSDP2 wants one dtype in a group.
+        """
+        if self.run.lora is None or self.processes.fsdp or not self.run.bf16:
+            return torch.float32
+        source = kept_dtype(self.run.model_name_or_path, device=str(self.device))
+        return torch.bfloat16 if source == "bfloat16" else torch.float32
+
+    def _leaves_some_idle(self) -> bool:
+        """Whether a short text leaves a trained parameter without a gradient, such as an expert that nobody chose.
+
+        Raises: UsageError: the model cannot run with adapters where they were put.
+        """
+        ids = torch.from_numpy(np.flatnonzero(self.vocabulary.exists)[:9]).to(self.device)
+        columns = torch.arange(1, len(ids), device=self.device)
+        at = (torch.zeros_like(columns), columns)
+        try:
+            logp_X, _ = self.logprobs(Micro(ids[None], at, at))
+            logp_X.sum().backward()  # type: ignore[no-untyped-call]
+        except (RuntimeError, TypeError, ValueError, AttributeError) as error:
+            if self.run.lora is None or isinstance(error, torch.OutOfMemoryError):
+                raise
+            raise UsageError(
+                f"lora: the model does not run with adapters on {self.run.lora.target_modules!r} "
+                f"({type(error).__name__}: {str(error).splitlines()[0]}); name the modules in lora.target_modules, "
+                "such as [q_proj, k_proj, v_proj, o_proj]"
+            ) from error
+        idle = [p for p in self.net.parameters() if p.requires_grad and p.grad is None]
+        self.net.zero_grad(set_to_none=True)
+        return bool(idle)
 
     # --- scoring ------------------------------------------------------------------------------------------------------
 
@@ -85,9 +154,9 @@ class Student:
         """Score the trained tokens of a micro-batch: (logp_X with gradient, entropy_X without)."""
         logp_X, entropy_X = self.apply(
             micro,
-            lambda hidden_XD, head_VD: logprob(
+            lambda hidden_XD, head: logprob(
                 hidden_XD,
-                head_VD,
+                head,
                 micro.token_X,
                 vocab_size=self.vocab_size,
                 temperature=self.temperature,
@@ -121,8 +190,8 @@ class Student:
         micro = Micro(tokens_BT, at, at)
         logp_X, _ = self.apply(
             micro,
-            lambda hidden_XD, head_VD: logprob(
-                hidden_XD, head_VD, micro.token_X, vocab_size=self.vocab_size, temperature=1.0
+            lambda hidden_XD, head: logprob(
+                hidden_XD, head, micro.token_X, vocab_size=self.vocab_size, temperature=1.0
             ),
         )
         self._reshard()
@@ -161,18 +230,26 @@ class Student:
     # --- weights ------------------------------------------------------------------------------------------------------
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield every weight by its Hugging Face name, whole and with adapters merged; all processes must iterate."""
-        deltas = _adapter_deltas(self.net.plain)
-        for name, parameter in self.net.plain.named_parameters():
-            if "lora_" in name:
-                continue
-            name = name.replace(".base_layer.", ".")
-            tensor = whole(parameter.detach())
-            layer = deltas.get(name)
-            if layer is not None:
-                delta = layer.get_delta_weight("default").detach()
-                tensor = (tensor.float() + whole(delta).float()).to(tensor.dtype)
-            yield name, tensor
+        """Yield every weight by its name in the source, whole and with adapters merged; all processes must iterate.
+
+        Merged weights come in float32 and everything else as it is held here: whoever receives them rounds as it must.
+        """
+        lost = moved = 0.0
+        for named in self.places.merged(self.net.plain):
+            if named.base is not None:
+                delta = named.tensor - named.base.float()
+                rounded = named.tensor.to(self.kept_as(named.name, named.tensor)).float()
+                lost += float((rounded - named.tensor).double().square().sum())
+                moved += float(delta.double().square().sum())
+            yield named.name, named.tensor
+        self.merge_error = math.sqrt(lost / moved) if moved > 0.0 and self.kept != torch.float32 else None
+
+    def kept_as(self, name: str, tensor: Tensor) -> torch.dtype:
+        """The dtype in which engines and checkpoints keep this weight; some stay in float32 in every model."""
+        if not tensor.is_floating_point():
+            return tensor.dtype
+        always = getattr(self.net.plain, "_keep_in_fp32_modules_strict", None) or ()
+        return torch.float32 if set(always) & set(name.split(".")) else self.kept
 
 
 def learning_rate(run: TrainConfig, step: int) -> float:
@@ -208,15 +285,42 @@ def _optimizer(net: HiddenHead, run: TrainConfig) -> torch.optim.AdamW:
     )
 
 
+def _kept_dtype(run: TrainConfig, device: torch.device) -> torch.dtype:
+    asked = str(run.rollout.engine_options.get("dtype", "auto"))
+    asked = asked if asked in DTYPES else "auto"  # an unknown one is the engine's to refuse
+    kept: torch.dtype = getattr(torch, kept_dtype(run.model_name_or_path, asked=asked, device=str(device)))
+    return kept
+
+
+def _check_positions(run: TrainConfig, loaded: Loaded) -> None:
+    """Refuse contexts in which positions are rescaled: log-probs would depend on batch mates and on later turns."""
+    rescaled = loaded.rescaled
+    if rescaled is None or run.rollout.engine not in ("hf", "vllm"):
+        return
+    config = loaded.model.config.get_text_config(decoder=True)
+    longest = run.rollout.engine_options.get("max_context") or config.max_position_embeddings
+    if longest > rescaled.limit:
+        raise UsageError(
+            f"model {run.model_name_or_path!r} rescales the positions of a whole batch ({rescaled.kind}) once a row "
+            f"has more than {rescaled.limit} tokens, and rows may have {longest}; set "
+            f"rollout.engine_options.max_context: {rescaled.limit} or less"
+        )
+
+
 def _checkpoint_activations(model: Any) -> None:
     # renamed within the range of transformers versions that we support
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     enable({"use_reentrant": False})
 
 
-def _with_adapters(model: Any, settings: LoraSettings) -> Any:
+def _with_adapters(model: Any, settings: LoraSettings, *, dropout: bool) -> Any:
     from peft import LoraConfig, get_peft_model
 
+    if settings.dropout and not dropout:
+        raise UsageError(
+            f"lora.dropout = {settings.dropout}: this algorithm compares the log-probs of the policy that acts with "
+            "those of the policy that learns, and dropout makes them two; set it to 0 (sft alone takes it)"
+        )
     config = LoraConfig(
         r=settings.r,
         lora_alpha=settings.alpha,
@@ -225,15 +329,47 @@ def _with_adapters(model: Any, settings: LoraSettings) -> Any:
         task_type="CAUSAL_LM",
     )
     try:
-        return get_peft_model(model, config)
+        with warnings.catch_warnings():
+            # of experts: peft writes ranks for parameters by pattern, and then misses modules of that name
+            warnings.filterwarnings("ignore", "The following rank_pattern keys", RuntimeWarning)
+            warnings.filterwarnings("ignore", "The following alpha_pattern keys", RuntimeWarning)
+            return get_peft_model(model, config)
     except ValueError as error:
         raise UsageError(f"lora: {str(error).splitlines()[0]}") from error
 
 
-def _adapter_deltas(model: Any) -> dict[str, Any]:
-    """Weight name -> the layer that holds its adapter."""
-    return {
-        f"{name}.weight": module
-        for name, module in model.named_modules()
-        if hasattr(module, "get_delta_weight")
+def _switched(net: HiddenHead) -> list[torch.nn.Module]:
+    """Modules that training switches: adapters' dropout, and layers that recompute their activations.
+
+    transformers recomputes in training mode only; such a layer is put there alone, without what it contains, and its
+    own dropout rates are set to 0.
+    """
+    found: list[torch.nn.Module] = []
+    for name, module in net.named_modules():
+        if ".lora_dropout." in name and isinstance(module, torch.nn.Dropout):
+            found.append(module)
+        elif getattr(module, "gradient_checkpointing", False) is True:
+            for key, value in vars(module).items():
+                if "drop" in key and isinstance(value, float):
+                    setattr(module, key, 0.0)
+            found.append(module)
+    return found
+
+
+def _freeze_unreachable(net: HiddenHead) -> None:
+    """Freeze what lies beside decoder and head (a vision tower, further heads): no loss here reaches it.
+
+    Raises: UsageError: nothing is left to train.
+    """
+    plain = net.plain
+    reached = {
+        id(p) for part in (decoder_of(plain), plain.get_output_embeddings()) for p in part.parameters()
     }
+    for parameter in net.parameters():
+        if id(parameter) not in reached:
+            parameter.requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in net.parameters()):
+        raise UsageError(
+            "nothing would be trained: lora.target_modules names only parts that no loss reaches; name layers of the "
+            "decoder, such as [q_proj, k_proj, v_proj, o_proj]"
+        )

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 from torch import Tensor
 
 from agentbench.errors import UsageError
+from agentbench.models.vocabulary import Vocabulary
 
 from ..batch.tables import Batch
 
@@ -44,3 +46,17 @@ def require_top_k(top_k: int, vocab_size: int) -> None:
     """Refuse more likeliest ids than there are; 0 asks for none."""
     if top_k and not 0 < top_k <= vocab_size:
         raise UsageError(f"top_k = {top_k} must lie in 1..{vocab_size}, the size of the vocabulary")
+
+
+def require_rows(student: Vocabulary, teacher: Vocabulary, name: str) -> None:
+    """Refuse a teacher that has no row for an id that the student can say.
+
+    Raises: UsageError: names the id.
+    """
+    ids = np.flatnonzero(student.exists)
+    missing = ids[~teacher.has(ids)]
+    if missing.size:
+        raise UsageError(
+            f"teacher {name!r} has no row for {missing.size} ids that the student can say, the first is {missing[0]}; "
+            "it could never give them a probability. Choose a teacher with at least the student's vocabulary"
+        )

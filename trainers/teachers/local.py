@@ -13,19 +13,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from agentbench.models.weights import weights_digest
 from agentbench.training.config import TeacherConfig
 
 from ..batch.micro import Micro, micro_batches
 from ..batch.tables import Batch
-from ..kernels.fused import LinearHead, chunk_rows, chunks, log_probs
+from ..kernels.fused import LinearHead, chunk_rows, chunks
 from ..kernels.tokens import logprob
 from ..student.hidden import HiddenHead, Kernel, check_tokenizers, load
 from ..student.student import Student
-from .contract import TeacherScores, require_top_k
+from .contract import TeacherScores, require_rows, require_top_k
 
 
 class LocalTeacher:
-    """A frozen Hugging Face model in this process."""
+    """A frozen Hugging Face model in this process.
+
+    Its distribution is over the student's ids: what it alone has a row for is left out, as padding is.
+    """
 
     def __init__(self, config: TeacherConfig, student: Student) -> None:
         """Load it beside the student.
@@ -37,9 +41,15 @@ class LocalTeacher:
         """
         name = config.model_name_or_path
         dtype = student.dtype if config.dtype == "auto" else getattr(torch, config.dtype)
-        model, tokenizer = load(name, dtype, student.device, config.revision)
-        check_tokenizers(student.tokenizer, tokenizer, name)
-        self.net = HiddenHead(model, dtype).to(student.device).eval().requires_grad_(False)
+        loaded = load(name, dtype, student.device, config.revision)
+        check_tokenizers(student.tokenizer, loaded.tokenizer, name, extra=config.extra_tokens)
+        self.vocabulary = student.vocabulary
+        require_rows(self.vocabulary, loaded.vocabulary, name)
+        net = HiddenHead(
+            loaded.model, dtype, form=loaded.form, vocabulary=self.vocabulary, rescaled=loaded.rescaled
+        )
+        self.net = net.to(student.device).eval().requires_grad_(False)
+        student.origins[name] = weights_digest(loaded.model)
         self.vocab_size, self.temperature = student.vocab_size, student.temperature
         self.device, self.budget = student.device, student.run.tokens_per_micro_batch
 
@@ -67,15 +77,16 @@ class LocalTeacher:
     @torch.no_grad()
     def linear_head(self, micro: Micro) -> LinearHead:
         """Hidden states that predict the trained tokens, and the head: the whole distribution, uncomputed."""
-        kernel: Kernel = lambda hidden_XD, head_VD: (hidden_XD, head_VD)  # noqa: E731
+        kernel: Kernel = lambda hidden_XD, _: (hidden_XD,)  # noqa: E731
         with self._autocast():
-            return LinearHead(*self.net(micro.tokens_BT, micro.local, kernel))
+            (hidden_XD,) = self.net(micro.tokens_BT, micro.local, kernel)
+        return LinearHead(hidden_XD, self.net.head)
 
     @torch.no_grad()
     def _logprob(self, head: LinearHead, micro: Micro) -> tuple[Tensor, Tensor]:
         return logprob(
             head.hidden_ND,
-            head.head_VD,
+            head.head,
             micro.token_X,
             vocab_size=self.vocab_size,
             temperature=self.temperature,
@@ -83,18 +94,19 @@ class LocalTeacher:
 
     @torch.no_grad()
     def _top_k(self, head: LinearHead, k: int) -> tuple[Tensor, Tensor]:
-        require_top_k(k, self.vocab_size)
+        require_top_k(k, self.vocabulary.count)
         n = len(head.hidden_ND)
         ids_XK = torch.empty((n, k), dtype=torch.long, device=self.device)
         logp_XK = torch.empty((n, k), device=self.device)
-        head_VD = head.head_VD[: self.vocab_size].to(head.hidden_ND.dtype)
+        ready = head.head.ready(self.vocab_size, head.hidden_ND.dtype)
         for rows in chunks(n, chunk_rows(head.hidden_ND, self.vocab_size, None)):
-            best = log_probs(head.hidden_ND[rows], head_VD, self.temperature).topk(k, dim=-1)
+            # temperature 1, as the full vocabulary: distributions are compared, whatever the sampler's temperature
+            best = ready.log_probs(head.hidden_ND[rows], 1.0)[0].topk(k, dim=-1)
             ids_XK[rows], logp_XK[rows] = best.indices, best.values
         return ids_XK, logp_XK
 
     def _autocast(self) -> AbstractContextManager[Any]:
-        stored = self.net.head_VD.dtype
+        stored = self.net.head.weight_VD.dtype
         if self.net.dtype == stored or self.net.dtype == torch.float32:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self.net.dtype)

@@ -19,7 +19,7 @@ def open_teacher(config: TeacherConfig, student: Student, *, top_k: int = 0) -> 
         top_k: likeliest ids that the algorithm will ask for; a teacher that cannot give so many is refused now.
     Raises: UsageError: it cannot be loaded or reached, or does not belong to the student's tokenizer.
     """
-    require_top_k(top_k, student.vocab_size)
+    require_top_k(top_k, student.vocabulary.count)
     if config.backend == "vllm":
         from .vllm import VLLMTeacher
 

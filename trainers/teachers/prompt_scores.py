@@ -1,6 +1,7 @@
 """What teachers behind an interface share: rows of tokens out, scores of prompts in, one table of them.
 
-Such a teacher scores prompts at temperature 1 over all rows of its head, padding included, and gives no entropy.
+Such a teacher scores prompts at temperature 1 and gives no entropy. A server does so over all rows of its head, padding
+included (of a trained model, padding has hardly any probability); in this process vLLM is told to leave it out.
 Leaves out who is asked, and how (`server_teacher`, `vllm_teacher`).
 """
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from agentbench.errors import TrainingError, UsageError
+from agentbench.models.vocabulary import Vocabulary
 
 from ..batch.tables import Batch
 from ..student.student import Student
@@ -40,14 +42,16 @@ def row_tokens(batch: Batch) -> list[list[int]]:
     ]
 
 
-def table(batch: Batch, rows: Iterable[RowScores], top_k: int, vocab_size: int, name: str) -> TeacherScores:
+def table(
+    batch: Batch, rows: Iterable[RowScores], top_k: int, vocabulary: Vocabulary, name: str
+) -> TeacherScores:
     """Put the scores of all rows, in order, where their trained tokens are.
 
     Args:
         batch: whose rows were scored.
         rows: as `RowScores`.
         top_k: K; 0 leaves the likeliest ids out.
-        vocab_size: ids that the tokenizer has.
+        vocabulary: ids that exist.
         name: of the teacher, for the error.
     Raises: TrainingError: the likeliest ids are not the tokenizer's.
     """
@@ -62,7 +66,7 @@ def table(batch: Batch, rows: Iterable[RowScores], top_k: int, vocab_size: int, 
         logp_BT[b, at_X] = torch.from_numpy(logp)[at_X - 1]
         if top_k:
             ids_XK = torch.from_numpy(ids)[at_X - 1].long()
-            _check_ids(ids_XK, vocab_size, name)
+            _check_ids(ids_XK, vocabulary, name)
             ids_BTK[b, at_X] = ids_XK
             topk_BTK[b, at_X] = torch.from_numpy(topk)[at_X - 1]
     if not top_k:
@@ -70,10 +74,11 @@ def table(batch: Batch, rows: Iterable[RowScores], top_k: int, vocab_size: int, 
     return TeacherScores(logp_BT, topk_ids_BTK=ids_BTK, topk_logp_BTK=topk_BTK)
 
 
-def _check_ids(ids_XK: Tensor, vocab_size: int, name: str) -> None:
-    highest = int(ids_XK.max())
-    if highest >= vocab_size:
+def _check_ids(ids_XK: Tensor, vocabulary: Vocabulary, name: str) -> None:
+    known = vocabulary.has(ids_XK.numpy())
+    if not known.all():
+        stranger = int(ids_XK.numpy()[~known][0])
         raise TrainingError(
-            f"teacher {name!r} counts id {highest} among the likeliest, which is padding of its head: the "
-            f"tokenizer has {vocab_size} tokens; set the teacher's backend: hf"
+            f"teacher {name!r} counts id {stranger} among the likeliest, which is padding of its head or a token that "
+            f"the student lacks: there are {vocabulary.count} ids; set the teacher's backend: hf"
         )

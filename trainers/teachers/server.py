@@ -76,7 +76,7 @@ class ServerTeacher:
             requests_per_minute=options.requests_per_minute,
         )
         self.server = VLLMServer(http, self.name)
-        self.vocab_size = student.vocab_size
+        self.vocabulary = student.vocabulary
         self.cached_rows = 0
         self._cache = _Cache(options.cache_bytes)
         self._check(student, top_k)
@@ -105,9 +105,9 @@ class ServerTeacher:
 
         Raises: TrainingError: a row could not be scored, or the likeliest ids are not the tokenizer's.
         """
-        require_top_k(top_k, self.vocab_size)
+        require_top_k(top_k, self.vocabulary.count)
         rows = ((scored.logp, scored.top_ids, scored.top_logp) for scored in self._rows(batch, top_k))
-        return table(batch, rows, top_k, self.vocab_size, self.name)
+        return table(batch, rows, top_k, self.vocabulary, self.name)
 
     def _rows(self, batch: Batch, top_k: int) -> list[Scored]:
         """Scores of each row up to its last trained token; equal rows are asked for once."""

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from ...engine import Request
+from ...models.vocabulary import Vocabulary
 from ...types import Finish
 from ..stops import StopFinder
 from .forward import Forward
-from .sampler import ChoiceTable, IntArray, RowSettings, sample_rows
+from .sampler import ChoiceTable, IntArray, RowSettings, existing_logits, sample_rows
 from .table import SlotTable
 
 _LOG = logging.getLogger(__name__)
@@ -76,6 +77,7 @@ class SlotBatch:
         prefill_tokens: int,
         token_limit: int,
         end_ids: IntArray,
+        vocabulary: Vocabulary,
         stops: StopFinder,
     ) -> None:
         """Start empty and small.
@@ -87,6 +89,7 @@ class SlotBatch:
             prefill_tokens: prompt tokens computed in one forward pass.
             token_limit: most tokens in all rows together; one row may always be as long as it needs.
             end_ids: tokens that end a reply.
+            vocabulary: ids that may be sampled.
             stops: finds the texts that end it.
         """
         rows = min(_FIRST_ROWS, slots)
@@ -97,7 +100,7 @@ class SlotBatch:
         self._forward = forward
         self._slots, self._max_context, self._prefill_tokens = slots, max_context, prefill_tokens
         self._token_limit = token_limit
-        self._end_ids, self._stops = end_ids, stops
+        self._end_ids, self._stops, self._vocabulary = end_ids, stops, vocabulary
         self._table = SlotTable(rows, _CAPACITY_STEP)
         self._settings = RowSettings.empty(rows)
         self._choices = ChoiceTable(rows)
@@ -269,6 +272,7 @@ class SlotBatch:
 
         table, settings = self._table, self._settings.take(rows)
         guided = self._choices.guided[rows]
+        logits = existing_logits(logits, self._vocabulary)
         ids, logps = sample_rows(
             logits,
             settings,
@@ -282,7 +286,10 @@ class SlotBatch:
         table.known[rows] += 1
         self._settings.position[rows] += 1
         complete = self._choices.advance(rows, settings.position, new)
-        stopped = np.where(guided, complete, (new[:, None] == self._end_ids).any(-1))
+        ended = (new[:, None] == self._end_ids).any(-1)
+        for at, row in enumerate(rows):  # a chat template's own end token belongs to its requests alone
+            ended[at] |= int(new[at]) in self.running[int(row)].request.end_ids
+        stopped = np.where(guided, complete, ended)
         stopped |= np.array([self._says_stop(int(row)) for row in rows], bool)
         finite = np.isfinite(logprobs)
         over = stopped | (settings.position + 1 >= settings.max_tokens)

@@ -20,11 +20,13 @@ import numpy as np
 from ...engine import Completion, Engine, Request, check_keys, check_request
 from ...errors import EngineFailure, UsageError
 from ...models.loading import end_ids, max_context_of, open_model
+from ...models.vocabulary import embedded_rows, vocabulary_of
 from ...models.weights import copy_weights, weights_digest
 from ...types import Action
 from ..stops import StopFinder
 from .batch import Job, Outcome, SlotBatch
 from .forward import CachedForward, Forward, FullForward, agrees_with_plain_forward, obstacle
+from .sampler import existing_logits
 
 _LOG = logging.getLogger(__name__)
 
@@ -41,6 +43,7 @@ class HFEngine(Engine):
         policy_version: number of weight updates seen.
         generated_tokens: tokens sampled so far.
         keeps_cache: whether keys and values are kept between steps and turns.
+        vocabulary: ids that exist; no other is read or sampled, and log-probs are normalised over these.
     """
 
     def __init__(
@@ -80,16 +83,11 @@ class HFEngine(Engine):
         self._revision = revision or getattr(model.config, "_commit_hash", None)
         self._config = model.config.get_text_config(decoder=True)
         self.max_context = max_context_of(self._config, max_context)
-        self._vocab = int(model.get_input_embeddings().num_embeddings)
-        if len(tokenizer) > self._vocab:
-            raise UsageError(
-                f"the tokenizer has {len(tokenizer)} tokens, but model {self._name!r} embeds only {self._vocab}; "
-                "they do not belong together"
-            )
+        self.vocabulary = vocabulary_of(tokenizer, embedded_rows(model), self._name)
         if slots < 1 or prefill_tokens < 1:
             raise UsageError(f"slots and prefill_tokens must be at least 1, got {slots} and {prefill_tokens}")
         self._timeout = request_timeout
-        self._end_ids = end_ids(model, tokenizer)
+        self._end_ids = end_ids(model, tokenizer, self.vocabulary)
         forward, token_bytes = self._choose_forward(keep_cache)
         self.keeps_cache = isinstance(forward, CachedForward)
         self._batch = SlotBatch(
@@ -99,6 +97,7 @@ class HFEngine(Engine):
             prefill_tokens=prefill_tokens,
             token_limit=(cache_bytes or _free_bytes(model.device)) // max(1, token_bytes),
             end_ids=self._end_ids,
+            vocabulary=self.vocabulary,
             stops=StopFinder(tokenizer),
         )
         self._waiting: list[Job] = []
@@ -166,7 +165,7 @@ class HFEngine(Engine):
         Raises: UsageError: a request makes no sense; then none of them is queued.
         """
         for request in requests:
-            check_request(request, self._vocab)
+            check_request(request, self.vocabulary)
         running = (*self._waiting, *self._batch.running.values())
         check_keys(requests, (job.request.key for job in running))
         jobs = [self._job(request) for request in requests]
@@ -184,10 +183,13 @@ class HFEngine(Engine):
         room = min(sampling.max_new_tokens, self.max_context - len(prompt))
         return Job(request, prompt, room, deadline, self._submitted)
 
-    def poll(self) -> list[Completion]:
-        """Work until something is finished; [] when nothing is queued."""
+    def poll(self, timeout: float | None = None) -> list[Completion]:
+        """Work until something is finished, for `timeout` seconds or little more; [] when nothing is."""
+        until = None if timeout is None else time.monotonic() + timeout
         with self._quiet_model():
             while not self._ready and (self._waiting or self._batch.running):
+                if until is not None and time.monotonic() > until:
+                    break
                 if self._timeout is not None:
                     self._expire(time.monotonic())
                 if not (self._joins_now() and self._join()):
@@ -234,7 +236,8 @@ class HFEngine(Engine):
         if error is not None:
             message = str(error) if isinstance(error, EngineFailure) else f"{type(error).__name__}: {error}"
             return Completion(key, failure=EngineFailure(message))
-        said = ids[:-1] if ids and ids[-1] in self._end_ids else ids
+        ended = bool(ids) and (ids[-1] in self._end_ids or ids[-1] in outcome.job.request.end_ids)
+        said = ids[:-1] if ended else ids
         text = self.tokenizer.decode(said, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return Completion(key, Action(text, ids, outcome.logprobs, outcome.finish, self.policy_version))
 
@@ -260,6 +263,12 @@ class HFEngine(Engine):
             self._batch.end(row, "abort")
         self._collect()
 
+    def drop(self, keys: Iterable[str]) -> None:
+        """Stop requests; nothing more is heard of them."""
+        gone = set(keys)
+        self.abort(gone)
+        self._ready = [item for item in self._ready if item.key not in gone]
+
     def release(self, slot: str) -> None:
         """Forget the cache of a conversation; unknown slots are ignored."""
         self._batch.release(slot)
@@ -271,6 +280,7 @@ class HFEngine(Engine):
         ids_T = torch.tensor(list(token_ids), device=self.model.device)
         with self._quiet_model():
             logits_TV = self.model(input_ids=ids_T[None]).logits[0, :-1].float()
+        logits_TV = existing_logits(logits_TV, self.vocabulary)
         logp_T = logits_TV.log_softmax(-1).gather(1, ids_T[1:, None])[:, 0]
         found: list[float] = logp_T.tolist()
         return found

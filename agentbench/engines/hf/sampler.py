@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import numpy as np
 import numpy.typing as npt
 
+from ...models.vocabulary import Vocabulary
 from ...types import SamplingParams
 
 if TYPE_CHECKING:
@@ -147,6 +148,13 @@ def sample_rows(
         if greedy_R.any():
             ids_R = torch.where(_tensor(greedy_R, logits_RV), logits_RV.argmax(-1), ids_R)
     return ids_R, prob_RV.gather(-1, ids_R[:, None])[:, 0].log()
+
+
+def existing_logits(logits_RV: Tensor, vocabulary: Vocabulary) -> Tensor:
+    """Cut padding rows off and give the holes no probability; before anything else is done with logits."""
+    logits_RV = logits_RV[..., : vocabulary.width]
+    holes = vocabulary.holes
+    return logits_RV.index_fill(-1, _tensor(holes, logits_RV), float("-inf")) if holes.size else logits_RV
 
 
 def _tensor(array: npt.NDArray[np.generic], like: Tensor) -> Tensor:

@@ -6,6 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 
+def ends_once(choice: Sequence[int], end_ids: Sequence[int]) -> bool:
+    """Whether the last of a choice's ids ends a reply, and no other does."""
+    return [token in end_ids for token in choice] == [False] * (len(choice) - 1) + [True]
+
+
 class ChoiceProcessor:
     """A logits processor of vLLM: what no choice goes on with gets no probability.
 

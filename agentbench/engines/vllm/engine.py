@@ -17,10 +17,11 @@ from typing import Any, cast
 
 from ...engine import Completion, Engine, Request, check_keys, check_request
 from ...errors import EngineFailure, UsageError
+from ...models.vocabulary import Vocabulary
 from ...types import Action, Finish
 from ..stops import StopFinder
-from .adapter import Backend, Piece, check_version, generation, on_cpu, scoring
-from .model import read_facts
+from .adapter import Backend, Piece, generation, scoring
+from .choice import ends_once
 
 _LOG = logging.getLogger(__name__)
 _FINISHES = {"stop", "length"}
@@ -47,6 +48,7 @@ class VLLMEngine(Engine):
         generated_tokens: tokens sampled so far.
         prefilled_tokens: prompt tokens computed so far.
         cached_tokens: prompt tokens found in the prefix cache instead.
+        vocabulary: ids that exist.
     """
 
     def __init__(
@@ -55,7 +57,7 @@ class VLLMEngine(Engine):
         tokenizer: Any,
         *,
         name: str,
-        vocab: int,
+        vocabulary: Vocabulary,
         max_context: int,
         end_ids: Sequence[int],
         identity: dict[str, Any],
@@ -67,7 +69,7 @@ class VLLMEngine(Engine):
             backend: speaks to vLLM.
             tokenizer: of the model.
             name: for the records.
-            vocab: ids that the model embeds.
+            vocabulary: ids that exist; no other is read or sampled, and log-probs are normalised over these.
             max_context: prompt plus reply.
             end_ids: tokens that end a reply.
             identity: further entries of `info`: revision, dtype, weights.
@@ -77,7 +79,8 @@ class VLLMEngine(Engine):
         self.max_context = max_context
         self.policy_version = 0
         self.generated_tokens = self.prefilled_tokens = self.cached_tokens = 0
-        self._backend, self._name, self._vocab = backend, name, vocab
+        self._backend, self._name, self.vocabulary = backend, name, vocabulary
+        self.restrict(vocabulary)
         self._end_ids, self._identity, self._timeout = list(end_ids), dict(identity), request_timeout
         self._stops = StopFinder(tokenizer)
         self._jobs: dict[str, _Job] = {}
@@ -104,7 +107,7 @@ class VLLMEngine(Engine):
         Raises: UsageError: a request makes no sense; then none of them is queued.
         """
         for request in requests:
-            check_request(request, self._vocab)
+            check_request(request, self.vocabulary)
         check_keys(requests, (job.request.key for job in self._jobs.values()))
         jobs = [self._job(request) for request in requests]
         for job in jobs:
@@ -118,20 +121,16 @@ class VLLMEngine(Engine):
 
     def _job(self, request: Request) -> _Job:
         sampling, choices, prompt = request.sampling, request.choices, request.token_ids
-        if choices is not None and not all(map(self._ends_once, choices)):
+        end_ids = sorted({*self._end_ids, *request.end_ids})
+        if choices is not None and not all(ends_once(choice, end_ids) for choice in choices):
             raise UsageError(
                 f"request {request.key!r} cannot be answered: vllm needs choices with one end token, their last; "
                 "use engine: hf"
             )
         room = max(1, min(sampling.max_new_tokens, self.max_context - len(prompt)))
-        parameters = generation(
-            sampling, seed=request.seed, room=room, end_ids=self._end_ids, choices=choices
-        )
+        parameters = generation(sampling, seed=request.seed, room=room, end_ids=end_ids, choices=choices)
         deadline = math.inf if self._timeout is None else time.monotonic() + self._timeout
         return _Job(request, parameters, deadline)
-
-    def _ends_once(self, choice: Sequence[int]) -> bool:
-        return [token in self._end_ids for token in choice] == [False] * (len(choice) - 1) + [True]
 
     def _start(self, job: _Job) -> None:
         """Hand a job to vLLM, from the beginning."""
@@ -148,9 +147,12 @@ class VLLMEngine(Engine):
         self._count += 1
         return str(self._count)
 
-    def poll(self) -> list[Completion]:
-        """Work until something is finished; [] when nothing is queued."""
+    def poll(self, timeout: float | None = None) -> list[Completion]:
+        """Work until something is finished, for `timeout` seconds or little more; [] when nothing is."""
+        until = None if timeout is None else time.monotonic() + timeout
         while not self._ready and self._jobs:
+            if until is not None and time.monotonic() > until:
+                break
             self._expire(time.monotonic())
             if self._jobs:
                 self._step()
@@ -209,7 +211,7 @@ class VLLMEngine(Engine):
 
     def _end(self, job: _Job, finish: Finish) -> None:
         ids = job.token_ids
-        said = ids[:-1] if ids and ids[-1] in self._end_ids else ids
+        said = ids[:-1] if ids and ids[-1] in (*self._end_ids, *job.request.end_ids) else ids
         text = self.tokenizer.decode(said, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         action = Action(text, ids, job.logprobs, finish, self.policy_version)
         self._ready.append(Completion(job.request.key, action))
@@ -240,6 +242,12 @@ class VLLMEngine(Engine):
         for id in stopped:
             self._end(self._jobs.pop(id), "abort")
 
+    def drop(self, keys: Iterable[str]) -> None:
+        """Stop requests; nothing more is heard of them."""
+        gone = set(keys)
+        self.abort(gone)
+        self._ready = [item for item in self._ready if item.key not in gone]
+
     def release(self, slot: str) -> None:
         """Nothing to do: the prefix cache forgets what was used longest ago."""
 
@@ -265,8 +273,8 @@ class VLLMEngine(Engine):
             raise UsageError(
                 f"vllm scores rows of 2 to {self.max_context} tokens, got {sizes[0]} to {sizes[-1]}"
             )
-        if any(min(row) < 0 or max(row) >= self._vocab for row in rows):
-            raise UsageError(f"a row to score has an id outside the vocabulary of {self._vocab}")
+        if not all(bool(self.vocabulary.has(row).all()) for row in rows):
+            raise UsageError(f"a row to score has an id outside the vocabulary of {self.vocabulary.count}")
         mine = [self._new_id() for _ in rows]
         waiting = Piece("", (), (), "", 0)
         self._scored = dict.fromkeys(mine, waiting)
@@ -288,6 +296,10 @@ class VLLMEngine(Engine):
         ):
             raise EngineFailure("vllm gave no finite log-prob for a scored token")
         return pieces
+
+    def restrict(self, vocabulary: Vocabulary) -> None:
+        """Give no probability to ids outside `vocabulary` from now on, in sampling and in scoring."""
+        self._backend.call("keep_ids", vocabulary.width, vocabulary.holes.tolist())
 
     # --- weights ------------------------------------------------------------------------------------------------------
 
@@ -320,74 +332,3 @@ class VLLMEngine(Engine):
     def wake(self) -> None:
         """Take the memory again; answers are as before."""
         self._backend.wake()
-
-
-def build(
-    model: str,
-    *,
-    dtype: str = "auto",
-    max_context: int | None = None,
-    slots: int = 64,
-    prefill_tokens: int | None = None,
-    cache_bytes: int | None = None,
-    trust_remote_code: bool = False,
-    revision: str | None = None,
-    request_timeout: float | None = None,
-    sleeps: bool = False,
-    vllm: dict[str, Any] | None = None,
-) -> VLLMEngine:
-    """Start vLLM on a model.
-
-    Args:
-        model: a local Hugging Face folder, or a hub id "org/name"; weights as safetensors.
-        dtype: "auto" takes the checkpoint's (float16 becomes float32 on CPU), else float32, bfloat16 or float16.
-        max_context: prompt plus reply; None takes the model's longest.
-        slots: requests running at a time.
-        prefill_tokens: prompt tokens computed in one step; None takes 2048 on CPU, where a whole prompt always fits,
-            and vLLM's own number on CUDA.
-        cache_bytes: memory for keys and values; None takes enough for all slots on CPU, but at most a quarter
-            of all RAM; on CUDA vLLM's own share.
-        trust_remote_code: run Python code that comes with the model.
-        revision: branch, tag or commit on the hub.
-        request_timeout: seconds from submission after which a request fails; None waits forever.
-        sleeps: start so that `sleep` works (CUDA).
-        vllm: further keyword arguments of vLLM's `EngineArgs`, over ours.
-    Raises: UsageError: vLLM or the model cannot be used; says why.
-    """
-    check_version()
-    if slots < 1 or (prefill_tokens is not None and prefill_tokens < 1):
-        raise UsageError(f"slots and prefill_tokens must be at least 1, got {slots} and {prefill_tokens}")
-    found = read_facts(
-        model, dtype, max_context, revision, on_cpu=on_cpu(), trust_remote_code=trust_remote_code
-    )
-    if cache_bytes is None and on_cpu():
-        cache_bytes = found.cache_bytes(slots)
-    backend = Backend(
-        str(found.folder),
-        dtype=found.dtype,
-        max_context=found.max_context,
-        slots=slots,
-        prefill_tokens=prefill_tokens,
-        cache_bytes=cache_bytes,
-        trust_remote_code=trust_remote_code,
-        sleeps=sleeps,
-        options=vllm,
-    )
-    weights = backend.call("digest_of", str(found.folder))
-    engine = VLLMEngine(
-        backend,
-        found.tokenizer,
-        name=model,
-        vocab=found.vocab,
-        max_context=found.max_context,
-        end_ids=found.end_ids,
-        identity={"revision": found.revision, "dtype": found.dtype, "weights": weights},
-        request_timeout=request_timeout,
-    )
-    try:
-        engine.score([0, 0])  # some architectures fail only when they compute
-    except EngineFailure as error:
-        raise UsageError(
-            f"vllm loaded {model!r} but cannot compute with it: {error}; use engine: hf"
-        ) from error
-    return engine

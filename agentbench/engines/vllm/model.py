@@ -14,6 +14,7 @@ from typing import Any
 
 from ...errors import CorruptData, UsageError, missing_dependency
 from ...models.loading import DTYPES, check_name, end_ids, max_context_of, open_tokenizer
+from ...models.vocabulary import Vocabulary, vocabulary_of
 
 _FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.py")
 _BLOCK = 32
@@ -25,7 +26,7 @@ class ModelFacts:
 
     Attributes:
         revision: the commit, when it came from the hub.
-        vocab: ids that it embeds.
+        vocabulary: ids that exist.
         max_context: prompt plus reply.
         end_ids: tokens that end a reply.
         token_bytes: of the keys and values of one token.
@@ -35,7 +36,7 @@ class ModelFacts:
     revision: str | None
     tokenizer: Any
     dtype: str
-    vocab: int
+    vocabulary: Vocabulary
     max_context: int
     end_ids: tuple[int, ...]
     token_bytes: int
@@ -70,21 +71,16 @@ def read_facts(
     tokenizer = open_tokenizer(folder, trust_remote_code=trust_remote_code)
     config, generation = _configs(folder, trust_remote_code)
     text = config.get_text_config(decoder=True)
-    vocab = int(text.vocab_size)
-    if len(tokenizer) > vocab:
-        raise UsageError(
-            f"the tokenizer has {len(tokenizer)} tokens, but model {model!r} embeds only {vocab}; "
-            "they do not belong together"
-        )
+    vocabulary = vocabulary_of(tokenizer, int(text.vocab_size), model)
     kind = _dtype(dtype, config, on_cpu)
     return ModelFacts(
         folder=folder,
         revision=revision or commit,
         tokenizer=tokenizer,
         dtype=kind,
-        vocab=vocab,
+        vocabulary=vocabulary,
         max_context=max_context_of(text, max_context),
-        end_ids=tuple(end_ids(SimpleNamespace(generation_config=generation), tokenizer).tolist()),
+        end_ids=tuple(end_ids(SimpleNamespace(generation_config=generation), tokenizer, vocabulary).tolist()),
         token_bytes=_token_bytes(text, kind),
     )
 

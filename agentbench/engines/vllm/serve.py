@@ -23,7 +23,7 @@ import httpx
 
 from ...errors import AgentBenchError, UsageError
 from ...machine import hardware
-from ..http import is_loopback
+from ..settings import is_loopback
 from .wire import PROBE_TOP
 
 Purpose = Literal["eval", "training", "teacher"]

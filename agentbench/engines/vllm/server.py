@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import queue
 import shutil
+import time
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
@@ -17,9 +18,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+
 from ...engine import Completion, Engine, Request, check_keys, check_request
 from ...errors import EngineFailure, TrainingError, UsageError, missing_dependency
 from ...models.loading import end_ids, find_tokenizer
+from ...models.vocabulary import Vocabulary, vocabulary_of
 from ...types import Action, Finish
 from ..http import HttpClient, Usage
 from ..stops import StopFinder
@@ -47,6 +51,8 @@ class VLLMServerEngine(Engine):
         tokenizer: Any,
         stop_ids: Sequence[int],
         *,
+        vocabulary: Vocabulary | None = None,
+        rows: int | None = None,
         weights_folder: Path | None = None,
     ) -> None:
         """Put servers that were checked together.
@@ -55,10 +61,14 @@ class VLLMServerEngine(Engine):
             servers: all serve the same model.
             tokenizer: its tokenizer.
             stop_ids: tokens that end a reply.
+            vocabulary: ids that exist; None takes all that the tokenizer has.
+            rows: of the model's head; None where nobody knows.
             weights_folder: where new weights are left for the servers; None refuses them.
         """
         self.servers = list(servers)
         self.tokenizer = tokenizer
+        self.vocabulary = vocabulary_of(tokenizer, None) if vocabulary is None else vocabulary
+        self._allowed = _allowed(self.vocabulary, rows)
         self.max_context = min(server.max_model_len for server in servers)
         self.policy_version = 0
         self._stop_ids = [int(token) for token in stop_ids]
@@ -93,7 +103,7 @@ class VLLMServerEngine(Engine):
         Raises: UsageError: a request makes no sense; then none of them is sent.
         """
         for request in requests:
-            check_request(request)
+            check_request(request, self.vocabulary)
             check_temperature(request.sampling.temperature)
             if request.choices is not None:
                 raise UsageError(
@@ -121,8 +131,9 @@ class VLLMServerEngine(Engine):
             "presence_penalty": 0.0,
             "frequency_penalty": 0.0,
             "min_tokens": min(sampling.min_new_tokens, room),
-            "stop_token_ids": self._stop_ids,
+            "stop_token_ids": sorted({*self._stop_ids, *request.end_ids}),
             "seed": request.seed,
+            **self._allowed,
         }
         if sampling.stop:
             options |= {"stop": list(sampling.stop), "include_stop_str_in_output": True}
@@ -133,11 +144,16 @@ class VLLMServerEngine(Engine):
     def _server_of(self, request: Request) -> VLLMServer:
         return self.servers[zlib.crc32((request.slot or request.key).encode()) % len(self.servers)]
 
-    def poll(self) -> list[Completion]:
-        """Wait until something is answered; [] when nothing is asked."""
+    def poll(self, timeout: float | None = None) -> list[Completion]:
+        """Wait until something is answered, at most `timeout` seconds; [] when nothing is asked or answered."""
         ready, self._ready = self._ready, []
+        until = None if timeout is None else time.monotonic() + timeout
         while self._running and (not ready or not self._ended.empty()):
-            request, future = self._ended.get()
+            try:
+                left = None if until is None else max(0.0, until - time.monotonic())
+                request, future = self._ended.get(timeout=left)
+            except queue.Empty:
+                break
             if self._running.get(request.key, (None, None))[1] is not future:
                 continue  # stopped meanwhile
             del self._running[request.key]
@@ -151,22 +167,39 @@ class VLLMServerEngine(Engine):
         if error is not None:
             raise error
         said, sampling = future.result(), request.sampling
+        known = self.vocabulary.has(said.token_ids)
+        if not known.all():
+            stranger = said.token_ids[int(known.argmin())]
+            message = (
+                f"the server said id {stranger}, which no token has (padding of the model's head); name the model's "
+                "folder in model_name_or_path, so that such ids can be forbidden"
+            )
+            return Completion(request.key, failure=EngineFailure(message))
         ids, logprobs, finish = said.token_ids, said.logprobs, said.finish
         length = self._stops.length(ids, sampling.stop, sampling.min_new_tokens)
         if length is not None:  # a server may send tokens that it computed beyond it
             ids, logprobs, finish = ids[:length], logprobs[:length], "stop"
-        return Completion(request.key, self._action(ids, logprobs, finish))  # type: ignore[arg-type]
+        return Completion(request.key, self._action(request, ids, logprobs, finish))  # type: ignore[arg-type]
 
-    def _action(self, ids: Sequence[int], logprobs: Sequence[float], finish: Finish) -> Action:
-        spoken = ids[:-1] if ids and ids[-1] in self._stop_ids else ids
+    def _action(
+        self, request: Request, ids: Sequence[int], logprobs: Sequence[float], finish: Finish
+    ) -> Action:
+        spoken = ids[:-1] if ids and ids[-1] in (*self._stop_ids, *request.end_ids) else ids
         text = self.tokenizer.decode(spoken, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return Action(text, ids, logprobs, finish, self.policy_version)
 
     def abort(self, keys: Iterable[str]) -> None:
         """Stop requests; each is answered with nothing said and finish "abort"."""
         for key in set(keys) & set(self._running):
+            request, future = self._running.pop(key)
+            future.cancel()
+            self._ready.append(Completion(key, self._action(request, [], [], "abort")))
+
+    def drop(self, keys: Iterable[str]) -> None:
+        """Stop requests; nothing more is heard of them."""
+        for key in set(keys) & set(self._running):
             self._running.pop(key)[1].cancel()
-            self._ready.append(Completion(key, self._action([], [], "abort")))
+        self._ready = [item for item in self._ready if item.key not in keys]
 
     def release(self, slot: str) -> None:
         """Nothing is kept here; servers drop old prefixes by themselves."""
@@ -198,7 +231,7 @@ class VLLMServerEngine(Engine):
         """
         if self._weights_folder is None:
             raise UsageError(
-                "engine 'vllm-server' needs a folder that the server sees too, to hand over new weights; set "
+                "engine 'vllm-server' hands new weights over in a folder that the server sees too; set "
                 "rollout.engine_options.weights_folder"
             )
         if self.policy_version == 0:
@@ -209,8 +242,7 @@ class VLLMServerEngine(Engine):
             future.cancel()
         self._running.clear()
         version = self.policy_version + 1
-        folder = self._weights_folder / f"version-{version}"
-        write_weights(folder, named_tensors)
+        write_weights(folder := self._weights_folder / f"version-{version}", named_tensors)
         for server in self.servers:
             try:
                 self._served["weights"] = server.load_from(str(folder), version)
@@ -227,6 +259,16 @@ class VLLMServerEngine(Engine):
     def close(self) -> None:
         for server in self.servers:
             server.http.close()
+
+
+def _allowed(vocabulary: Vocabulary, rows: int | None) -> dict[str, Any]:
+    """Sampling options that leave ids without a token no probability; the shorter of the two lists that say so."""
+    absent = vocabulary.holes if rows is None else vocabulary.absent(rows)
+    if not absent.size:
+        return {}
+    if absent.size <= vocabulary.count:
+        return {"logit_bias": {str(token): -100.0 for token in absent.tolist()}}  # e^-100 is 0 in float32
+    return {"allowed_token_ids": np.flatnonzero(vocabulary.exists).tolist()}
 
 
 def write_weights(folder: Path, named_tensors: Iterable[tuple[str, Any]]) -> None:
@@ -272,6 +314,18 @@ def load_tokenizer(name: str) -> tuple[Any, list[int]]:
         generation = None
     found = end_ids(SimpleNamespace(generation_config=generation), tokenizer)
     return tokenizer, [int(token) for token in found]
+
+
+def head_rows(name: str) -> int | None:
+    """Rows of a model's head by its configuration; None where there is only a tokenizer."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(name)
+    except (OSError, ValueError):
+        return None
+    rows = getattr(config.get_text_config(decoder=True), "vocab_size", None)
+    return None if rows is None else int(rows)
 
 
 def build(
@@ -323,7 +377,11 @@ def build(
     folder = Path(weights_folder).resolve() if weights_folder else None
     if folder is not None:
         folder = folder / f"process-{_rank()}"
-    return VLLMServerEngine(servers, loaded, stop_ids, weights_folder=folder)
+    rows = head_rows(model if tokenizer is None else tokenizer)
+    vocabulary = vocabulary_of(loaded, rows, model)
+    return VLLMServerEngine(
+        servers, loaded, stop_ids, vocabulary=vocabulary, rows=rows, weights_folder=folder
+    )
 
 
 def _own_urls(urls: Sequence[str]) -> list[str]:

@@ -34,7 +34,9 @@ class Blueprint:
         own = {id(parameter): name for name, parameter in model.named_parameters()}
         self.shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
         state = model.state_dict(keep_vars=True)
-        self.first = {name: own[id(value)] for name, value in state.items() if id(value) in own}
+        # persistent buffers (a router's bias) travel with the weights, but an update may leave them as they are
+        self._buffers = {name: tuple(value.shape) for name, value in state.items() if id(value) not in own}
+        self.first = {name: own.get(id(value), name) for name, value in state.items()}
 
     def check(self, shapes: Iterable[tuple[str, tuple[int, ...]]], error: type[Exception]) -> None:
         """Refuse weights of other names or shapes, and incomplete ones."""
@@ -42,7 +44,7 @@ class Blueprint:
         for name, shape in shapes:
             if name not in self.first:
                 raise error(f"the model has no weight {name!r}; one it has is {next(iter(self.shapes))!r}")
-            needed = self.shapes[self.first[name]]
+            needed = self.shapes.get(self.first[name]) or self._buffers[name]
             if shape != needed:
                 raise error(f"weight {name!r} has shape {shape} and needs {needed}")
             given.add(self.first[name])
@@ -100,6 +102,27 @@ class WeightLoader:
         return self._load(
             blueprint, ((blueprint.first[name], tensor) for name, tensor in tensors.items()), version
         )
+
+    def keep_ids(self, width: int, holes: list[int]) -> None:
+        """Give other ids no probability, in replies and in scored prompts alike: both come from `compute_logits`.
+
+        Args:
+            width: ids from here on are padding of the head.
+            holes: ids below that no token has.
+        """
+        import torch
+
+        model = self.model_runner.get_model()
+        compute, index = model.compute_logits, torch.tensor(holes, dtype=torch.long)
+
+        def existing(*inputs: Any, **options: Any) -> Any:
+            logits = compute(*inputs, **options)
+            if logits is not None:  # a rank of a pipeline that has no head
+                logits[..., width:] = float("-inf")
+                logits[..., index.to(logits.device)] = float("-inf")
+            return logits
+
+        model.compute_logits = existing
 
     def digest_of(self, folder: str) -> str:
         """Fingerprint of the weights in a folder, without loading them."""

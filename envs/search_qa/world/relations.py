@@ -22,7 +22,7 @@ class Relation:
         to: kind of its object: an entity's, or "year", "number", "name".
         phrase: the object as a noun phrase of the subject: "the author of {}".
         question: asks for the object: "Who wrote {}?".
-        query: words searched for beside the subject's name.
+        query: words searched for beside the subject's name: those that say it in a passage, and a question word.
         readings: plain text, the subject in {}, then a regular expression that finds the object up to a mark.
         pool: answers are many and even, so that the fact may be the last of a chain.
     """
@@ -47,7 +47,7 @@ RELATIONS: dict[str, Relation] = {
             "person",
             "the author of {}",
             "Who wrote {}?",
-            "written by",
+            "was written by who",
             (r"{} was written by " + _END,),
         ),
         Relation(
@@ -56,7 +56,7 @@ RELATIONS: dict[str, Relation] = {
             "year",
             "",
             "In what year did {} come out?",
-            "came out",
+            "came out in when",
             (r"{} came out in (\d+)",),
         ),
         Relation(
@@ -65,11 +65,17 @@ RELATIONS: dict[str, Relation] = {
             "company",
             "the publisher of {}",
             "Which company published {}?",
-            "published by",
+            "was published by who",
             (r"{} was published by " + _END,),
         ),
         Relation(
-            "born", "person", "year", "", "In what year was {} born?", "born", (r"{} was born in (\d+)",)
+            "born",
+            "person",
+            "year",
+            "",
+            "In what year was {} born?",
+            "was born in when",
+            (r"{} was born in (\d+)",),
         ),
         Relation(
             "birthplace",
@@ -77,7 +83,7 @@ RELATIONS: dict[str, Relation] = {
             "town",
             "the birthplace of {}",
             "In which town was {} born?",
-            "born in the town of",
+            "in the town of where",
             (r"{} was born in \d+ in the town of " + _END,),
         ),
         Relation(
@@ -86,7 +92,7 @@ RELATIONS: dict[str, Relation] = {
             "person",
             "the spouse of {}",
             "Who is married to {}?",
-            "married to",
+            "is married to who",
             (r"{} is married to " + _END,),
         ),
         Relation(
@@ -95,7 +101,7 @@ RELATIONS: dict[str, Relation] = {
             "person",
             "the teacher of {}",
             "Who taught {}?",
-            "taught by",
+            "was taught by who",
             (r"{} was taught by " + _END,),
         ),
         Relation(
@@ -104,7 +110,7 @@ RELATIONS: dict[str, Relation] = {
             "company",
             "the employer of {}",
             "Which company does {} work for?",
-            "works for",
+            "works for who",
             (r"{} works for ([^.,]+?),",),
         ),
         Relation(
@@ -113,7 +119,7 @@ RELATIONS: dict[str, Relation] = {
             "person",
             "the founder of {}",
             "Who founded {}?",
-            "founded by",
+            "was founded by who",
             (r"{} was founded by " + _END,),
         ),
         Relation(
@@ -122,7 +128,7 @@ RELATIONS: dict[str, Relation] = {
             "year",
             "",
             "In what year was {} set up?",
-            "set up",
+            "was set up in when",
             (r"{} was set up in (\d+)",),
         ),
         Relation(
@@ -131,7 +137,7 @@ RELATIONS: dict[str, Relation] = {
             "town",
             "the seat of {}",
             "In which town is {} based?",
-            "based in",
+            "is based in the town of where",
             (r"{} is based in the town of " + _END, r"{}, a company based in " + _END),
         ),
         Relation(
@@ -140,7 +146,7 @@ RELATIONS: dict[str, Relation] = {
             "region",
             "the region of {}",
             "In which region is {}?",
-            "lies in the region of",
+            "lies in the region of what",
             (r"{} lies in the region of ([^.,]+?),",),
             pool=False,
         ),
@@ -150,7 +156,7 @@ RELATIONS: dict[str, Relation] = {
             "number",
             "",
             "How many people live in {}?",
-            "population",
+            "has a population of what",
             (r"{} has a population of (\d[\d,]*\d)",),
         ),
         Relation(
@@ -159,8 +165,8 @@ RELATIONS: dict[str, Relation] = {
             "person",
             "the mayor of {}",
             "Who is the mayor of {}?",
-            "mayor",
-            (r"The mayor of {} is " + _END,),
+            "has as its mayor who",
+            (r"{} has as its mayor " + _END,),
         ),
         Relation(
             "capital",
@@ -168,7 +174,7 @@ RELATIONS: dict[str, Relation] = {
             "town",
             "the capital of {}",
             "Which town is the capital of {}?",
-            "capital",
+            "has its capital in what",
             (r"{} has its capital in " + _END, r"the region of {}, whose capital is " + _END),
         ),
         Relation(
@@ -177,7 +183,7 @@ RELATIONS: dict[str, Relation] = {
             "country",
             "the country of {}",
             "In which country is {}?",
-            "part of the country",
+            "is part of the country of what",
             (r"{} is part of the country of " + _END,),
             pool=False,
         ),
@@ -187,8 +193,8 @@ RELATIONS: dict[str, Relation] = {
             "person",
             "the president of {}",
             "Who is the president of {}?",
-            "president",
-            (r"The president of {} is " + _END,),
+            "has as its president who",
+            (r"{} has as its president " + _END,),
         ),
     )
 }
@@ -237,13 +243,13 @@ SENTENCES: Mapping[str, tuple[str, ...]] = {
     "town": (
         "{self} lies in the region of {region}, whose capital is {region.capital}.",
         "{self} has a population of {population}.",
-        "The mayor of {self} is {mayor}.",
+        "{self} has as its mayor {mayor}.",
     ),
     "region": (
         "{self} is part of the country of {country}.",
         "{self} has its capital in {capital}.",
     ),
-    "country": ("{self} is a country.", "The president of {self} is {president}."),
+    "country": ("{self} is a country.", "{self} has as its president {president}."),
     "alias": ("{self} is another name of {person}.", "{person} is often called {self}."),
 }
 """What a passage of each kind says; a name with a point in it follows a relation of another entity."""

@@ -15,7 +15,7 @@ import tempfile
 from array import array
 from bisect import bisect
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -100,11 +100,19 @@ class GoalTable(Sequence[Goal]):
     Goals are put together when asked for; the table holds four numbers for each.
     """
 
-    def __init__(self, catalog: Catalog, order: GoalOrder) -> None:
-        """Draw prices, limits and order, or read them where a stored catalogue has them already."""
+    def __init__(
+        self, catalog: Catalog, order: GoalOrder, numbers: Mapping[str, NDArray[Any]] | None = None
+    ) -> None:
+        """Draw prices, limits and order, or read them where a stored catalogue has them already.
+
+        Args:
+            catalog: products.
+            order: how they are drawn.
+            numbers: what `draw_numbers` returned, where they were drawn from another source than the order says.
+        """
         self.catalog = catalog
         self.order = order
-        numbers = _stored(catalog, order)
+        numbers = numbers or _stored(catalog, order)
         self.price = numbers["price"]
         self.places = numbers["places"]
         self.choices = numbers["choices"]
@@ -208,11 +216,24 @@ def _keep(folder: Path, drawn: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any
 
 
 def _draw(catalog: Catalog, order: GoalOrder) -> dict[str, NDArray[Any]]:
-    """Draw the prices of products, then the limits of goals, then shuffle."""
     draw = random.Random(order.draw_seed)
+    return draw_numbers(catalog, draw, lambda count: shuffled(order, count)[0], human=order.human)
+
+
+def draw_numbers(
+    catalog: Catalog, draw: random.Random, order_of: Callable[[int], list[int]], *, human: bool
+) -> dict[str, NDArray[Any]]:
+    """Draw the prices of products, then the limits of goals, then put the goals in order.
+
+    Args:
+        catalog: products.
+        draw: source of prices and limits.
+        order_of: given their number, the goals' places in the new order; called last.
+        human: sentences of people instead of synthetic ones.
+    """
     price = _draw_prices(catalog, draw)
-    places, choices, limits = _list_goals(catalog, price, draw, human=order.human)
-    by_index = np.array(shuffled(order, len(places))[0], np.int64)
+    places, choices, limits = _list_goals(catalog, price, draw, human=human)
+    by_index = np.array(order_of(len(places)), np.int64)
     return {
         "price": price,
         "places": places[by_index],

@@ -6,6 +6,7 @@ instructions (by ASIN; optional). The product list may be larger than memory, so
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -76,11 +77,12 @@ class CatalogFiles:
                 )
 
 
-def read_products(files: CatalogFiles) -> Iterator[Product]:
+def read_products(files: CatalogFiles, first: int | None = None) -> Iterator[Product]:
     """Yield the products that the original keeps, in file order.
 
     Args:
         files: the official files, or generated ones of the same format.
+        first: read so many entries of the items file only, kept or not; None reads all.
     Returns: an iterator; ASINs that are `nan`, repeated or longer than ten characters are skipped.
     Raises: MissingData: a file is absent. CorruptData: a file or a product cannot be read; names it.
     """
@@ -88,7 +90,7 @@ def read_products(files: CatalogFiles) -> Iterator[Product]:
     attributes = _read_object(files.attributes)
     human = _read_object(files.human) if files.human is not None else {}
     seen: set[str] = set()
-    for item in read_array(files.items):
+    for item in itertools.islice(read_array(files.items), first):
         asin = item.get("asin")
         if not isinstance(asin, str):
             raise CorruptData(f"{files.items}: product number {len(seen)} has no asin; get the file again")

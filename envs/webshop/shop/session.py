@@ -250,19 +250,20 @@ class Session:
             f"{BASE_URL}/item_sub_page/{self.name}/{state.asin}/{words}/{state.number}/{state.view}/{options}"
         )
 
-    def _above(self) -> Page | None:
+    def above(self) -> Page | None:
+        """Return what stands above the page, the instruction; None on the last page, which has none."""
         if self.state.view == "done":
             return None
         return heading(self.goal.instruction, start=self.state.view == "search")
 
     def text(self) -> str:
         """Return the page in the original's observation mode `text`."""
-        above = self._above()
+        above = self.above()
         return f"{above.text}{SEPARATOR}{self.page.text}" if above else self.page.text
 
     def rich(self) -> str:
         """Return the page in the original's observation mode `text_rich`."""
-        above = self._above()
+        above = self.above()
         nodes = (*above.nodes, *self.page.nodes) if above else self.page.nodes
         return rich_text(nodes, self.url(), self.state.opened)
 

@@ -9,7 +9,7 @@ from agentbench.engine import TextEngine, TextRequest
 from agentbench.engines import http as http_client
 from agentbench.engines.http import HttpClient, ServerUnavailable
 from agentbench.engines.openai import build
-from agentbench.errors import ConfigError, ContextFull, UsageError
+from agentbench.errors import ConfigError, ContextFull, EngineDown, UsageError
 from agentbench.evaluation.evaluate import EvalConfig, evaluate
 from agentbench.registry import load
 from agentbench.runs.episodes import encode_episode, read_episodes
@@ -415,3 +415,347 @@ def test_a_closed_engine_leaves_no_thread(server):
     engine.ask([ask()])
     engine.close()
     assert threading.active_count() <= before + 1  # the server may still be writing its answer
+
+
+# --- odd answers ------------------------------------------------------------------------------------------------------
+
+KEY = "sk-campaign-0123456789abcdefSECRET"
+
+
+@pytest.mark.parametrize(
+    ("body", "failure", "retried"),
+    [
+        ({"error": {"code": 502, "message": "upstream gave up"}}, "upstream gave up", True),
+        ({"error": {"code": 401, "message": "no credentials"}}, "no credentials", False),
+        (
+            {"choices": [{"finish_reason": "error", "error": {"message": "provider fell over"}}]},
+            "fell over",
+            True,
+        ),
+        ({"choices": [{"message": None, "finish_reason": "stop"}]}, "malformed answer", True),
+        ({"choices": [{"message": {"content": None}, "finish_reason": "stop"}]}, "has no content", True),
+        ({"choices": []}, "a list in it is empty", True),
+    ],
+)
+def test_errors_inside_a_200_are_told_apart(server, body, failure, retried):
+    engine = build("m", base_url=server.url, retries=1)
+    server.faults[CHAT] = [(200, {}, body), (200, {}, body)]
+    assert failure in str(answer(engine, ask())["a"].failure)
+    assert len(server.bodies(CHAT)) == (3 if retried else 2)  # the probe, and one or two attempts
+
+
+def test_a_context_that_is_full_is_seen_at_any_status(server):
+    engine = build("m", base_url=server.url, context_words=["zu lang"])
+    for status, words in (
+        (500, "exceeds the available context size"),
+        (422, "zu lang"),
+        (200, "context length"),
+    ):
+        server.faults[CHAT] = [(status, {}, {"error": {"code": 400, "message": words}})]
+        assert isinstance(answer(engine, ask())["a"].failure, ContextFull)
+
+
+@pytest.mark.parametrize(
+    ("usage", "counted"),
+    [
+        ({"prompt_tokens": 10.0, "completion_tokens": "n/a"}, (10, 0)),
+        ({"prompt_tokens": -5, "completion_tokens": 1e300}, (0, 0)),
+        ({"prompt_tokens": [1], "completion_tokens": True}, (0, 0)),
+        ({"prompt_tokens": 2**60, "completion_tokens": None}, (0, 0)),
+        ("many", (0, 0)),
+    ],
+)
+def test_counts_that_are_none_do_not_cost_the_reply(server, usage, counted):
+    engine = build("m", base_url=server.url)
+    before = engine.usage
+    good = {"choices": [{"message": {"content": "look"}, "finish_reason": "stop"}], "usage": usage}
+    server.faults[CHAT] = [(200, {}, good)]
+    assert answer(engine, ask())["a"].action.text == "look"
+    now = engine.usage
+    assert tuple(now[name] - before[name] for name in ("prompt_tokens", "completion_tokens")) == counted
+
+
+def test_a_body_that_is_not_what_it_says_is_one_failed_attempt(server):
+    engine = build("m", base_url=server.url, retries=2)
+    server.faults[CHAT] = [(200, {"Content-Encoding": "gzip"}, {"not": "gzip"})]
+    assert answer(engine, ask())["a"].action is not None
+    assert engine.usage["retries_connection"] == 1
+
+
+def test_an_answer_without_end_is_cut_off(server, monkeypatch):
+    from agentbench.engines import openai
+
+    monkeypatch.setattr(openai, "_LARGEST_ANSWER", 2**20)
+    engine = build("m", base_url=server.url, retries=0)
+    huge = {"choices": [{"message": {"content": "x" * 2**21}, "finish_reason": "stop"}]}
+    server.faults[CHAT] = [(200, {}, huge)]
+    assert "an answer of more than 1 MiB" in str(answer(engine, ask())["a"].failure)
+
+
+def test_whatever_breaks_in_a_request_belongs_to_that_request(server, monkeypatch):
+    from agentbench.engines import openai
+
+    def broken(*_):
+        raise RuntimeError("a bug")
+
+    engine = build("m", base_url=server.url)
+    monkeypatch.setattr(openai, "read_reply", broken)
+    assert "RuntimeError: a bug" in str(answer(engine, ask())["a"].failure)
+    monkeypatch.undo()
+    assert answer(engine, ask("b"))["b"].action is not None
+
+
+def test_a_reply_is_waited_for_as_long_as_asked_and_can_be_dropped(server):
+    engine = build("m", base_url=server.url)
+    server.faults[CHAT] = ["slow"]
+    engine.ask([ask("a")])
+    began = time.monotonic()
+    assert engine.poll(timeout=0.1) == []
+    assert time.monotonic() - began < 5
+    engine.drop(["a"])
+    assert engine.poll(timeout=5) == []
+    assert set(answer(engine, ask("a"))) == {"a"}  # the key is free again
+    engine.close()
+
+
+# --- the probe --------------------------------------------------------------------------------------------------------
+
+
+def test_the_probe_has_the_fields_of_a_real_request(server, tmp_path):
+    evaluate(config(tmp_path, server, temperature=0.3, top_p=0.9, top_k=7, max_new_tokens=33, limit=1))
+    probe, real = server.bodies(CHAT)[1], server.bodies(CHAT)[-1]
+    assert probe.keys() == real.keys()
+    differ = {name for name in real if real[name] != probe[name]}
+    assert differ == {"messages", "seed"}
+
+
+@pytest.mark.parametrize(
+    ("field", "hint"),
+    [
+        ("seed", r"extra_body: \{seed: null\}"),
+        ("temperature", r"use --temperature 1, or .*\{temperature: null\}"),
+        ("top_k", r"extra_body: \{top_k: null\}"),
+    ],
+)
+def test_a_field_that_an_endpoint_refuses_is_named_and_can_be_left_out(server, tmp_path, field, hint):
+    def strict(body):
+        if field in body and body[field] != 1:
+            return 400, {"error": {"message": f"Unsupported parameter: '{field}'"}}
+        return 200, {
+            "choices": [{"message": {"content": "<action>go left</action>"}, "finish_reason": "stop"}]
+        }
+
+    server._chat = strict
+    with pytest.raises(UsageError, match=hint):
+        evaluate(config(tmp_path, server, top_k=3))
+    options = {"extra_body": {field: None}}
+    summary = evaluate(config(tmp_path, server, top_k=3, engine_options=options))
+    assert summary.errors == {}
+    assert field not in server.bodies(CHAT)[-1]
+
+
+def test_a_limit_that_the_context_cannot_hold_is_refused_at_the_start(server, tmp_path):
+    server._chat = lambda body: (
+        (400, {"error": {"message": "max_tokens is too large; maximum context length is 64"}})
+        if body["max_tokens"] > 64
+        else (200, {"choices": [{"message": {"content": "x"}}]})
+    )
+    with pytest.raises(UsageError, match="max_new_tokens 512 does not fit, lower it"):
+        evaluate(config(tmp_path, server))
+
+
+# --- keys and the machine's settings ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("end", ["\n", "\r", "\r\n", " "])
+def test_a_key_with_a_line_end_is_cleaned(server, monkeypatch, end):
+    monkeypatch.setenv("MY_KEY", KEY + end)
+    build("m", base_url=server.url, api_key_env="MY_KEY")
+    assert server.seen[-1][2] == f"Bearer {KEY}"
+
+
+@pytest.mark.parametrize(
+    "key", [f"\u201c{KEY}\u201d", KEY + "\u200b", KEY + "\x01", KEY[:9] + "\n" + KEY[9:]]
+)
+def test_a_key_that_cannot_be_sent_is_refused_without_showing_it(server, monkeypatch, key):
+    monkeypatch.setenv("MY_KEY", key)
+    with pytest.raises(UsageError, match="MY_KEY holds a character that cannot be sent") as refused:
+        build("m", base_url=server.url, api_key_env="MY_KEY")
+    assert KEY[:8] not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"api_key_env": KEY},
+        {"base_url": f"http://127.0.0.1:9/v1?api_key={KEY}"},
+        {"base_url": "http://127.0.0.1:9/v1?api_key=hunter2"},
+        {"base_url": f"http://127.0.0.1:9/v1#{KEY}"},
+        {"base_url": f"http://127.0.0.1:9/v1/{KEY}"},
+        {"extra_body": {"api_key": "hunter2hunter2"}},
+        {"extra_body": {"user": KEY}},
+        {"model": KEY},
+    ],
+)
+def test_a_key_in_the_wrong_place_is_refused_without_showing_it(server, options):
+    with pytest.raises(UsageError) as refused:
+        build(**{"model": "m", "base_url": server.url} | options)
+    assert KEY not in str(refused.value)
+    assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        (401, {}, {"error": {"message": f"Incorrect key {KEY}"}}),
+        (400, {}, {"error": {"message": f"bad key {KEY[:12]} {KEY[12:]}"}}),
+        (500, {}, {"error": {"message": "x" * 290 + KEY}}),
+        (400, {}, {"error": {"message": "bad", "code": KEY}}),
+        (200, {}, {"choices": [{"message": {"content": KEY}, "finish_reason": "stop"}]}),
+        (200, {}, {"choices": [{"message": {"content": "x"}, "finish_reason": KEY}]}),
+        (200, {}, {"choices": [{"message": {"content": "x"}, "finish_reason": "content_filter", KEY: KEY}]}),
+        (200, {}, {"choices": [{"message": {"content": "x"}}], "usage": {"prompt_tokens": KEY}}),
+        (200, {}, {"choices": [{"message": {"content": None, "reasoning": KEY}, "finish_reason": "stop"}]}),
+        (200, {}, {"choices": KEY}),
+    ],
+)
+def test_a_key_that_the_server_repeats_goes_nowhere(server, monkeypatch, fault):
+    monkeypatch.setenv("MY_KEY", KEY)
+    engine = build("m", base_url=server.url, api_key_env="MY_KEY", retries=0)
+    server.faults[CHAT] = [fault]
+    found = repr(answer(engine, ask())["a"]) + repr(engine.usage)
+    assert not any(KEY[at : at + 12] in found for at in range(len(KEY) - 11))
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("ALL_PROXY", "socks5://127.0.0.1:9"),
+        ("all_proxy", "socks5h://127.0.0.1:9"),
+        ("http_proxy", "::::"),
+        ("http_proxy", "ftp://127.0.0.1:9"),
+        ("SSL_CERT_FILE", "/nowhere/ca.pem"),
+        ("SSL_CERT_FILE", "/etc/hostname"),
+    ],
+)
+def test_settings_of_the_machine_that_cannot_work_are_one_line(server, monkeypatch, variable, value):
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(UsageError, match=f"with the environment variable .*{variable}"):
+        HttpClient("http://models.invalid/v1")
+    # this machine's own addresses need neither proxy nor certificate
+    HttpClient(server.url).close()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"retries": "two"},
+        {"retries": 1.5},
+        {"prices": 3},
+        {"prices": {"prompt": "a", "completion": "b"}},
+        {"request_timeout": "soon"},
+        {"request_timeout": float("nan")},
+        {"max_in_flight": True},
+        {"extra_body": [1]},
+        {"base_url": 8000},
+        {"base_url": "http://127.0.0.1:99999/v1"},
+        {"base_url": ""},
+    ],
+)
+def test_options_of_the_wrong_type_are_one_line(server, options):
+    with pytest.raises(UsageError) as refused:
+        build(**{"model": "m", "base_url": server.url} | options)
+    assert "\n" not in str(refused.value)
+
+
+def test_an_address_of_the_route_is_taken_for_that_of_the_protocol(server):
+    engine = build("m", base_url=f"{server.url}/v1/chat/completions")
+    assert engine.http.base_url == f"{server.url}/v1"
+    assert answer(engine, ask())["a"].action is not None
+
+
+# --- conversations ----------------------------------------------------------------------------------------------------
+
+
+def test_an_empty_reply_does_not_poison_the_conversation(server, tmp_path):
+    def strict(body):
+        if any(message["role"] == "assistant" and not message["content"] for message in body["messages"]):
+            return 400, {
+                "error": {"message": "Assistant message must contain either 'content' or 'tool_calls'!"}
+            }
+        return 200, {"choices": [{"message": {"content": None}, "finish_reason": "length"}]}
+
+    server._chat = strict
+    summary = evaluate(config(tmp_path, server, limit=2, prompt="agentbench.prompts:corridor/transcript"))
+    assert (summary.ends, summary.invalid, summary.errors) == ({"max_turns": 2}, {"empty": 10}, {})
+    assert summary.cut == 10
+    assert {m["content"] for m in server.bodies(CHAT)[-1]["messages"] if m["role"] == "assistant"} == {
+        "(no reply)"
+    }
+    assert {turn.action.text for e in read_episodes(tmp_path / "run") for turn in e.turns} == {""}
+
+
+def test_a_thought_is_recorded_and_not_sent_again(server, tmp_path):
+    message = {"content": "go left", "reasoning_content": "I go left."}
+    server._chat = lambda body: (200, {"choices": [{"message": message, "finish_reason": "stop"}]})
+    summary = evaluate(config(tmp_path, server, limit=1, prompt="agentbench.prompts:corridor/transcript"))
+    assert summary.invalid == {}
+    (episode,) = read_episodes(tmp_path / "run")
+    assert {turn.action.text for turn in episode.turns} == {"<think>I go left.</think>go left"}
+    assert {turn.env_action for turn in episode.turns} == {"go left"}
+    said = [m["content"] for m in server.bodies(CHAT)[-1]["messages"] if m["role"] == "assistant"]
+    assert set(said) == {"go left"}
+
+
+def test_a_reply_that_begins_inside_the_thought_counts_as_thinking(server, tmp_path):
+    server.chat = lambda messages, seed: "I go left.\n</think>\n\n<action>go left</action>"
+    assert evaluate(config(tmp_path, server, limit=2)).invalid == {}
+
+
+# --- time and patience ------------------------------------------------------------------------------------------------
+
+
+def test_the_time_of_an_episode_bounds_waiting_for_its_model(server, tmp_path):
+    def slow_once(messages, seed):
+        if len(server.bodies(CHAT)) == 6:
+            time.sleep(20)
+        return walk(messages, seed)
+
+    server.chat = slow_once
+    began = time.monotonic()
+    summary = evaluate(config(tmp_path, server, episode_seconds=3.0, retries=1))
+    assert time.monotonic() - began < 15
+    assert summary.errors == {"EpisodeTimeout": 1}
+    assert summary.recorded == 6
+
+
+def test_a_run_stops_when_nobody_answers_any_more(server, tmp_path):
+    healthy = 12
+
+    def revoked(body):
+        if len(server.bodies(CHAT)) > healthy:
+            return 401, {"error": {"message": "key revoked"}}
+        return 200, {"choices": [{"message": {"content": "<action>go left</action>"}}]}
+
+    server._chat = revoked
+    values = {"limit": None, "give_up_after": 4, "retries": 1}
+    with pytest.raises(EngineDown, match=r"4 episodes in a row got no usable answer.*key revoked.*--resume"):
+        evaluate(config(tmp_path, server, **values))
+    recorded = read_episodes(tmp_path / "run")
+    assert all(episode.ok for episode in recorded)
+    assert "incomplete" in (tmp_path / "run" / "report.md").read_text()
+    server._chat = lambda body: (200, {"choices": [{"message": {"content": "<action>go left</action>"}}]})
+    summary = evaluate(config(tmp_path, server, **values), resume=True)
+    assert (summary.errors, summary.recorded) == ({}, summary.planned)
+
+
+def test_single_refusals_do_not_stop_a_run(server, tmp_path):
+    def picky(body):
+        if body["seed"] % 3 == 0 and body["seed"]:
+            return 400, {"error": {"message": "filtered", "code": "content_filter"}}
+        return 200, {"choices": [{"message": {"content": "<action>go left</action>"}}]}
+
+    server._chat = picky
+    summary = evaluate(config(tmp_path, server, limit=12, give_up_after=5, concurrency=1))
+    assert summary.recorded == 12
+    assert set(summary.errors) == {"RequestRefused"}

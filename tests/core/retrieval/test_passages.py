@@ -208,3 +208,10 @@ def test_queries_are_made_encodable_stripped_and_cut():
     assert clean_query("\ud83d") == "\ufffd"
     assert len(clean_query("é" * 20_000)) == MAX_QUERY
     assert json.dumps(clean_query("a b")) == '"a b"'
+
+
+def test_a_pickled_corpus_finds_its_offsets_where_they_were_put(tmp_path, settled, monkeypatch, cache):
+    passages = Passages.open(write_passages(tmp_path / "c.jsonl", [A, B]), cache=tmp_path / "own")
+    monkeypatch.setattr(passages_module, "_walk", None)  # another walk would fail
+    assert list(pickle.loads(pickle.dumps(passages))) == [A, B]
+    assert not cache.exists()

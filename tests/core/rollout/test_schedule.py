@@ -1,18 +1,21 @@
+import subprocess
+import sys
 import threading
 import time
+from typing import ClassVar
 
 import pytest
 
 from agentbench.env import EnvSpec, TextEnv
 from agentbench.envs.corridor import SPEC, tasks
-from agentbench.errors import ContractError, CorruptData, UnknownName, UsageError
+from agentbench.errors import ContractError, CorruptData, EngineDown, UnknownName, UsageError
 from agentbench.policies.ready import ExpertPolicy, NullPolicy, RandomPolicy, ReplayPolicy, ScriptedPolicy
-from agentbench.policy import InstantPolicy
+from agentbench.policy import Decision, InstantPolicy
 from agentbench.rollout.anchors import pick_anchors
 from agentbench.rollout.collect import Stage, collect
 from agentbench.rollout.episode import Episode, Limits, Start
 from agentbench.rollout.schedule import run_episodes
-from agentbench.types import Action, RolloutPlan, Trajectory, Turn, derive_seed
+from agentbench.types import Action, Failure, RolloutPlan, Trajectory, Turn, derive_seed
 
 TASKS = tasks("test")[:20]
 
@@ -286,3 +289,189 @@ def test_step_mode_branches_every_member_at_the_anchor():
             assert len(member.turns) == group.anchor + 1
             assert member.turns[: group.anchor] == group.members[0].turns[: group.anchor]
             assert member.turns[group.anchor].observation == group.members[0].turns[group.anchor].observation
+
+
+# --- time limits, closing, patience -----------------------------------------------------------------------------------
+
+
+class Closing(Env):
+    """Counts what is made and closed; hangs or breaks in one method for the tasks named after it."""
+
+    living: ClassVar[set[int]] = set()
+    release: ClassVar[threading.Event] = threading.Event()
+
+    def __init__(self, delay=0.0):
+        super().__init__(delay)
+        self.living.add(id(self))
+
+    def _perhaps(self, method):
+        if self.task == f"hang {method}":
+            self.release.wait(60)
+        if self.task == f"break {method}":
+            raise OSError("the simulator is gone")
+
+    def reset(self, *, seed=None, options=None):
+        found = super().reset(seed=seed, options=options)
+        self._perhaps("reset")
+        return found
+
+    def step(self, action):
+        self._perhaps("step")
+        return super().step(action)
+
+    def close(self):
+        self.living.discard(id(self))
+        self._perhaps("close")
+
+
+@pytest.fixture
+def closing():
+    Closing.living.clear()
+    Closing.release = threading.Event()
+    yield Closing
+    Closing.release.set()
+
+
+@pytest.mark.parametrize("blocking", [False, True])
+@pytest.mark.parametrize("limits", [Limits(), Limits(step_seconds=30), Limits(episode_seconds=30)])
+def test_every_env_is_closed_once_whatever_happens(closing, blocking, limits):
+    names = ["a", "break step", "break reset", "break close", "b"]
+    done = run(names, spec(closing, blocking=blocking), concurrency=2, limits=limits)
+    assert {name for name, item in done.items() if item.error} == {"break step", "break reset"}
+    assert closing.living == set()
+
+
+def test_envs_are_closed_when_nobody_wants_the_rest(closing):
+    going = run_episodes([Episode(spec(closing), f"{i}", 0) for i in range(9)], NullPolicy(), concurrency=4)
+    next(going)
+    going.close()
+    assert closing.living == set()
+
+
+@pytest.mark.parametrize(
+    ("task", "blocking", "limits", "error"),
+    [
+        ("hang step", False, {"step_seconds": 0.2}, "StepTimeout"),
+        ("hang step", True, {"step_seconds": 0.2}, "StepTimeout"),
+        ("hang step", False, {"episode_seconds": 0.3}, "EpisodeTimeout"),
+        ("hang step", True, {"episode_seconds": 0.3}, "EpisodeTimeout"),
+        ("hang reset", False, {"episode_seconds": 0.3}, "EpisodeTimeout"),
+    ],
+)
+def test_limits_bound_what_never_returns(closing, task, blocking, limits, error):
+    began = time.monotonic()
+    done = run([task, "a", "b"], spec(closing, blocking=blocking), limits=Limits(**limits), concurrency=3)
+    assert time.monotonic() - began < 30  # without a limit it is 60
+    assert done[task].error.type == error
+    assert done["a"].success
+    assert done["b"].success
+    assert closing.living == set()  # closed though the step is still under way
+
+
+def test_a_close_that_hangs_is_not_waited_for(closing, monkeypatch):
+    from agentbench.rollout import workers
+
+    monkeypatch.setattr(workers, "_CLOSE_SECONDS", 0.1)
+    monkeypatch.setattr(workers, "_LAST_SECONDS", 0.1)
+    done = run(["hang close", "a"], spec(closing), limits=Limits(step_seconds=30))
+    assert done["a"].success
+    assert done["hang close"].success
+
+
+def test_a_hung_thread_does_not_keep_the_process(tmp_path):
+    code = tmp_path / "hang.py"
+    code.write_text(
+        "import time\n"
+        "from agentbench.rollout.workers import EnvThreads, Overdue\n"
+        "threads = EnvThreads(timed=True)\n"
+        "try:\n    threads.call(time.sleep, 600, until=time.monotonic() + 0.1)\n"
+        "except Overdue:\n    print('overdue')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(code)], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert done.stdout == "overdue\n"
+
+
+class Mute(InstantPolicy):
+    """Never answers about the tasks it was given; can wait for a time."""
+
+    name = "mute"
+
+    def __init__(self, silent=()):
+        super().__init__()
+        self.silent, self.forgotten = silent, []
+
+    def command(self, view):
+        return "look"
+
+    def poll(self, timeout=None):
+        ready, self._ready = (
+            self._ready,
+            [item for item in self._ready if item[0].split("/")[1][0] in self.silent],
+        )
+        answered = [item for item in ready if item not in self._ready]
+        if not answered and timeout is not None:
+            time.sleep(min(timeout, 0.05))
+        return answered
+
+    def forget(self, key):
+        self.forgotten.append(key)
+        self._ready = [item for item in self._ready if item[0] != key]
+
+
+def test_the_time_of_an_episode_counts_waiting_and_all_tries(closing):
+    policy = Mute(silent="q")
+    items = [Episode(spec(closing), name, 0) for name in ("quiet", "a", "b")]
+    done = by_task(run_episodes(items, policy, limits=Limits(episode_seconds=0.5, retries=3), concurrency=3))
+    assert (done["quiet"].error.type, done["quiet"].error.where) == ("EpisodeTimeout", "engine")
+    assert done["a"].success
+    assert done["b"].success
+    assert policy.forgotten.count("toy/quiet#0") == 1  # tried once: its time was over
+    assert closing.living == set()
+
+
+class Down(InstantPolicy):
+    """An engine that gives no answer to the numbered episodes."""
+
+    name = "down"
+
+    def __init__(self, dead):
+        super().__init__()
+        self.dead = dead
+
+    def reply(self, view):
+        if int(view.task) in self.dead:
+            failure = Failure("ServerUnavailable", "nobody there", "engine")
+            return Decision(Action(""), None, end="error", failure=failure)
+        return Decision(Action("x"), "x")
+
+
+def played(dead, **limits):
+    items = [Episode(spec(), str(number), 0) for number in range(12)]
+    return run_episodes(items, Down(dead), concurrency=1, limits=Limits(retries=0, **limits))
+
+
+def test_a_run_of_failures_stops_and_is_not_handed_out():
+    done = []
+    with pytest.raises(EngineDown, match=r"3 episodes in a row got no usable answer.*nobody there"):
+        done.extend(item.task for item in played({1, 4, 5, 6, 7}, give_up_after=3))
+    # one failure that somebody's answer followed is on record; the row of three is not
+    assert done == ["0", "1", "2", "3"]
+
+
+def test_failures_at_the_end_are_handed_out_when_they_are_few():
+    assert [item.task for item in played({10, 11}, give_up_after=3)] == [str(n) for n in range(12)]
+    assert len(list(played(range(12)))) == 12  # no limit
+
+
+def test_an_episode_may_be_shorter_than_the_run_allows_and_never_longer():
+    def turns(own, allowed):
+        item = Episode(SPEC, SPEC.tasks("train")[0], 0, max_turns=own)
+        (done,) = run_episodes([item], NullPolicy(), limits=Limits(max_turns=allowed))
+        return len(done.turns)
+
+    assert turns(2, 5) == 2
+    assert turns(5, 2) == 2
+    assert turns(None, 3) == 3
+    assert turns(4, None) == 4

@@ -126,6 +126,43 @@ def test_seconds_come_from_the_timings():
     assert summary(items).seconds is None
 
 
+def _turn(index, command, finish="stop", shown=None, **info):
+    return Turn(index, "", Action("x", finish=finish), command, 0.0, shown=shown or {}, info=info)
+
+
+def _played(*turns):
+    return summary([replace(episode("a", False), turns=turns)], tasks=1)
+
+
+def test_replies_that_were_cut_are_counted():
+    found = _played(_turn(0, "a", "length"), _turn(1, "b"), _turn(2, None, "length"))
+    assert (found.cut, found.turns_total) == (2, 3)
+
+
+def test_commands_that_are_not_on_offer_are_counted():
+    offered = {"admissible": ["look", "go"]}
+    found = _played(
+        _turn(0, "look", shown=offered), _turn(1, "fly", shown=offered), _turn(2, None, shown=offered)
+    )
+    assert (found.refused, found.commands) == (1, 2)
+
+
+def test_the_envs_own_verdict_comes_before_its_list():
+    offered = {"admissible": ["search[<your query>]"], "valid": True}
+    refused = {"admissible": ["search[<your query>]"], "valid": False}
+    # turn 0 searches, which is on no list; turn 1 is refused, as turn 2 was shown; turn 2 is, by its own info
+    turns = [
+        _turn(0, "search[a]", shown=offered),
+        _turn(1, "x", shown=offered),
+        _turn(2, "y", shown=refused, valid=False),
+    ]
+    assert _played(*turns).refused == 2
+
+
+def test_an_env_without_list_and_verdict_counts_no_refusals():
+    assert _played(_turn(0, "a"), _turn(1, "b")).refused is None
+
+
 def own(task, success, kind, *values):
     """An episode of an env with a number of its own; the last turn's counts, an absent one is 0."""
     item = episode(task, success, turns=len(values), kind=kind, tokens=2)

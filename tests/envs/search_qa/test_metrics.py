@@ -70,6 +70,16 @@ def test_the_best_gold_counts_and_no_gold_counts_nothing():
     assert (exact_match("x", []), f1("x", []), cover("x", [])) == (0.0, 0.0, 0.0)
 
 
+def test_a_bare_string_is_one_gold():
+    assert (exact_match("a", "ab"), exact_match("ab", "ab"), f1("x ab", "ab"), cover("xab", "ab")) == (
+        0,
+        1,
+        2 / 3,
+        1,
+    )
+    assert score("b", "ab") == Scores()
+
+
 def test_an_answer_that_was_not_given_scores_nothing_even_against_an_empty_gold():
     assert score(None, ["*"]) == Scores(0.0, 0.0, 0.0)
     assert score("", ["*"]) == Scores(1.0, 0.0, 1.0)  # equal empty normal forms

@@ -65,7 +65,7 @@ def test_files_are_found_by_name_or_folder_and_the_test_split_wins(tmp_path):
                  "hotpotqa-train.jsonl", "hotpotqa.jsonl", "hotpotqa_nosupport.jsonl.gz", "2wiki/dev.jsonl",
                  "corpus.jsonl", "other.jsonl", "nq/readme.md"):  # fmt: skip
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
+        (tmp_path / name).write_text("{}\n")
     found = {
         name: [str(path.relative_to(tmp_path)) for path in paths]
         for name, paths in find_files(tmp_path).items()
@@ -94,6 +94,22 @@ def test_import_takes_questions_and_corpus(files, corpus):
     assert tasks("bamboogle") == (
         f"bamboogle-{content_hash('Which city is the capital of Peru?', ['Lima'])}",
     )
+
+
+def test_one_file_may_hold_several_sets(tmp_path, monkeypatch):
+    monkeypatch.setenv("AGENTBENCH_DATA", str(tmp_path / "data"))
+    folder = tmp_path / "files"
+    folder.mkdir()
+    record = '{{"data_source": "{}", "question": "{}", "golden_answers": ["x"]}}\n'
+    (folder / "test.jsonl").write_text(
+        record.format("nq", "a") + record.format("popqa", "b") + record.format("nq", "c")
+    )
+    (folder / "train.jsonl").write_text(record.format("nq", "d") + record.format("hotpotqa", "e"))
+    (folder / "notes.jsonl").write_text('{"text": "nothing of ours"}\n')
+    report = import_data(dataset("search-qa"), folder)
+    assert report.counts == {"nq": 2, "popqa": 1, "nq-train": 1, "hotpotqa-train": 1}
+    assert [find_task(task).text for task in tasks("nq")] == ["a", "c"]
+    assert [find_task(task).text for task in tasks("train")] == ["d", "e"]
 
 
 def test_a_gold_without_normal_form_is_told(files):

@@ -1,7 +1,6 @@
 """What a retriever found is context: never trained on, in either layout; and special tokens in it stay text."""
 
 import json
-from importlib.util import find_spec
 
 import pytest
 
@@ -18,7 +17,7 @@ from agentbench.rollout.episode import Episode
 from agentbench.rollout.schedule import run_episodes
 from agentbench.runs.episodes import read_episodes
 from agentbench.training.config import TrainConfig
-from agentbench.types import Group
+from agentbench.types import Action, Group, Turn
 
 torch = pytest.importorskip("torch")
 
@@ -116,9 +115,6 @@ def test_what_was_found_is_context_token_by_token(models, layout):
         assert learnt == "".join(said)
 
 
-@pytest.mark.skipif(
-    find_spec("agentbench.dialogue.control") is None, reason="this renderer knows no plain text"
-)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_special_tokens_in_retrieved_text_stay_text(models, retriever, layout):
     """The second passage holds an end-of-turn marker; the prompt may hold no more of them than its messages end."""
@@ -135,8 +131,6 @@ def test_special_tokens_in_retrieved_text_stay_text(models, retriever, layout):
     for _ in range(2):
         rendered = renderer.render(view)
         counts.append(rendered.prompt_ids.count(end))
-        from agentbench.types import Action, Turn
-
         ids = renderer.reply_ids("<search>engine</search>")
         action = Action("<search>engine</search>", ids, (0.0,) * len(ids))
         turn = Turn(

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from places import ROOT
 from together import learn
+
+from agentbench.registry import load
 
 HERE = Path(__file__).parents[1]
 
@@ -43,6 +46,23 @@ def launch(models, output, algorithm, *, processes=2, asked=2, fsdp=False):
     [("atod", False), ("atod", True), ("token", False), ("full", False), ("full", True)],
 )
 def test_two_processes_learn_what_one_learns(models, tmp_path, algorithm, fsdp):
+    two_as_one(models, tmp_path, algorithm, fsdp=fsdp)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["phi", "gemma2", "gpt2", "qwen3_moe", "glm4_moe"])
+def test_families_learn_on_two_processes_what_they_learn_on_one(models, tmp_path, family):
+    # a bias on the head, a soft cap, dropout, experts that a process's rows may all pass by, a persistent buffer
+    write = load("envs", f"{ROOT / 'benchmarks' / 'families.py'}:write")
+    folders = {
+        name: write(tmp_path / name, family, models["tokenizer"], seed=seed, padding=21)
+        for seed, name in enumerate(("student", "teacher"))
+    }
+    two_as_one(folders, tmp_path, "full")
+
+
+def two_as_one(models, tmp_path, algorithm, *, fsdp=False):
+    """Launch two processes, learn the same alone, and compare figures and weights."""
     result = launch(models, tmp_path / "two", algorithm, fsdp=fsdp)
     assert result.returncode == 0, result.stderr[-3000:]
     *theirs, resumed = json.loads((tmp_path / "two" / "metrics.json").read_text())

@@ -9,6 +9,7 @@ from trainer_cases import make_run, make_student, random_groups
 from agentbench.cli.training import main
 from agentbench.engines import http as http_client
 from agentbench.errors import ConfigError, TrainingError, UsageError
+from agentbench.models.vocabulary import vocabulary_of
 from agentbench.registry import load
 from agentbench.trainers.batch.tables import collate
 from agentbench.trainers.gkd import SPEC
@@ -161,7 +162,7 @@ def test_rows_that_leave_no_room_are_refused(server, student):
 def test_likely_ids_outside_the_tokenizer_are_refused(server, student):
     batch = collate(random_groups(250), student.pad_id)
     teacher = connect(server, student)
-    teacher.vocab_size = 100
+    teacher.vocabulary = vocabulary_of(range(100), 100)
     with pytest.raises(TrainingError, match="padding of its head"):
         teacher.score(batch, 20)
     with pytest.raises(UsageError, match=r"top_k = 101 must lie in 1\.\.100"):

@@ -461,3 +461,20 @@ def test_stop_strings_wait_for_the_least_number_of_tokens_and_leave_guided_choic
     choices = ((*tokenizer.encode("go look", add_special_tokens=False), end),)
     guided = sample(engine, [ask("c", choices=choices, max_new_tokens=20, stop=("o",))])[0]
     assert tuple(guided.token_ids) == choices[0]
+
+
+def test_a_request_may_end_with_a_token_of_its_own(make, parts):
+    engine = make()
+    free, other = (
+        ask("free", seed=3, max_new_tokens=12),
+        ask("other", prompt=(9, 8), seed=4, max_new_tokens=12),
+    )
+    said = sample(engine, [free])[0].token_ids
+    end = said[4]
+    at = said.index(end)
+    own = Request("own", free.token_ids, free.sampling, free.seed, end_ids=(end,))
+    ended, beside = sample(engine, [own, other])
+    assert (ended.token_ids, ended.finish) == (said[: at + 1], "stop")
+    assert ended.text == parts[1].decode(said[:at], skip_special_tokens=True)
+    # the token is an end of that request alone
+    assert beside.token_ids == sample(make(), [other])[0].token_ids

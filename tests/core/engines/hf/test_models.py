@@ -55,10 +55,64 @@ def assert_matches_plain_forward(engine, turns=3):
             start = len(row)
             row += action.token_ids
             with torch.no_grad():
-                logits = engine.model(torch.tensor([row]), use_cache=False).logits[0].double()
+                logits = engine.model(torch.tensor([row]), use_cache=False).logits[0, :, :259].double()
             wanted = logits.log_softmax(-1)[range(start - 1, len(row) - 1), list(action.token_ids)]
             np.testing.assert_allclose(action.logprobs, wanted, atol=1e-4)
             row += source.integers(3, 256, 4).tolist()
+
+
+# -- ids that do not exist ---------------------------------------------------------------------
+
+
+class Holed(ByteTokenizer):
+    """Bytes 100 to 199 are no tokens."""
+
+    def get_vocab(self):
+        return {str(index): index for index in range(len(self)) if not 100 <= index < 200}
+
+
+class Longer(ByteTokenizer):
+    """One added token more than the model has rows for."""
+
+    def __init__(self):
+        super().__init__()
+        self.added_tokens_decoder = {264: "<image>"}
+
+    def get_vocab(self):
+        return {str(index): index for index in (*range(len(self)), 264)}
+
+
+@pytest.mark.parametrize("kind", [ByteTokenizer, Holed, Longer])
+@pytest.mark.parametrize("keep_cache", [True, False])
+def test_only_ids_that_exist_are_sampled_and_normalised_over(kind, keep_cache):
+    tokenizer = kind()
+    real = [i for i in range(259) if not (kind is Holed and 100 <= i < 200)]
+    model = qwen(seed=3)
+    engine = HFEngine(model, tokenizer, keep_cache=keep_cache)
+    prompt = (5, 6, 7)
+    requests = [ask(str(i), prompt, i, max_new_tokens=6, temperature=1.0) for i in range(40)]
+    actions = sample(engine, requests)
+    assert {token for action in actions for token in action.token_ids} <= set(real)
+    for action in actions[:4]:
+        row = [*prompt, *action.token_ids]
+        with torch.no_grad():
+            logits = model(torch.tensor([row]), use_cache=False).logits[0].double()
+        masked = torch.full_like(logits, float("-inf"))
+        masked[:, real] = logits[:, real]
+        wanted = masked.log_softmax(-1)[range(2, len(row) - 1), list(action.token_ids)]
+        np.testing.assert_allclose(action.logprobs, wanted, atol=1e-5)
+        np.testing.assert_allclose(engine.score(row)[2:], wanted, atol=1e-5)
+    with pytest.raises(UsageError, match="its prompt has id 261 outside the vocabulary"):
+        engine.submit([ask(prompt=(5, 261))])
+
+
+def test_a_model_whose_only_end_token_has_no_row_is_refused():
+    model = qwen()
+    tokenizer = ByteTokenizer()
+    tokenizer.chat_template = ""
+    model.generation_config.eos_token_id = tokenizer.eos_token_id = 263
+    with pytest.raises(UsageError, match="name no end token"):
+        HFEngine(model, tokenizer)
 
 
 # -- architectures -----------------------------------------------------------------------------

@@ -318,7 +318,7 @@ def test_a_server_that_was_pushed_to_says_so(start, connect, tmp_path):
 
 
 def test_servers_that_take_no_weights_are_refused(start, connect, tmp_path):
-    with pytest.raises(UsageError, match="needs a folder that the server sees"):
+    with pytest.raises(UsageError, match="in a folder that the server sees"):
         connect(start()).load_weights(tensors())
     with pytest.raises(UsageError, match="--for training"):
         connect(start(), weights_folder=str(tmp_path)).load_weights(tensors())
@@ -363,6 +363,60 @@ def test_weights_are_written_in_files_of_bounded_size(tmp_path, monkeypatch):
     assert load_file(files[1])["z"].tolist() == [0, 1]
 
 
+# --- ids that do not exist --------------------------------------------------------------------------------------------
+
+
+def padded(folder, tmp_path, rows):
+    """A folder with the tokenizer and a configuration whose head has `rows` rows."""
+    from transformers import Qwen3Config
+
+    folder[1].save_pretrained(tmp_path)
+    Qwen3Config(vocab_size=rows, hidden_size=8, num_attention_heads=1).save_pretrained(tmp_path)
+    return str(tmp_path)
+
+
+@pytest.mark.parametrize(("rows", "biased"), [(259, None), (264, range(259, 264)), (700, "allowed")])
+def test_ids_without_a_token_are_forbidden_in_every_request(start, folder, tmp_path, rows, biased):
+    server = start()
+    served = {"served_model": str(folder[0])}
+    engine = build(padded(folder, tmp_path, rows), base_url=server.url, **served)
+    answer(engine, ask())
+    body = server.bodies(COMPLETIONS)[-1]
+    if biased == "allowed":  # 441 rows too many, 259 tokens: the shorter list
+        assert body["allowed_token_ids"] == list(range(259))
+        assert "logit_bias" not in body
+    else:
+        assert body.get("logit_bias") == (None if biased is None else {str(i): -100.0 for i in biased})
+    with pytest.raises(UsageError, match="its prompt has id 259 outside the vocabulary of 259"):
+        engine.submit([ask(prompt=(1, 259))])
+
+
+def test_a_server_that_says_an_id_without_a_token_fails_that_request(start, connect):
+    server = start()
+    engine = connect(server)
+    choice = {"token_ids": [5, 300], "finish_reason": "length", "logprobs": {"token_logprobs": [-1.0, -2.0]}}
+    server.faults[COMPLETIONS] = [(200, {}, {"choices": [choice], "usage": {}})]
+    found = answer(engine, ask("a"))
+    assert "said id 300, which no token has" in str(found["a"].failure)
+
+
+def test_a_worker_masks_ids_in_everything_that_its_model_computes():
+    torch = pytest.importorskip("torch")
+    from types import SimpleNamespace
+
+    from agentbench.engines.vllm.worker import WeightLoader
+
+    model = SimpleNamespace(compute_logits=lambda hidden: None if hidden is None else hidden * 1.0)
+    loader = WeightLoader()
+    loader.model_runner = SimpleNamespace(get_model=lambda: model)
+    loader.keep_ids(3, [1])
+    logits = model.compute_logits(torch.tensor([[1.0, 2.0, 3.0, 4.0]]))
+    assert logits.tolist() == [[1.0, -float("inf"), 3.0, -float("inf")]]
+    loader.keep_ids(4, [0])  # a teacher's own tokens, on top
+    assert torch.isfinite(model.compute_logits(torch.ones(2, 4))).sum(dim=1).tolist() == [1, 1]
+    assert model.compute_logits(None) is None
+
+
 # --- stop strings -----------------------------------------------------------------------------------------------------
 
 
@@ -381,3 +435,11 @@ def test_stop_strings_go_out_and_what_comes_beyond_them_is_dropped(start, connec
     assert found.logprobs == free.logprobs[: at + 1]
     assert found.finish == "stop"
     assert found.text.endswith(shown[at])
+
+
+def test_a_request_may_end_with_a_token_of_its_own(start, connect, folder):
+    server = start()
+    engine = connect(server)
+    asked = Request("a", (1, 2, 3), SamplingParams(max_new_tokens=9), 5, end_ids=(77, folder[1].eos_token_id))
+    answer(engine, asked)
+    assert server.bodies(COMPLETIONS)[-1]["stop_token_ids"] == sorted({77, folder[1].eos_token_id})

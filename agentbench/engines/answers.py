@@ -1,0 +1,214 @@
+"""What an endpoint's answer means: usable, the context is full, refused for good, or worth another try.
+
+One function (`judge`) decides about (status, body) for every status, because servers report errors with any of them,
+200 included. Leaves out asking again (`http`) and what a usable answer says (`openai`, `vllm.wire`).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import orjson
+
+Kind = Literal["usable", "context_full", "refused", "rate_limit", "server_error"]
+
+CONTEXT_CODES = frozenset(
+    {
+        "context_length_exceeded",  # OpenAI, Azure
+        "exceed_context_size_error",  # llama.cpp
+        "context_window_exceeded",
+        "string_above_max_length",
+    }
+)
+"""Error codes and types that say the conversation is too long."""
+
+CONTEXT_WORDS: tuple[tuple[str, str], ...] = (
+    ("OpenAI, vLLM, DeepSeek, SGLang", r"maximum context length|model's context length"),
+    ("vLLM", r"longer than the maximum model length|max_model_len|max_tokens must be at least 1, got -"),
+    (
+        "llama.cpp",
+        r"exceeds? the available context size|context shift is disabled|context size has been exceeded",
+    ),
+    ("TGI", r"`?inputs`? tokens \+ `?max_new_tokens`? must be <=|`inputs` must have less than \d+ tokens"),
+    ("Anthropic", r"prompt is too long|exceed context limit|input length and `?max_tokens`? exceed"),
+    ("Gemini", r"input token count .{0,20}exceeds the maximum number of tokens"),
+    ("Mistral", r"too large for model with \d+ maximum context"),
+    ("LM Studio", r"context (the )?overflows|loaded with context length of only"),
+    (
+        "Cohere, Together, Fireworks",
+        r"too many (input )?tokens|(prompt|input) (length|tokens?) .{0,40}exceeds?",
+    ),
+    ("Bedrock", r"input is too long for requested model|too many total text bytes"),
+    (
+        "others",
+        r"context[ _](length|window|size|limit)( of [\w.:/-]+)? .{0,40}exceed|exceed\w* .{0,60}context",
+    ),
+    ("others", r"context[ _](length|window)|context size"),
+)
+"""(server, its words): any of these means that the conversation is too long."""
+
+_CONTEXT = re.compile("|".join(words for _, words in CONTEXT_WORDS), re.IGNORECASE)
+_TOO_LARGE = re.compile(r"request too large|too many tokens|reduce", re.IGNORECASE)  # Groq's 413
+_NOT_CONTEXT = frozenset({401, 402, 403, 404, 429})
+_QUOTA = re.compile(
+    r"insufficient_quota|billing|exceeded your current quota|insufficient (credits|balance)", re.I
+)
+_STATUS_WORDS: tuple[tuple[int, re.Pattern[str]], ...] = tuple(
+    (status, re.compile(words, re.IGNORECASE))
+    for status, words in (
+        (401, r"auth|api.?key|credential"),
+        (402, r"quota|billing|credit|insufficient|balance"),
+        (403, r"permission|forbidden"),
+        (404, r"not.?found|does not exist"),
+        (429, r"rate.?limit|too many requests"),
+        (400, r"invalid.?request|bad.?request|validation|unsupported"),
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What an answer means.
+
+    Attributes:
+        kind: "usable" goes on to be read; "rate_limit" and "server_error" may be asked again; the rest may not.
+        status: of the HTTP answer, or the one that an error inside a 200 speaks of.
+        code: the error's own code or type, "" when it has none.
+        message: the server's words.
+    """
+
+    kind: Kind
+    status: int = 200
+    code: str = ""
+    message: str = ""
+
+
+def parse(raw: bytes) -> Any:
+    """Read a body; half characters become the replacement character, and a stream that nobody asked for is joined.
+
+    Raises: ValueError: it is no JSON.
+    """
+    if not raw.strip():
+        return None
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        text = raw.decode(errors="replace")
+        if text.lstrip().startswith("data:"):
+            return _joined(text)
+        try:
+            return _whole(
+                json.loads(text)
+            )  # which takes what orjson does not: the half of a pair of surrogates
+        except RecursionError as error:
+            raise ValueError("nested too deeply") from error
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, list):
+        return [_whole(item) for item in value]
+    if isinstance(value, dict):
+        return {_whole(name): _whole(item) for name, item in value.items()}
+    return value
+
+
+def _joined(text: str) -> dict[str, Any]:
+    """One answer from the pieces of a stream."""
+    found: dict[str, Any] = {}
+    said: dict[str, Any] = {}
+    finish = None
+    for line in text.splitlines():
+        data = line.partition("data:")[2].strip()
+        if not data or data == "[DONE]":
+            continue
+        piece = json.loads(data)
+        choice = (piece.get("choices") or [{}])[0]
+        for name, value in (choice.get("delta") or {}).items():
+            both_text = isinstance(value, str) and isinstance(said.get(name), str)
+            said[name] = said[name] + value if both_text and name != "role" else value
+        finish = choice.get("finish_reason") or finish
+        found |= {name: value for name, value in piece.items() if value and name != "choices"}
+    return found | {"choices": [{"message": said, "finish_reason": finish}]}
+
+
+def judge(status: int, body: Any, text: str = "", context_words: Sequence[str] = ()) -> Verdict:
+    """Decide what an answer means.
+
+    Args:
+        status: of HTTP.
+        body: parsed JSON; None where it is none.
+        text: the body as text, for errors that are no JSON.
+        context_words: regular expressions beside `CONTEXT_WORDS`.
+    """
+    error = _error_in(status, body)
+    if error is None and status < 300:
+        return Verdict("usable", status)
+    codes, message, more = _said(error if error is not None else text)
+    code = codes[0] if codes else ""
+    if status < 300:
+        status = _status_of(codes, message)
+    words = f"{message} {more}"
+    full = bool(CONTEXT_CODES & set(codes)) or (
+        status not in _NOT_CONTEXT
+        and (_CONTEXT.search(words) is not None or any(re.search(own, words, re.I) for own in context_words))
+    )
+    if full or (status == 413 and isinstance(error, Mapping) and _TOO_LARGE.search(words)):
+        return Verdict("context_full", status, code, message)
+    kind: Kind = "refused"
+    if status == 429 and not _QUOTA.search(f"{' '.join(codes)} {message}"):
+        kind = "rate_limit"
+    elif status >= 500 or status in (408, 425):
+        kind = "server_error"
+    return Verdict(kind, status, code, message)
+
+
+def _error_in(status: int, body: Any) -> Any:
+    """The error that a body speaks of, in the shapes that servers use; None without one."""
+    if isinstance(body, list) and len(body) == 1:  # Gemini
+        body = body[0]
+    if not isinstance(body, Mapping):
+        return body if status >= 300 else None
+    error = body.get("error")
+    choices = body.get("choices")
+    first = choices[0] if isinstance(choices, list) and choices else None
+    if not error and isinstance(first, Mapping):
+        error = first.get("error")
+        if not error and first.get("finish_reason") == "error":  # OpenRouter
+            error = {"message": "the reply ended with finish_reason 'error'", "code": 502}
+    if not error and (status >= 300 or body.get("object") == "error" or body.get("type") == "error"):
+        error = body
+    if isinstance(error, str) and isinstance(body.get("error_type"), str):  # TGI
+        return {"message": error, "type": body["error_type"]}
+    return error or None
+
+
+def _said(error: Any) -> tuple[list[str], str, str]:
+    """Codes, message, and further words of an error."""
+    if not isinstance(error, Mapping):
+        return [], error if isinstance(error, str) else str(error), ""
+    inner = error.get("error")
+    if isinstance(inner, Mapping):  # an error inside an error
+        error = {**error, **inner}
+    codes = [str(error[name]) for name in ("code", "type", "status") if error.get(name)]
+    message = error.get("message") or error.get("detail") or error.get("msg")
+    if isinstance(message, list) and message and isinstance(message[0], Mapping):  # FastAPI
+        message = message[0].get("msg") or message
+    metadata = error.get("metadata")  # OpenRouter keeps the provider's own words there
+    return codes, str(message or dict(error)), str(metadata or "")
+
+
+def _status_of(codes: Sequence[str], message: str) -> int:
+    """The status that an error inside a 200 speaks of; 500, which may be asked again, where it does not say."""
+    for code in codes:
+        if code.isascii() and code.isdigit() and 300 <= int(code[:4]) <= 599:
+            return int(code)
+    for status, words in _STATUS_WORDS:
+        if any(words.search(code) for code in codes):
+            return status
+    return 500

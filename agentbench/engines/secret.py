@@ -1,0 +1,94 @@
+"""Keys of endpoints: where they are read, and how they are kept out of every message and record.
+
+Leaves out the header that carries them (`http`).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any
+
+from ..errors import UsageError
+
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_KEY_LIKE = re.compile(r"(?<![A-Za-z0-9])(sk|pk|gsk|xai|hf|nvapi|AIza|r8|fw)[-_]?[A-Za-z0-9_-]{16,}")
+_KEY_NAMES = re.compile(r"(?i)(api[-_]?key|authorization|access[-_]?token|secret|password)$")
+_SHORTEST = 8
+"""Keys below this length are no secret, and taking them out of replies would maim those."""
+_PART = 10
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
+
+
+def key_of(variable: str | None) -> str:
+    """Read the key from an environment variable; "" where none is named or set.
+
+    Raises: UsageError: the name is none, or the key cannot be sent. The key itself is never shown.
+    """
+    if variable is None:
+        return ""
+    if not isinstance(variable, str) or not _VARIABLE.fullmatch(variable) or looks_like_key(variable):
+        raise UsageError(
+            "api_key_env takes the name of an environment variable, such as OPENAI_API_KEY; what was given is none (it "
+            "is not repeated here, for it may be the key): put the key into a variable and name that"
+        )
+    key = os.environ.get(variable, "").strip()
+    if not key.isascii() or not key.isprintable():
+        raise UsageError(
+            f"the key in the environment variable {variable} holds a character that cannot be sent, such as a "
+            "typographic quote, an invisible blank or a line break; paste it again"
+        )
+    return key
+
+
+def looks_like_key(value: Any) -> bool:
+    """Whether a text holds what looks like a key of a known provider."""
+    return isinstance(value, str) and _KEY_LIKE.search(value) is not None
+
+
+def refuse_keys(where: str, value: Any) -> None:
+    """Refuse a key that was put where it would be recorded.
+
+    Raises: UsageError: names the place, not the value.
+    """
+    found = looks_like_key(value)
+    if isinstance(value, dict):
+        found = any(_KEY_NAMES.search(str(name)) for name in value) or any(
+            map(looks_like_key, value.values())
+        )
+    if found:
+        raise UsageError(
+            f"{where} seems to hold an API key, and would be recorded; put the key into an environment variable and "
+            "name that in engine_options.api_key_env"
+        )
+
+
+class Secret:
+    """One key, to be taken out of whatever a server says."""
+
+    def __init__(self, key: str) -> None:
+        """Remember it."""
+        self.key = key
+        whole = len(key) >= _SHORTEST
+        parts = {key[at : at + _PART] for at in range(len(key) - _PART + 1)} if whole else set()
+        self._parts = re.compile("|".join(map(re.escape, sorted(parts))) or r"(?!)")
+        self._hides = whole
+
+    def clean(self, text: str, longest: int) -> str:
+        """A server's words for a message: without the key and its parts, control characters and line breaks, cut."""
+        if self._hides:
+            text = text.replace(self.key, "(key)")
+            text = self._parts.sub("(key)", text)
+        return " ".join(_CONTROL.sub(" ", text).split())[:longest]
+
+    def without(self, value: Any) -> Any:
+        """A JSON value without the key, wherever it stands."""
+        if not self._hides:
+            return value
+        if isinstance(value, str):
+            return value.replace(self.key, "(key)") if self.key in value else value
+        if isinstance(value, list):
+            return [self.without(item) for item in value]
+        if isinstance(value, dict):
+            return {self.without(name): self.without(item) for name, item in value.items()}
+        return value

@@ -1,0 +1,203 @@
+"""The reproduction card of a run: one page with everything that a stranger needs to get the number again.
+
+Which tasks (panel and digest), under which rules, with which prompt (hash and the first three as written), parser,
+turns, history and decoding, by which weights, engine and versions, with what result, what went wrong on the way and
+what it cost. Two cards differ in a list of lines. Leaves out how figures come about (`runs.summary`).
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..config import differences
+from ..dialogue.prompt import load_prompt
+from ..registry import env_spec
+from ..runs.episodes import read_episodes
+from ..runs.files import read_json
+from ..runs.folder import VERSIONS, run_config
+from ..runs.stats import Estimate
+from ..runs.summary import Summary, load_summary, read_plan
+from ..types import Trajectory
+
+Card = dict[str, dict[str, Any]]
+"""Section -> name -> plain value."""
+
+_BOOKKEEPING = frozenset(
+    {
+        *("output_dir", "panel", "policy", "model_name_or_path", "engine", "engine_options", "prompt"),
+        *("concurrency", "retries", "step_seconds", "episode_seconds", "max_error_rate", "give_up_after"),
+    }
+)
+"""Keys of a configuration that stand elsewhere on the card, or that move no number."""
+_PROMPTS = 3
+
+
+def card_of(run: Path) -> Card:
+    """Gather the card of a run folder.
+
+    Raises: MissingData, CorruptData: it is no run folder, or parts of it are gone.
+    """
+    plan, policy = read_plan(run)
+    summary, config = load_summary(run), run_config(run)
+    facts = read_json(run / VERSIONS)
+    spec = env_spec(config.get("env") or plan.env)
+    engine = policy.get("engine") if isinstance(policy.get("engine"), Mapping) else {}
+    assert isinstance(engine, Mapping)
+    return {
+        "tasks": {
+            "panel": plan.id,
+            "digest of the ids": plan.digest,
+            "env": plan.env,
+            "rules": plan.rules,
+            "split": plan.split,
+            "tasks": plan.tasks,
+            "repeats": plan.repeats,
+            "remarks": list(plan.banners),
+        },
+        "who plays": {
+            "policy": policy.get("policy"),
+            **{key: value for key, value in engine.items() if key != "name"},
+            "engine": engine.get("name"),
+            "engine options": config.get("engine_options") or {},
+        },
+        "how": {
+            "prompt": (policy.get("prompt") or {}).get("name"),
+            "prompt digest": (policy.get("prompt") or {}).get("digest"),
+            "parser": policy.get("parser"),
+            **dict(policy.get("sampling") or {}),
+            **{key: value for key, value in config.items() if key not in _BOOKKEEPING},
+            "history": _or(config.get("history"), spec.history),
+            "max_turns": _or(config.get("max_turns"), spec.max_turns),
+        },
+        "result": _result(summary),
+        "cost": _cost(summary),
+        "versions": {
+            "python": facts.get("python"),
+            "platform": facts.get("platform"),
+            **facts.get("packages", {}),
+        },
+        "prompts": _first_prompts(run, config, plan.env),
+    }
+
+
+def _or(chosen: Any, default: Any) -> Any:
+    """What was played: the run's own value, else the env's."""
+    return default if chosen is None else chosen
+
+
+def _result(summary: Summary) -> dict[str, Any]:
+    rates = summary.overall
+    turns = summary.turns_total
+    return {
+        "success": _rate(rates.success) if rates and rates.success else None,
+        "score": _rate(rates.score) if rates else None,
+        "n": rates.n if rates else 0,
+        "errors (not scored)": sum(summary.errors.values()),
+        "invalid replies": f"{sum(summary.invalid.values())} of {turns} turns",
+        "refused commands": None if summary.refused is None else f"{summary.refused} of {summary.commands}",
+        "replies cut off": f"{summary.cut} of {turns}",
+        **summary.counted,
+    }
+
+
+def _rate(found: Estimate) -> str:
+    return f"{100 * found.value:.1f} % [{100 * found.low:.1f}, {100 * found.high:.1f}] n={found.n}"
+
+
+def _cost(summary: Summary) -> dict[str, Any]:
+    return {
+        "wall seconds": None if summary.seconds is None else round(summary.seconds, 1),
+        "sampled tokens per episode": summary.sampled_tokens,
+        "prompt tokens per episode": summary.prompt_tokens,
+        **summary.usage,
+    }
+
+
+def _first_prompts(run: Path, config: Mapping[str, Any], env: str) -> dict[str, str]:
+    """The first three prompts, written again from what the turns say they were written from."""
+    spec = env_spec(config.get("env") or env)
+    reference = config.get("prompt") or spec.prompt
+    found = {}
+    for episode in read_episodes(run)[:_PROMPTS]:
+        if episode.turns and episode.turns[0].shown:
+            prompt = load_prompt(reference)
+            text = prompt.message(_slots(episode, config.get("max_turns") or spec.max_turns), first=True)
+            found[episode.task] = f"{prompt.system}\n\n{text}".strip()
+    return found
+
+
+def _slots(episode: Trajectory, max_turns: int) -> dict[str, Any]:
+    first = episode.turns[0]
+    own = {key: value for key, value in first.shown.items() if key != "admissible"}
+    info = {
+        "task": episode.task,
+        "task_type": episode.task_type,
+        "admissible": first.shown.get("admissible", []),
+        **own,
+    }
+    return {
+        "observation": first.observation,
+        "admissible": info["admissible"],
+        "history": [],
+        "turn": 1,
+        "steps": 0,
+        "max_turns": max_turns,
+        "info": info,
+    }
+
+
+def card_differences(one: Card, other: Card) -> list[str]:
+    """What differs between two cards, but for results, costs and the wording of single prompts."""
+    keep = ("tasks", "who plays", "how", "versions")
+    return list(differences({key: one[key] for key in keep}, {key: other[key] for key in keep}))
+
+
+def as_markdown(card: Card, title: str) -> str:
+    """The card as one page of Markdown."""
+    lines = [f"# Reproduction card: {title}", ""]
+    for section, rows in card.items():
+        if section == "prompts":
+            continue
+        lines += [f"## {section}", "", "| | |", "|---|---|"]
+        lines += [
+            f"| {name} | {_cell(value)} |" for name, value in rows.items() if value not in (None, [], {})
+        ]
+        lines.append("")
+    if card["prompts"]:
+        lines += ["## first prompts", ""]
+        for task, text in card["prompts"].items():
+            lines += [f"{task}", "", *(f"    {line}" for line in text.splitlines()), ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _cell(value: Any) -> str:
+    text = "; ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def as_html(card: Card, title: str) -> str:
+    """The card as one page of HTML, with nothing to load."""
+    parts = [
+        "<!doctype html><html lang=en><meta charset=utf-8>",
+        f"<title>{html.escape(title)}</title>",
+        "<style>body{font:15px/1.45 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}"
+        "h2{font-size:1.05rem;margin:1.6rem 0 .4rem}table{border-collapse:collapse;width:100%}"
+        "td{border-top:1px solid #ddd;padding:.25rem .5rem;vertical-align:top;overflow-wrap:anywhere}"
+        "td:first-child{width:16rem;color:#666}pre{background:#f6f6f6;padding:.6rem;white-space:pre-wrap}</style>",
+        f"<h1>Reproduction card: {html.escape(title)}</h1>",
+    ]
+    for section, rows in card.items():
+        if section == "prompts":
+            continue
+        cells = "".join(
+            f"<tr><td>{html.escape(name)}<td>{html.escape(_cell(value))}"
+            for name, value in rows.items()
+            if value not in (None, [], {})
+        )
+        parts.append(f"<h2>{html.escape(section)}</h2><table>{cells}</table>")
+    for task, text in card["prompts"].items():
+        parts.append(f"<h2>first prompt of {html.escape(task)}</h2><pre>{html.escape(text)}</pre>")
+    return "\n".join(parts) + "\n"

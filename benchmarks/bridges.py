@@ -1,0 +1,210 @@
+"""Measures the bridges: ALFWorld's hook beside TextWorld, WebShop's stand-in, and served environments over the wire.
+
+    python benchmarks/bridges.py alfworld FOLDER_WITH_GAMES --output alfworld.json
+    python benchmarks/bridges.py webshop FOLDER_WITH_FILES --output webshop.json
+    python benchmarks/bridges.py served --output served.json
+
+`alfworld` plays both sides in one run with the same commands and counts every value that differs; it takes a second
+or two a game, all of it TextWorld's. `webshop` walks at random through the stand-in. `served` plays each environment
+locally and through `agentbench serve-env`'s server with the same commands, alone and with 100 sessions at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import random
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+sys.path[:] = [
+    folder for folder in sys.path if Path(folder or ".").resolve() != Path(__file__).resolve().parent
+]
+
+BATCHES = {"8": None, "3": 24, "1": 20}
+"""Games at once, and how many of the games are played so; None plays all."""
+
+
+def main() -> int:
+    """Run a part; exit code 1 when a value differs."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("part", choices=("alfworld", "webshop", "served"))
+    parser.add_argument("folder", nargs="?", type=Path)
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--batch", choices=BATCHES, help="alfworld: just this batch size")
+    parser.add_argument("--output", type=Path)
+    options = parser.parse_args()
+    started = time.monotonic()
+    measured: dict[str, Any]
+    if options.part == "alfworld":
+        measured = alfworld(options.folder, options.seed, [options.batch] if options.batch else list(BATCHES))
+    elif options.part == "webshop":
+        measured = webshop(options.folder, options.steps, options.seed)
+    else:
+        measured = served(options.steps, options.seed)
+    report = {
+        "machine": machine(),
+        "options": {"part": options.part, "steps": options.steps, "seed": options.seed},
+        "seconds": round(time.monotonic() - started, 1),
+        **measured,
+    }
+    text = json.dumps(report, indent=2)
+    print(text)
+    if options.output:
+        options.output.write_text(text + "\n")
+    return int(bool(report.get("differences")))
+
+
+def machine() -> dict[str, Any]:
+    """Say what ran."""
+    packages = {}
+    for name in ("agentbench-opd", "textworld", "alfworld", "websockets"):
+        try:
+            packages[name] = version(name)
+        except ImportError:
+            packages[name] = "absent"
+    return {
+        "python": platform.python_version(),
+        "cpus": os.cpu_count(),
+        "load": round(os.getloadavg()[0], 1),
+        **packages,
+    }
+
+
+def alfworld(folder: Path, seed: int, sizes: list[str]) -> dict[str, Any]:
+    """Play every game below a folder on both sides, in batches of three sizes."""
+    from agentbench.bridges import SideBySide
+    from agentbench.envs.alfworld.side_by_side import Plan, find_games, play
+
+    files = find_games([str(folder)])
+    parts = []
+    differences: list[str] = []
+    for size, count in ((int(name), BATCHES[name]) for name in sizes):
+        report = SideBySide()
+        chosen = sorted(random.Random(seed + size).sample(files, min(count or len(files), len(files))))
+        rounds = -(-len(chosen) // size)
+        play(chosen, Plan(size, rounds, seed=seed + size), report)
+        play(
+            chosen[:size], Plan(size, 3, steps=6), report
+        )  # three laps of a pool of one batch, seeded by nobody
+        differences += report.differences
+        times = {
+            name: {"original": round(a, 3), "ours": round(b, 5), "faster": round(a / b)}
+            for name, (a, b) in report.seconds.items()
+        }
+        parts.append({"batch_size": size, "pool": len(chosen), **report.counts, "seconds": times})
+        print(json.dumps(parts[-1]), file=sys.stderr, flush=True)
+    return {"games": len(files), "batches": parts, "differences": differences}
+
+
+def webshop(folder: Path, steps: int, seed: int) -> dict[str, Any]:
+    """Walk at random through the stand-in."""
+    from agentbench.envs.webshop.bridge import WebAgentTextEnv
+
+    rng = random.Random(seed)
+    started = time.perf_counter()
+    env = WebAgentTextEnv("text", folder / "items_shuffle_1000.json", seed=seed, nouns="letters")
+    opened = time.perf_counter() - started
+    started, bought = time.perf_counter(), 0
+    for _ in range(steps):
+        offered = env.get_available_actions()
+        name = rng.choice(offered["clickables"])
+        words = rng.choice(env.server.goals)["query"]
+        bought += env.step(f"search[{words}]" if offered["has_search_bar"] else f"click[{name}]")[2]
+    seconds = time.perf_counter() - started
+    return {
+        "open_seconds": round(opened, 3),
+        "steps": steps,
+        "purchases": bought,
+        "steps_per_second": round(steps / seconds),
+    }
+
+
+def served(steps: int, seed: int) -> dict[str, Any]:
+    """Play each environment locally and over the wire; then with 100 sessions at once."""
+    from agentbench.bridges.episode import Terms
+    from agentbench.bridges.openenv import Service
+    from agentbench.bridges.serving import serving
+    from agentbench.registry import env_spec
+
+    rows = {}
+    for name in ("corridor", "alfworld", "webshop"):
+        terms = Terms(env_spec(name))
+        with serving(Service(terms, port=0)) as url:
+            rows[name] = play_over(url, terms, steps, seed)
+            rows[name]["100 sessions"] = asyncio.run(crowd(url, 100, 10))
+    return {"served": rows, "differences": [name for name, row in rows.items() if row["differences"]]}
+
+
+def play_over(url: str, terms: Any, steps: int, seed: int) -> dict[str, Any]:
+    """Play the same commands on both sides, one session."""
+    from websockets.sync.client import connect
+
+    rng, spec = random.Random(seed), terms.spec
+    local, tasks = spec.make(), terms.tasks(terms.split)
+    wire = here = 0.0
+    played = differences = 0
+    with connect(url.replace("http", "ws") + "/ws") as socket:
+
+        def ask(kind: str, **data: Any) -> Any:
+            socket.send(json.dumps({"type": kind, "data": data}))
+            return json.loads(socket.recv())["data"]
+
+        while played < steps:
+            task = tasks[rng.randrange(len(tasks))]
+            answer = ask("reset", task=task, seed=0)
+            text, info = local.reset(seed=0, options={"task": task})
+            differences += answer["observation"]["text"] != text
+            while not answer["done"]:
+                command = rng.choice(info["admissible"] or ["look"]).replace("<your query>", "lamp")
+                started = time.perf_counter()
+                answer = ask("step", command=command)
+                between = time.perf_counter()
+                text, reward, _, _, info = local.step(command)
+                wire, here = wire + between - started, here + time.perf_counter() - between
+                played += 1
+                differences += answer["observation"]["text"] != text
+                differences += answer["observation"]["admissible"] != info["admissible"]
+                differences += answer["reward"] != reward / spec.reward_unit
+    return {
+        "steps": played,
+        "differences": differences,
+        "wire_ms_a_step": round(1e3 * wire / played, 3),
+        "local_ms_a_step": round(1e3 * here / played, 3),
+    }
+
+
+async def crowd(url: str, sessions: int, steps: int) -> dict[str, Any]:
+    """Play in many sessions at once; all of them are open before any steps."""
+    from websockets.asyncio.client import connect
+
+    opened = asyncio.Barrier(sessions)
+
+    async def one(number: int) -> int:
+        async with connect(url.replace("http", "ws") + "/ws") as socket:
+            await socket.send(json.dumps({"type": "reset", "data": {"index": number}}))
+            done = json.loads(await socket.recv())["data"]["done"]
+            await opened.wait()
+            count = 0
+            while not done and count < steps:
+                await socket.send(json.dumps({"type": "step", "data": {"command": "look"}}))
+                done = json.loads(await socket.recv())["data"]["done"]
+                count += 1
+            return count
+
+    started = time.perf_counter()
+    counts = await asyncio.gather(*(one(number) for number in range(sessions)))
+    return {"steps": sum(counts), "seconds": round(time.perf_counter() - started, 2)}
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,1 @@
+"""What runs inside the sandbox: standard library only, no import of the rest of the project."""

@@ -1,0 +1,162 @@
+import json
+
+import pytest
+
+from agentbench.engines.answers import judge, parse
+
+
+def said(message, **more):
+    return {"error": {"message": message, **more}}
+
+
+_ANTHROPIC = (
+    "input length and `max_tokens` exceed context limit: 199000 + 4096 > 200000, decrease input length"
+)
+_GEMINI = "The input token count (1200000) exceeds the maximum number of tokens allowed (1048576)."
+_LM_STUDIO = (
+    "Trying to keep the first 5000 tokens when context the overflows. However, the model is loaded with ..."
+)
+_MISTRAL = (
+    "Prompt contains 40000 tokens and 0 draft tokens, too large for model with 32768 maximum context length"
+)
+_SGLANG = "Requested token count exceeds the model's maximum context length of 4096 tokens."
+_TGI = "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 4096. Given: 4000"
+_VLLM = "The decoder prompt (length 5000) is longer than the maximum model length of 4096."
+_VLLM_LIMIT = (
+    "'max_tokens' is too large: 512. This model's maximum context length is 4096 tokens and your request has"
+)
+
+LONG = [  # server, status, body: all of them say that the conversation is too long
+    ("OpenAI, code", 400, said("too long", type="invalid_request_error", code="context_length_exceeded")),
+    ("OpenAI", 400, said("This model's maximum context length is 4096 tokens. However, you requested 5000")),
+    (
+        "vLLM",
+        400,
+        {"object": "error", "message": "This model's maximum context length is 512 tokens.", "code": 400},
+    ),
+    ("vLLM, older", 400, said("max_tokens must be at least 1, got -45.", type="BadRequestError")),
+    ("vLLM, max_tokens", 400, said(_VLLM_LIMIT)),
+    ("vLLM, prompt", 400, said(_VLLM)),
+    ("SGLang", 400, {"object": "error", "message": _SGLANG}),
+    (
+        "SGLang, input",
+        400,
+        {"message": "The input (5000 tokens) is longer than the model's context length (4096)."},
+    ),
+    ("llama.cpp", 400, said("the request exceeds the available context size. try increasing", code=400)),
+    (
+        "llama.cpp, numbers",
+        400,
+        said("request (5000 tokens) exceeds the available context size (4096 tokens)"),
+    ),
+    ("llama.cpp, type", 500, said("no", code=500, type="exceed_context_size_error")),
+    ("llama.cpp, shift", 500, said("context shift is disabled")),
+    ("llama.cpp behind a proxy", 200, said("the request exceeds the available context size", code=400)),
+    ("TGI", 422, {"error": _TGI, "error_type": "validation"}),
+    (
+        "TGI, input",
+        422,
+        {"error": "Input validation error: `inputs` must have less than 1024 tokens. Given: 2000"},
+    ),
+    ("Anthropic, limit", 400, {"type": "error", **said(_ANTHROPIC)}),
+    ("Anthropic", 400, {"type": "error", **said("prompt is too long: 2 > 1", type="invalid_request_error")}),
+    (
+        "OpenRouter",
+        200,
+        said("Provider returned error", code=400, metadata={"raw": "maximum context length is 8"}),
+    ),
+    ("Gemini", 400, [said(_GEMINI, code=400, status="INVALID_ARGUMENT")]),
+    ("Mistral", 400, {"message": _MISTRAL, "type": "invalid_request_prompt", "code": "3051"}),
+    ("LM Studio", 400, {"error": _LM_STUDIO}),
+    (
+        "DeepSeek",
+        400,
+        said("This model's maximum context length is 65536 tokens.", code="invalid_request_error"),
+    ),
+    ("Cohere", 400, {"message": "too many tokens: total number of tokens in the prompt cannot exceed 4081"}),
+    ("Bedrock", 400, {"message": "Input is too long for requested model."}),
+    ("Groq", 413, said("Request too large for model `x`", type="tokens", code="rate_limit_exceeded")),
+]
+
+
+@pytest.mark.parametrize(("status", "body"), [item[1:] for item in LONG], ids=[item[0] for item in LONG])
+def test_every_server_has_its_words_for_a_full_context(status, body):
+    assert judge(status, body).kind == "context_full"
+
+
+OTHERS = [
+    (200, {"choices": [{"message": {"content": "the context length exceeds my patience"}}]}, "usable", 200),
+    (200, {"choices": [], "error": None}, "usable", 200),
+    (200, {"error": {"code": 502, "message": "upstream provider gave an error"}}, "server_error", 502),
+    (200, {"error": {"message": "overloaded"}}, "server_error", 500),
+    (200, {"error": "out of memory"}, "server_error", 500),
+    (200, {"error": {"code": 429, "message": "slow down"}}, "rate_limit", 429),
+    (200, {"error": {"code": "429", "message": "slow down"}}, "rate_limit", 429),
+    (200, {"error": {"type": "rate_limit_error", "message": "slow down"}}, "rate_limit", 429),
+    (200, {"error": {"code": 401, "message": "No auth credentials found"}}, "refused", 401),
+    (200, {"error": {"type": "authentication_error", "message": "no"}}, "refused", 401),
+    (200, {"error": {"code": "model_not_found", "message": "no"}}, "refused", 404),
+    (200, {"error": {"code": 402, "message": "Insufficient credits"}}, "refused", 402),
+    (200, {"object": "error", "message": "bad", "type": "BadRequestError", "code": 400}, "refused", 400),
+    (
+        200,
+        {"choices": [{"finish_reason": "error", "error": {"code": 502, "message": "x"}}]},
+        "server_error",
+        502,
+    ),
+    (200, {"choices": [{"finish_reason": "error", "message": {"content": ""}}]}, "server_error", 502),
+    (200, {"choices": [{"error": {"code": 403, "message": "flagged"}}]}, "refused", 403),
+    (429, {"error": {"message": "no money", "code": "insufficient_quota"}}, "refused", 429),
+    (429, {"error": {"message": "You exceeded your current quota, check your billing"}}, "refused", 429),
+    (429, {"error": {"message": "tokens per min: the context length ..."}}, "rate_limit", 429),
+    (401, {"error": {"message": "Incorrect key for the context window"}}, "refused", 401),
+    (400, {"error": {"message": "unknown field top_k"}}, "refused", 400),
+    (404, None, "refused", 404),
+    (413, None, "refused", 413),
+    (408, None, "server_error", 408),
+    (503, None, "server_error", 503),
+    (529, {"error": {"type": "overloaded_error", "message": "Overloaded"}}, "server_error", 529),
+    (307, None, "refused", 307),
+]
+
+
+@pytest.mark.parametrize(("status", "body", "kind", "means"), OTHERS)
+def test_one_function_decides_about_status_and_body(status, body, kind, means):
+    found = judge(status, body)
+    assert (found.kind, found.status) == (kind, means)
+
+
+def test_the_servers_words_are_kept():
+    body = {"error": {"code": 502, "message": "upstream provider gave an error"}}
+    assert judge(200, body).message == "upstream provider gave an error"
+    assert judge(422, {"detail": [{"loc": ["body"], "msg": "field required"}]}).message == "field required"
+    assert judge(502, None, "<h1>Bad gateway</h1>").message == "<h1>Bad gateway</h1>"
+
+
+def test_words_of_another_server_can_be_added():
+    body = {"error": {"message": "zu lang fuer mich"}}
+    assert judge(400, body).kind == "refused"
+    assert judge(400, body, context_words=["zu lang"]).kind == "context_full"
+
+
+def test_bodies_are_read_in_every_shape():
+    assert parse(b'{"a": "\\ud83d x \\ud83d\\ude00"}') == {"a": "\ufffd x \U0001f600"}
+    assert parse(b'{"a": "\xff"}') == {"a": "\ufffd"}
+    assert parse(b"  ") is None
+    for broken in (b'{"a": ', b"<html>", b"[" * 100_000, b"data: {"):
+        with pytest.raises(ValueError, match=r".+"):
+            parse(broken)
+
+
+def test_a_stream_that_nobody_asked_for_is_joined():
+    pieces = [
+        {"choices": [{"delta": {"role": "assistant", "content": "go "}, "finish_reason": None}]},
+        {"choices": [{"delta": {"content": "left"}, "finish_reason": None}]},
+        {"choices": [{"delta": {}, "finish_reason": "stop"}]},
+        {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 2}},
+    ]
+    raw = "".join(f"data: {json.dumps(piece)}\n\n" for piece in pieces) + "data: [DONE]\n\n"
+    assert parse(raw.encode()) == {
+        "choices": [{"message": {"role": "assistant", "content": "go left"}, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 3, "completion_tokens": 2},
+    }

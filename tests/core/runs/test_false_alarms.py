@@ -1,0 +1,58 @@
+"""How often a comparison calls two equal things different: 5 of 100, as an interval of 95 % promises."""
+
+import numpy as np
+import pytest
+
+from agentbench.runs.stats import bootstrap_mean, detectable, sign_flip
+
+PAIRS, TASKS = 1000, 134
+
+
+def paired_runs(rng, difference=0.0):
+    """Two runs over the same tasks: tasks are easy or hard for both, each run has its own luck."""
+    ease = rng.beta(0.8, 0.8, TASKS)
+    a, b = (rng.random(TASKS) < np.clip(ease + shift, 0, 1) for shift in (0.0, difference))
+    return b.astype(float) - a.astype(float)
+
+
+@pytest.mark.slow
+def test_two_runs_without_a_difference():
+    rng = np.random.default_rng(0)
+    alarms = sum(
+        not (found.low <= 0 <= found.high)
+        for found in (bootstrap_mean(paired_runs(rng).tolist()) for _ in range(PAIRS))
+    )
+    assert 0.035 <= alarms / PAIRS <= 0.065
+
+
+@pytest.mark.slow
+def test_sign_flips_without_a_difference():
+    rng = np.random.default_rng(1)
+    alarms = sum(sign_flip(paired_runs(rng).tolist()) < 0.05 for _ in range(PAIRS))
+    assert 0.02 <= alarms / PAIRS <= 0.065  # whole numbers tie, so it is on the careful side
+
+
+@pytest.mark.filterwarnings("ignore:Precision loss")
+def test_groups_of_three_seeds_with_a_seed_effect_of_seven_points():
+    from scipy.stats import ttest_ind
+
+    rng = np.random.default_rng(2)
+    rates = rng.normal(0.4, 0.07, (PAIRS, 2, 3))  # what a seed does to a method, seen in public reruns
+    means = rng.binomial(TASKS, np.clip(rates, 0, 1)) / TASKS
+    alarms = (ttest_ind(means[:, 0], means[:, 1], axis=1, equal_var=True).pvalue < 0.05).mean()
+    assert 0.035 <= alarms <= 0.065
+    # the same runs by their episodes: a test that takes the seeds' luck for the method's
+    pooled = means.mean(axis=2)
+    error = np.sqrt(pooled * (1 - pooled) / (3 * TASKS)).mean(axis=1) * np.sqrt(2)
+    assert (np.abs(pooled[:, 0] - pooled[:, 1]) > 1.96 * error).mean() > 0.2
+
+
+def test_the_detectable_difference_is_found_in_four_of_five_experiments():
+    rng = np.random.default_rng(3)
+    least = detectable(paired_runs(rng).tolist())
+    found = 0
+    for _ in range(400):
+        seen = paired_runs(rng, least)
+        # the plain normal interval stands for the bootstrap, which takes a hundred times longer
+        found += abs(seen.mean()) > 1.96 * seen.std(ddof=1) / np.sqrt(TASKS)
+    assert 0.6 < found / 400 < 0.95  # clipping at 0 and 1 takes some of the difference away
