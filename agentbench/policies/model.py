@@ -88,7 +88,7 @@ class ModelPolicy(Policy):
                 sampling = replace(sampling, max_new_tokens=max(sampling.max_new_tokens, longest))
             total = len(rendered.prompt_ids) + sampling.max_new_tokens
             if total > self.engine.max_context:
-                self._ready.append((view.key, Decision(Action(""), None, end="context_full")))
+                self._ready.append((view.key, no_room(self._does_not_fit(len(rendered.prompt_ids)))))
                 continue
             self._pending[view.key] = rendered
             requests.append(
@@ -104,6 +104,12 @@ class ModelPolicy(Policy):
             )
         if requests:
             self.engine.submit(requests)
+
+    def _does_not_fit(self, prompt: int) -> str:
+        return (
+            f"the prompt of {prompt} tokens + max_new_tokens {self.sampling.max_new_tokens} exceeds the context of "
+            f"{self.engine.max_context}; lower max_new_tokens, or shorten the prompt (history)"
+        )
 
     def _choices(self, view: View, opened: str) -> tuple[tuple[int, ...], ...]:
         if not view.info["admissible"]:
@@ -140,6 +146,13 @@ class ModelPolicy(Policy):
         self.engine.release(key)
 
 
+def no_room(message: str) -> Decision:
+    """The conversation no longer fits the context; `message` says by how much."""
+    return Decision(
+        Action(""), None, end="context_full", failure=Failure(ContextFull.__name__, message, "engine")
+    )
+
+
 def poll_engine(engine: Engine | TextEngine, timeout: float | None) -> list[Completion]:
     """Wait for answers, at most `timeout` seconds where the engine can wait for a time."""
     if timeout is None or "timeout" not in inspect.signature(engine.poll).parameters:
@@ -163,7 +176,7 @@ def decide_on(
     """Turn an engine's answer to a prompt into a decision: read the command, or say why the episode ends here."""
     error = completion.failure
     if isinstance(error, ContextFull):
-        return Decision(Action(""), None, end="context_full")
+        return no_room(str(error))
     if error is not None:
         failure = Failure(type(error).__name__, str(error), "engine")
         return Decision(Action(""), None, end="error", failure=failure)

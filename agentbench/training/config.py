@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import Field, model_validator
 
-from ..config import Section, StopStrings, _apply, validate
-from ..errors import ConfigError
+from ..config import Section, StopStrings, apply_override, read_mapping, validate
+
+MOST_TEMPERATURE = 100.0
 
 
 class EnvConfig(Section):
@@ -66,7 +66,7 @@ class RolloutConfig(Section):
     group_size: int = Field(default=8, ge=1)
     guided: bool = False
     template_options: dict[str, Any] = Field(default_factory=dict)
-    temperature: float = Field(default=1.0, gt=0)
+    temperature: float = Field(default=1.0, gt=0, le=MOST_TEMPERATURE)
     top_p: float = Field(default=1.0, gt=0, le=1)
     top_k: int = Field(default=0, ge=0)
     max_new_tokens: int = Field(default=512, ge=1)
@@ -136,7 +136,7 @@ class EvalDuringTraining(Section):
     panel: str
     every: int = Field(default=10, ge=1)
     limit: int | None = Field(default=None, ge=1)
-    temperature: float = Field(default=0.4, ge=0)
+    temperature: float = Field(default=0.4, ge=0, le=MOST_TEMPERATURE)
     repeats: int = Field(default=1, ge=1)
 
 
@@ -194,15 +194,7 @@ def read_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
 
     Raises: ConfigError: the file is absent or not YAML, or a key or value is not allowed.
     """
-    file = Path(path)
-    if not file.is_file():
-        raise ConfigError(f"no configuration file {str(path)!r}")
-    try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: expected keys and values, got {type(values).__name__}")
+    values = read_mapping(path, "the configuration")
     for override in overrides:
-        _apply(values, override)
+        apply_override(values, override)
     return validate(TrainConfig, values)
