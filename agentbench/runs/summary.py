@@ -342,8 +342,7 @@ def require_ours(
         episodes: as read from `where`.
         plan: what the run set out to play.
         where: named in the message.
-        tasks: ids the run plays; None knows their number alone.
-        seed: of the run; None is not known.
+        tasks: ids the run plays; None knows their number alone. seed: of the run; None is not known.
     Raises: CorruptData: names the first episode that is foreign and why.
     """
     listed = None if tasks is None else set(tasks)
