@@ -148,7 +148,9 @@ RECOMPUTED = {
 def longrope():
     rope = {"rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 32}
     rope |= {"short_factor": [1.0] * 4, "long_factor": [4.0] * 4}
-    return random_model(transformers.Phi3Config(**SHAPE, rope_parameters=rope, original_max_position_embeddings=32))
+    return random_model(
+        transformers.Phi3Config(**SHAPE, rope_parameters=rope, original_max_position_embeddings=32)
+    )
 
 
 def test_rows_on_both_sides_of_longrope_do_not_see_each_other():
