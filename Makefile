@@ -3,11 +3,12 @@ PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
 JOBS ?= 2
+PYTHON_GPU ?= $(BIN)/python
 # Small models on shared cores are fastest with one thread per process.
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: quickstart test test-kernels test-slow test-vllm lint types check format setup setup-vllm lock clean
+.PHONY: quickstart test test-kernels test-latest test-oldest test-real test-slow test-vllm gpu lint types check format setup setup-vllm lock clean
 
 setup: $(VENV)/.installed
 
@@ -44,6 +45,33 @@ test-kernels: setup
 	$(BIN)/python -m pytest -n $(JOBS) -q tests/core/engines tests/core/models tests/trainers --ignore tests/trainers/student/test_distributed.py
 	ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 ONEDNN_MAX_CPU_ISA=AVX2 \
 	$(BIN)/python -m pytest -n $(JOBS) -q tests/core/engines tests/core/models
+
+# What the ranges of pyproject.toml allow at both ends, in environments of their own; torch is that of the lock.
+VERSION_TESTS := tests/core/engines/hf tests/core/models tests/core/training tests/trainers --ignore tests/trainers/student/test_distributed.py
+
+test-latest: END := newest
+test-oldest: END := oldest
+test-latest test-oldest:
+	$(PYTHON) -m venv $(VENV)-$(END)
+	$(VENV)-$(END)/bin/python -m pip install --quiet --no-compile "$$(grep '^torch==' requirements.lock)"
+	$(PYTHON) .ci/bounds.py $(END) > $(VENV)-$(END)/requirements.txt
+	$(VENV)-$(END)/bin/python -m pip install --quiet --no-compile --upgrade --upgrade-strategy eager \
+		-r $(VENV)-$(END)/requirements.txt "$$(grep '^torch==' requirements.lock)" "$$(grep '^setuptools==' requirements.lock)" \
+		pytest pytest-xdist hypothesis tensorboard
+	$(VENV)-$(END)/bin/python -m pip install --quiet --no-compile --no-deps --no-build-isolation -e .
+	$(VENV)-$(END)/bin/python -m pytest -n $(JOBS) -q $(VERSION_TESTS)
+
+# Real weights: downloads 93 MB and writes 540 MB on the first call.
+REAL ?= runs/real/base
+test-real: setup
+	test -e $(REAL)/config.json || $(BIN)/agentbench model fetch smollm2-135m-q4 -o $(REAL)
+	AGENTBENCH_REAL_MODEL=$(abspath $(REAL)) $(BIN)/python -m pytest -q tests/real
+
+# On a machine with a card: the tests that go there by themselves, the check of low precision.
+gpu:
+	$(PYTHON_GPU) -m pytest -q -m "not slow" tests/core/engines/hf tests/core/training/test_real_like.py tests/trainers \
+		--ignore tests/trainers/student/test_distributed.py
+	$(PYTHON_GPU) benchmarks/gpu/check.py $(REAL)
 
 test-slow: setup
 	$(BIN)/python -m pytest -q -m slow

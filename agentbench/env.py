@@ -5,6 +5,8 @@ Leaves out: limits, parsing and prompts (rollout and policy apply those to every
 
 from __future__ import annotations
 
+import difflib
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
@@ -12,7 +14,8 @@ from typing import Any, ClassVar, Literal, Protocol
 import gymnasium
 import numpy as np
 
-from .errors import ContractError, unknown_name
+from .errors import ConfigError, ContractError, UsageError, unknown_name
+from .foreign import printable, shortened
 
 Info = dict[str, Any]
 StepReturn = tuple[str, float, bool, bool, Info]
@@ -60,6 +63,28 @@ class AnyText(gymnasium.Space[str]):
         return False
 
 
+def named_task(options: Any) -> str | None:
+    """The task that the options of `reset` name; None where they name none.
+
+    Raises: TypeError: the options are no mapping, hold another key than "task", or a task that is no text.
+    """
+    if options is None:
+        return None
+    if not isinstance(options, Mapping) or set(options) - {"task"}:
+        raise TypeError(f'options must be {{"task": task id}} or None, got {shortened(options)}')
+    task = options.get("task")
+    if task is not None and not isinstance(task, str):
+        raise TypeError(f'options["task"] must be the id of a task as text, got {shortened(task)}')
+    return task
+
+
+def as_text(action: Any) -> str:
+    """The action itself. Raises: TypeError: it is no text; any text will do."""
+    if not isinstance(action, str):
+        raise TypeError(f"an action must be text, got {shortened(action)}")
+    return action
+
+
 class TextEnv(gymnasium.Env[str, str]):
     """A text environment.
 
@@ -102,7 +127,7 @@ class TextEnv(gymnasium.Env[str, str]):
         """
         super().reset(seed=seed)
         drawn = tasks[int(self.np_random.integers(len(tasks)))]
-        task = (options or {}).get("task", drawn)
+        task = named_task(options) or drawn
         if task not in tasks:
             raise unknown_name("task", str(task), tasks)
         self.task = str(task)
@@ -227,6 +252,48 @@ class EnvSpec:
         Raises: UsageError: an option is wrong.
         """
         return self if self.variant is None else self.variant(self, options)
+
+
+def try_options(spec: EnvSpec, options: Mapping[str, Any]) -> None:
+    """Make an env with its options and close it again, so that a wrong one is refused before anything is loaded.
+
+    Raises: ConfigError: an option that the env does not have, or a value it cannot use; names its options.
+        UsageError: what the env itself refuses: absent data, a missing package.
+    """
+    known = _options_of(spec.make)
+    unknown = [name for name in options if known is not None and name not in known]
+    names = ", ".join(sorted(known)) if known else "none"
+    if unknown:
+        close = difflib.get_close_matches(unknown[0], known or (), n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise ConfigError(
+            f"env {spec.id!r} has no option {shortened(unknown[0])}; its options: {names}.{hint}"
+        )
+    try:
+        env = spec.make(**options)
+    except UsageError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"env {spec.id!r} cannot be made with the options {shortened(dict(options))}: {type(error).__name__}: "
+            f"{printable(str(error), 300)}; its options: {names}"
+        ) from error
+    env.close()
+
+
+def _options_of(make: Callable[..., TextEnv]) -> list[str] | None:
+    """Names of the keyword options of a factory; None where it takes any."""
+    try:
+        parameters = inspect.signature(make).parameters.values()
+    except (TypeError, ValueError):  # pragma: no cover - a factory written in C
+        return None
+    if any(item.kind is item.VAR_KEYWORD for item in parameters):
+        return None
+    return [item.name for item in parameters if item.kind in (item.KEYWORD_ONLY, item.POSITIONAL_OR_KEYWORD)]
+
+
+RESERVED_KEYS = ("invalid", "penalty", "label", "label_ids")
+"""Keys that an env's `info` may not use: in records of schema 1 they are facts of the rollout."""
 
 
 def register_gymnasium(spec: EnvSpec, entry_point: str | None = None) -> None:

@@ -90,7 +90,7 @@ def unknown_name(kind: str, name: str, known: Iterable[str], hint: str = "") -> 
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1)
     listed = ", ".join(names) if names else "none"
-    message = f"no {kind} {name!r}; known: {listed}."
+    message = f"no {kind} {name[:100]!r}; known: {listed}."
     if close:
         message += f" Did you mean {close[0]!r}?"
     return UnknownName(f"{message} {hint}".strip())

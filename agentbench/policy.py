@@ -45,7 +45,7 @@ class Decision:
     Attributes:
         invalid: name of the parse failure, "" when the reply was clean.
         shown: what the prompt was written from, see `Turn.shown`.
-        end: set when the policy cannot go on: "context_full" or "error" (with `failure`).
+        end: set when the policy cannot go on: "context_full" or "error"; `failure` says why.
     """
 
     action: Action
@@ -124,6 +124,7 @@ class InstantPolicy(Policy):
         for view in views:
             try:
                 decision = self.reply(view)
+                decision.action.text.encode()  # half a surrogate pair could not be put on record
             except UsageError:
                 raise
             except Exception as error:  # a broken expert ends its own episode, not the run

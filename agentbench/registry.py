@@ -10,7 +10,9 @@ import importlib.metadata
 import importlib.resources
 import importlib.util
 import inspect
+import os
 import sys
+import typing
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from importlib.resources.abc import Traversable
@@ -18,9 +20,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
+from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
+
 from .engine import Engine, TextEngine
 from .env import EnvSpec
-from .errors import ConfigError, ContractError, UnknownName, unknown_name
+from .errors import AgentBenchError, ConfigError, ContractError, UnknownName, unknown_name
+from .foreign import printable, shortened
 from .trainer import TrainerSpec
 
 KINDS = ("envs", "trainers", "engines", "panels", "datasets", "bridges")
@@ -66,6 +71,10 @@ def load(kind: str, name: str) -> Any:
 
 
 def _import_module(name: str) -> ModuleType:
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise UnknownName(
+            f"{shortened(name)} is no name of a module; give package.module:Name or file.py:Name"
+        )
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
@@ -75,15 +84,22 @@ def _import_module(name: str) -> ModuleType:
 
 
 def _import_file(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise UnknownName(f"no file {str(path)!r}")
+    if not os.path.isfile(path):
+        raise UnknownName(f"no file {shortened(str(path))}")
     name = f"agentbench_plugin_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except (SyntaxError, UnicodeDecodeError, ValueError) as error:
+        if isinstance(error, AgentBenchError):
+            raise
+        raise UnknownName(
+            f"{str(path)!r} is no Python that can be read: {printable(str(error), 300)}"
+        ) from error
     return module
 
 
@@ -111,14 +127,45 @@ def open_engine(name: str, model: str | None, options: Mapping[str, Any]) -> Eng
     Raises: UnknownName: no such engine. ConfigError: an option that it does not have, or a model that it needs.
     """
     factory = engine_factory(name)
+    check_engine(name, model, options)
+    return factory(*([] if model is None else [model]), **options)
+
+
+def check_engine(name: str, model: str | None, options: Mapping[str, Any]) -> None:
+    """Check an engine's name and keyword options, as far as the signature tells, and build nothing.
+
+    Raises: UnknownName: no such engine. ConfigError: an option that it does not have or of a wrong type, or a model
+        that it needs.
+    """
+    factory = engine_factory(name)
     given = [] if model is None else [model]
     signature = inspect.signature(factory)
     try:
         signature.bind(*given, **options)
     except TypeError as error:
         own = [item.name for item in signature.parameters.values() if item.kind is item.KEYWORD_ONLY]
-        raise ConfigError(f"engine {name!r}: {error}; its options: {', '.join(sorted(own))}") from error
-    return factory(*given, **options)
+        told = printable(str(error), 300)
+        raise ConfigError(f"engine {name!r}: {told}; its options: {', '.join(sorted(own))}") from error
+    try:
+        hints = typing.get_type_hints(factory)
+    except Exception:  # annotations that cannot be looked up say nothing about values
+        return
+    for key, value in options.items():
+        _check_type(f"engine {name!r}: option {key}", hints.get(key, Any), value)
+
+
+def _check_type(what: str, hint: Any, value: Any) -> None:
+    kinds = {hint, *typing.get_args(hint)}
+    try:
+        TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value)
+        fits = not (isinstance(value, bool) and kinds & {int, float} and bool not in kinds)
+    except PydanticUserError:  # no type that values can be checked against
+        return
+    except ValidationError:
+        fits = False
+    if not fits or (isinstance(value, str) and kinds & {int, float} and str not in kinds):
+        wanted = getattr(hint, "__name__", None) or str(hint).replace("typing.", "")
+        raise ConfigError(f"{what} = {shortened(value)} is not allowed: {wanted} is wanted")
 
 
 def _checked(found: Any, kind: type[_Spec], label: str, name: str) -> _Spec:

@@ -115,6 +115,8 @@ class TrainerSpec:
         needs: subset of {"teacher", "expert"}; a run without them is refused, and so are teachers nobody needs.
         ignores: dotted keys of TrainConfig that the algorithm does not use; setting one is an error.
         paper: where the algorithm comes from.
+        refuse: raises UsageError where the run's configuration and the algorithm's settings cannot work together;
+            called before anything is loaded.
     """
 
     id: str
@@ -123,3 +125,4 @@ class TrainerSpec:
     needs: frozenset[str] = frozenset()
     ignores: frozenset[str] = frozenset()
     paper: str = ""
+    refuse: Callable[[Any, Any], None] | None = None

@@ -239,6 +239,11 @@ def derive_seed(*parts: object) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
+def episode_seed(seed: int, env: str, task: str, repeat: int) -> int:
+    """Seed of one episode of an evaluation: it follows from the run's seed and from what is played."""
+    return derive_seed(seed, env, task, repeat)
+
+
 def to_dict(record: Any) -> dict[str, Any]:
     """Turn a record into plain dicts and lists; `Trajectory.seconds` is left out."""
     data = dataclasses.asdict(record)

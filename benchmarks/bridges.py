@@ -101,7 +101,8 @@ def alfworld(folder: Path, seed: int, sizes: list[str]) -> dict[str, Any]:
             name: {"original": round(a, 3), "ours": round(b, 5), "faster": round(a / b)}
             for name, (a, b) in report.seconds.items()
         }
-        parts.append({"batch_size": size, "pool": len(chosen), **report.counts, "seconds": times})
+        counts = {**report.counts, "differ": len(report.differences)}
+        parts.append({"batch_size": size, "pool": len(chosen), **counts, "seconds": times})
         print(json.dumps(parts[-1]), file=sys.stderr, flush=True)
     return {"games": len(files), "batches": parts, "differences": differences}
 

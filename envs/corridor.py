@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import gymnasium
 
-from agentbench.env import EnvSpec, Info, StepReturn, TextEnv, register_gymnasium
+from agentbench.env import EnvSpec, Info, StepReturn, TextEnv, as_text, named_task, register_gymnasium
 from agentbench.errors import UnknownName, UsageError, unknown_name
 
 COLOURS = ("red", "blue", "green", "yellow", "white", "black")
@@ -114,7 +114,7 @@ class CorridorEnv(TextEnv):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, Info]:
         """Start in the task's first room."""
         super().reset(seed=seed)
-        task_id = (options or {}).get("task")
+        task_id = named_task(options)
         if task_id is None:
             task_id = self._tasks[int(self.np_random.integers(len(self._tasks)))]
         self._task = Task.parse(task_id)
@@ -129,7 +129,7 @@ class CorridorEnv(TextEnv):
             raise gymnasium.error.ResetNeeded(
                 "the corridor episode is over or never began; call reset() first"
             )
-        task, command = self._task, action.strip().lower()
+        task, command = self._task, as_text(action).strip().lower()
         text = ""
         if command == "open door":
             if self._room in (1, task.rooms):

@@ -81,10 +81,7 @@ class Atod(PolicyGradient):
     settings: AtodConfig
 
     def __init__(self, run: TrainConfig, settings: AtodConfig) -> None:
-        require_one_teacher(run)
-        require_plain_sampling(run)
-        require_groups(run)
-        require_comparable(run, settings.importance_cap)
+        refuse(run, settings)
         super().__init__(run)
         self.settings = settings
         self.teacher = open_teacher(run.teachers[0], self.student)
@@ -149,10 +146,19 @@ class Atod(PolicyGradient):
         }
 
 
+def refuse(run: TrainConfig, settings: AtodConfig) -> None:
+    """Refuse what cannot work, before a model is loaded."""
+    require_one_teacher(run)
+    require_plain_sampling(run)
+    require_groups(run)
+    require_comparable(run, settings.importance_cap)
+
+
 SPEC = TrainerSpec(
     id="atod",
     config=AtodConfig,
     build=Atod,
+    refuse=refuse,
     needs=frozenset({"teacher"}),
     paper="ATOD, arXiv:2606.27814",
 )

@@ -43,8 +43,7 @@ class Gigpo(PolicyGradient):
 
     def __init__(self, run: TrainConfig, settings: GigpoConfig) -> None:
         """Load the student, and its frozen initial copy when there is a penalty."""
-        require_groups(run)
-        require_comparable(run, settings.importance_cap)
+        refuse(run, settings)
         super().__init__(run)
         self.settings = settings
         self.reference = open_reference(run, settings, self.student)
@@ -104,4 +103,12 @@ def _anchor_figures(batch: Batch, step_N: Tensor) -> dict[str, Tensor]:
     }
 
 
-SPEC = TrainerSpec(id="gigpo", config=GigpoConfig, build=Gigpo, paper="GiGPO, arXiv:2505.10978")
+def refuse(run: TrainConfig, settings: GigpoConfig) -> None:
+    """Refuse what cannot work, before a model is loaded."""
+    require_groups(run)
+    require_comparable(run, settings.importance_cap)
+
+
+SPEC = TrainerSpec(
+    id="gigpo", config=GigpoConfig, build=Gigpo, refuse=refuse, paper="GiGPO, arXiv:2505.10978"
+)

@@ -63,7 +63,7 @@ class Gkd(Algorithm):
     """On-policy distillation of whole distributions; see `GkdConfig`."""
 
     def __init__(self, run: TrainConfig, settings: GkdConfig) -> None:
-        require_one_teacher(run)
+        refuse(run, settings)
         super().__init__(run)
         self.settings = settings
         self.teacher: Teacher
@@ -97,10 +97,16 @@ class Gkd(Algorithm):
         )
 
 
+def refuse(run: TrainConfig, settings: GkdConfig) -> None:
+    """Refuse what cannot work, before a model is loaded."""
+    require_one_teacher(run)
+
+
 SPEC = TrainerSpec(
     id="gkd",
     config=GkdConfig,
     build=Gkd,
+    refuse=refuse,
     needs=frozenset({"teacher"}),
     paper="GKD, arXiv:2306.13649",
 )

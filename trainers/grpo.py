@@ -28,8 +28,7 @@ class Grpo(PolicyGradient):
 
     def __init__(self, run: TrainConfig, settings: GrpoConfig) -> None:
         """Load the student, and its frozen initial copy when there is a penalty."""
-        require_groups(run)
-        require_comparable(run, settings.importance_cap)
+        refuse(run, settings)
         super().__init__(run)
         self.settings = settings
         self.reference = open_reference(run, settings, self.student)
@@ -59,9 +58,16 @@ class Grpo(PolicyGradient):
         )
 
 
+def refuse(run: TrainConfig, settings: GrpoConfig) -> None:
+    """Refuse what cannot work, before a model is loaded."""
+    require_groups(run)
+    require_comparable(run, settings.importance_cap)
+
+
 SPEC = TrainerSpec(
     id="grpo",
     config=GrpoConfig,
     build=Grpo,
+    refuse=refuse,
     paper="GRPO, arXiv:2402.03300; verl-agent conventions, arXiv:2505.10978",
 )

@@ -59,9 +59,7 @@ class Opd(PolicyGradient):
     settings: OpdConfig
 
     def __init__(self, run: TrainConfig, settings: OpdConfig) -> None:
-        require_one_teacher(run)
-        require_plain_sampling(run)
-        require_comparable(run, settings.importance_cap)
+        refuse(run, settings)
         super().__init__(run)
         self.settings = settings
         self.teacher = open_teacher(run.teachers[0], self.student)
@@ -103,10 +101,18 @@ class Opd(PolicyGradient):
         return self.descend(batch, objective, reduction=self.settings.reduction, step=step)
 
 
+def refuse(run: TrainConfig, settings: OpdConfig) -> None:
+    """Refuse what cannot work, before a model is loaded."""
+    require_one_teacher(run)
+    require_plain_sampling(run)
+    require_comparable(run, settings.importance_cap)
+
+
 SPEC = TrainerSpec(
     id="opd",
     config=OpdConfig,
     build=Opd,
+    refuse=refuse,
     needs=frozenset({"teacher"}),
     paper="On-Policy Distillation, Thinking Machines 2025",
 )

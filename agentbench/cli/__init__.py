@@ -1,25 +1,45 @@
 """The command line: turns words into calls and exceptions into exit codes. Leaves out all work.
 
-Exit codes: 0 done; 1 ran, but something fell short; 2 the caller can fix it (one line on stderr); 130 interrupted.
+Exit codes: 0 done; 1 ran, but something fell short; 2 the caller can fix it (one line on stderr); 130 interrupted
+(128 + the signal where another ended it).
 Every import beyond the option parser happens inside a command, so that `--help` and `list` stay fast.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 from ..errors import AgentBenchError, UsageError
-from . import bridges, data, environment, evaluation, judge, machine, serving, suites, training
+from ..foreign import printable
+from . import bridges, data, environment, evaluation, judge, machine, model, serving, suites, training
 
 _INTERRUPTED = 130
 
+
+class _Commands(TyperGroup):
+    """The commands; what ends a file too early is told apart from Ctrl-C before the parser mixes the two."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except EOFError as error:
+            raise UsageError(
+                f"a file ends before its content does ({error or 'it is empty or cut'})"
+            ) from error
+
+
 app = typer.Typer(
     name="agentbench",
+    cls=_Commands,
     help="Benchmark language-model agents, and train them on the same tasks.",
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -30,6 +50,7 @@ training.register(app)
 environment.register(app)
 data.register(app)
 judge.register(app)
+model.register(app)
 serving.register(app)
 bridges.register(app)
 machine.register(app)
@@ -59,6 +80,10 @@ def run(words: Sequence[str]) -> int:
         return _say(str(error), 2)
     except AgentBenchError as error:
         return _say(f"{type(error).__name__}: {error}", 1)
+    except OSError as error:  # a full disk, a folder that may not be written, a name that is too long
+        from ..runs.files import disk_refused
+
+        return _say(disk_refused(error), 2)
     except Exception as error:
         # The parser's own errors have no public base class in every release of typer, but all can format themselves.
         format_message = getattr(error, "format_message", None)
@@ -68,6 +93,9 @@ def run(words: Sequence[str]) -> int:
         return 1
     if code == _INTERRUPTED:  # the parser turns Ctrl-C into this code without a word
         return _say("interrupted; what is on record is kept, --resume goes on", code)
+    if isinstance(code, int) and code - 128 in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        name = signal.Signals(code - 128).name
+        return _say(f"ended by {name}; what is on record is kept, --resume goes on", code)
     return code if isinstance(code, int) else 0
 
 
@@ -75,5 +103,5 @@ def _say(message: str, code: int) -> int:
     speaker = "agentbench"
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         speaker += f" (process {os.environ.get('RANK', '?')})"
-    print(f"{speaker}: {' '.join(message.split())}", file=sys.stderr)
+    print(f"{speaker}: {printable(message)}", file=sys.stderr)
     return code

@@ -35,6 +35,7 @@ def check(
     task: Annotated[str | None, typer.Option(help="Task to play.", show_default=False)] = None,
     seed: int = 0,
     steps: Annotated[int, typer.Option(help="Length of episodes that need not end.")] = 30,
+    tasks: Annotated[int, typer.Option(min=1, help="Tasks of each split that are looked at.")] = 3,
     env_option: _Options = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -43,7 +44,16 @@ def check(
     from ..testing.conformance import check_env
 
     options = key_values(env_option or [], "--env-option")
-    report = check_env(env_spec(name), task=task, seed=seed, steps=steps, options=options)
+    report = check_env(
+        env_spec(name),
+        task=task,
+        seed=seed,
+        steps=steps,
+        options=options,
+        tasks=tasks,
+        name=name,
+        progress=_running,
+    )
     if json:
         print_json(report)
         return
@@ -53,6 +63,14 @@ def check(
         print(f"skipped  {check_name}: {reason}")
     for figure, value in report.figures.items():
         print(f"{figure} = {value:.4g}")
+
+
+def _running(check_name: str) -> None:
+    """Name the check that runs now, on a terminal: one that hangs is known by it."""
+    import sys
+
+    if sys.stderr.isatty():
+        print(f"checking {check_name}", file=sys.stderr, flush=True)
 
 
 def play(

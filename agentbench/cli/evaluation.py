@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from .output import episode_progress, key_values, print_json, print_table
+from .output import episode_progress, key_values, note, print_json, print_table
 
 if TYPE_CHECKING:
     from ..runs.compare import Difference, GroupComparison
@@ -125,12 +125,12 @@ def eval_(
     **options: Any,
 ) -> int:
     """Play a panel with a policy and report honest numbers."""
-    from ..config import validate
+    from ..config import read_mapping, validate
     from ..errors import ConfigError
     from ..evaluation.evaluate import EvalConfig, evaluate
     from ..runs.report import render
 
-    values = _read_file(config) if config else {}
+    values = read_mapping(config, "the configuration") if config else {}
     for item in _OPTIONS:
         given = options[item.key]
         if item.key == "stop":
@@ -149,28 +149,12 @@ def eval_(
         raise ConfigError("--resume goes on with recorded episodes, so it needs --output")
     checked = validate(EvalConfig, values)
     with episode_progress() as progress:
-        summary = evaluate(checked, resume=resume, retry_errors=retry_errors, progress=progress)
+        summary = evaluate(checked, resume=resume, retry_errors=retry_errors, progress=progress, say=note)
     if json:
         print_json(summary.model_dump())
     else:
         print(render(summary), end="")
     return 1 if summary.fell_short else 0
-
-
-def _read_file(path: Path) -> dict[str, Any]:
-    import yaml
-
-    from ..errors import ConfigError
-
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path} must hold keys and values, found {type(values).__name__}")
-    return values
 
 
 def report(

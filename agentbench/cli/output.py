@@ -19,9 +19,18 @@ def print_json(value: Any) -> None:
     sys.stdout.write(encode_json(value).decode())
 
 
+def note(text: str) -> None:
+    """Say something in passing, on stderr."""
+    from ..foreign import printable
+
+    print(f"note: {printable(text)}", file=sys.stderr)
+
+
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print aligned columns; plain text, so that other programs can read it."""
-    cells = [list(columns), *([str(cell) for cell in row] for row in rows)]
+    from ..foreign import printable
+
+    cells = [list(columns), *([printable(str(cell)) for cell in row] for row in rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
     for row in cells:
         padded = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
@@ -33,19 +42,17 @@ def key_values(pairs: Sequence[str], option: str) -> dict[str, Any]:
 
     Raises: ConfigError: one is not of that form.
     """
-    import yaml
-
+    from ..config import parse_yaml
     from ..errors import ConfigError
+    from ..foreign import printable
 
     values = {}
     for pair in pairs:
         key, equals, text = pair.partition("=")
+        shown = printable(pair, 200)
         if not key or not equals:
-            raise ConfigError(f"{option} {pair!r} is not of the form key=value")
-        try:
-            values[key] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{option} {pair!r}: the value is not YAML") from error
+            raise ConfigError(f"{option} {shown!r} is not of the form key=value")
+        values[key] = parse_yaml(text, f"{option} {shown!r}: the value")
     return values
 
 

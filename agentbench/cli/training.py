@@ -12,10 +12,10 @@ import typer
 
 from ..config import dump
 from ..errors import TrainingError
-from ..training.check import check
+from ..training.check import check, check_resume
 from ..training.checkpoints import checkpoints
 from ..training.config import read_config
-from ..training.launch import launch
+from ..training.launch import end_with_launcher, launch
 from ..training.loop import train
 
 
@@ -61,12 +61,18 @@ def main(
         dry_run: check everything that needs no model, show the resolved configuration, train nothing.
         num_processes: start so many processes on this machine; None trains in this one, or is one of several already.
     """
+    end_with_launcher()
     if num_processes is not None:
         overrides = [*overrides, f"num_processes={num_processes}"]
     config = read_config(path, overrides)
-    check(config)
+    spec, _, env = check(config)
     if dry_run:
+        check_resume(config, resume=resume)
         print(dump(config))
+        count = len(env.tasks(config.env.split)[: config.env.num_tasks])
+        print(
+            f"ok: {spec.id} on {count} tasks of {env.id} {config.env.split}; all that needs no model was checked"
+        )
         return 0
     if num_processes is not None and num_processes > 1:
         return launch(["train", str(path), *overrides, *(["--resume"] if resume else [])], num_processes)

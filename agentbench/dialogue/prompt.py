@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.resources
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,25 +18,26 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jinja2
+import jinja2.sandbox
 import yaml
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import Field
 
-from ..config import StopStrings
+from ..config import Section, StopStrings, parse_mapping, read_text, validate
 from ..errors import ConfigError, UnknownName
+from ..foreign import printable
 
 Layout = Literal["fresh", "growing"]
 
-_JINJA = ImmutableSandboxedEnvironment(  # a prompt file is data: it may come from a stranger
+# A prompt file reads as data and may come from anywhere, so its templates get no way to Python's own objects.
+_JINJA = jinja2.sandbox.ImmutableSandboxedEnvironment(
     undefined=jinja2.StrictUndefined, keep_trailing_newline=False, trim_blocks=True, lstrip_blocks=True
 )
 
 
-class _File(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+class _File(Section):
     layout: Layout
     parser: str | None = None
-    stop: StopStrings = []
+    stop: StopStrings = Field(default_factory=list)
     system: str = ""
     first: str
     later: str
@@ -77,13 +79,11 @@ class Prompt:
         template = self.first if first else self.later
         try:
             return template.render(slots).strip()
-        except jinja2.UndefinedError as error:
+        except Exception as error:  # a template can fail in any way that an expression can
             raise ConfigError(
-                f"prompt {self.name!r}: {error}; slots are {', '.join(sorted(slots))}"
+                f"prompt {self.name!r} cannot be written ({type(error).__name__}: {printable(str(error), 300)}); "
+                f"slots are {', '.join(sorted(slots))}"
             ) from error
-        except (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-            raise ConfigError(f"prompt {self.name!r} cannot be filled: {reason}") from error
 
 
 def load_prompt(reference: str | Mapping[str, Any]) -> Prompt:
@@ -94,18 +94,17 @@ def load_prompt(reference: str | Mapping[str, Any]) -> Prompt:
     Raises: UnknownName: no such file. ConfigError: it is not a prompt.
     """
     if isinstance(reference, str):
-        return _load(reference, None)
-    return _load("inline", yaml.safe_dump(dict(reference), sort_keys=True, allow_unicode=True))
+        return _parse(reference, _read(reference))
+    return _parse("inline", yaml.safe_dump(dict(reference), sort_keys=True, allow_unicode=True))
 
 
 @lru_cache(maxsize=64)
-def _load(reference: str, written: str | None) -> Prompt:
-    text = _read(reference) if written is None else written
+def _parse(reference: str, text: str) -> Prompt:
     try:
-        parsed = _File.model_validate(yaml.safe_load(text))
+        parsed = validate(_File, parse_mapping(text, f"prompt {reference!r}"), f"prompt {reference!r}: ")
         first, later = _JINJA.from_string(parsed.first), _JINJA.from_string(parsed.later)
-    except (ValidationError, yaml.YAMLError, jinja2.TemplateSyntaxError) as error:
-        reason = str(error).replace("\n", " ")
+    except (jinja2.TemplateError, RecursionError) as error:
+        reason = printable(str(error), 300) or "nested too deeply"
         raise ConfigError(f"prompt {reference!r} is not valid: {reason}") from error
     digest = hashlib.sha256(text.encode()).hexdigest()[:12]
     return Prompt(
@@ -130,17 +129,16 @@ def _read(reference: str) -> str:
         try:
             file = importlib.resources.files(package).joinpath(f"{name}.yaml")
             return file.read_text(encoding="utf-8")
-        except (ModuleNotFoundError, FileNotFoundError) as error:
+        except (ModuleNotFoundError, OSError, ValueError, TypeError) as error:
             raise UnknownName(
                 f"no prompt {reference!r}; expected the file {name}.yaml in the package {package!r}"
             ) from error
-    path = Path(reference)
-    if not path.is_file():
+    if not os.path.isfile(reference):
         raise UnknownName(
-            f"no prompt {reference!r}; give a name (agentbench list prompts), a path to a .yaml file or "
-            "'package:folder/name'"
+            f"no prompt {printable(reference, 300)!r}; give a name (agentbench list prompts), a path to a .yaml file "
+            "or 'package:folder/name'"
         )
-    return path.read_text(encoding="utf-8")
+    return read_text(reference, "the prompt")
 
 
 def shipped_prompts() -> dict[str, Path]:

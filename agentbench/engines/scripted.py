@@ -70,9 +70,11 @@ class ByteTokenizer:
         **options: Any,
     ) -> str | list[int]:
         """Write messages in ChatML; options that the template does not know are ignored, as everywhere."""
-        import jinja2
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-        template = jinja2.Environment(trim_blocks=True, lstrip_blocks=True).from_string(self.chat_template)
+        template = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).from_string(
+            self.chat_template
+        )
         text = template.render(messages=messages, add_generation_prompt=add_generation_prompt, **options)
         return self.encode(text) if tokenize else text
 

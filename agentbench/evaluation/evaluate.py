@@ -6,7 +6,7 @@ printing (`cli`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
@@ -15,8 +15,9 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from ..engine import Engine, TextEngine
-from ..env import EnvSpec
-from ..errors import ConfigError, CorruptData, EngineDown, UsageError
+from ..env import EnvSpec, try_options
+from ..errors import ConfigError, ContextFull, CorruptData, EngineDown
+from ..foreign import shortened
 from ..machine import versions
 from ..policies.build import PolicyConfig, build_policy
 from ..policies.chat import ChatPolicy
@@ -24,12 +25,13 @@ from ..policy import Policy
 from ..registry import env_spec
 from ..rollout.episode import Episode, Limits
 from ..rollout.schedule import run_episodes
-from ..runs.episodes import Key, read_episodes
+from ..runs.episodes import EPISODES, Key, read_episodes
 from ..runs.folder import RunFolder, check_output, read_timings
 from ..runs.report import write_pages
-from ..runs.summary import Assignment, Summary, summarise
+from ..runs.resume import EVALUATION
+from ..runs.summary import Assignment, Summary, require_ours, summarise
 from ..trainer import Team
-from ..types import Trajectory, derive_seed
+from ..types import Trajectory, episode_seed
 from .panels import Panel, ResolvedPanel, digest, load_panel, split_as_panel
 from .protocol import follow
 
@@ -37,18 +39,7 @@ Progress = Callable[[Trajectory | None, int, int], None]
 """`progress(episode, done, total)`, called once with None before the first episode and after each one."""
 
 
-_FREE = frozenset(
-    {
-        "output_dir",
-        "concurrency",
-        "step_seconds",
-        "episode_seconds",
-        "retries",
-        "allow_missing",
-        "max_error_rate",
-        "give_up_after",
-    }
-)
+MOST_REPEATS = 100_000
 
 
 class EvalConfig(PolicyConfig):
@@ -78,7 +69,7 @@ class EvalConfig(PolicyConfig):
     output_dir: str | None = None
     limit: int | None = Field(default=None, ge=1)
     seed: int = 0
-    repeats: int = Field(default=1, ge=1)
+    repeats: int = Field(default=1, ge=1, le=MOST_REPEATS)
     concurrency: int = Field(default=16, ge=1)
     max_turns: int | None = Field(default=None, ge=1)
     max_episode_tokens: int | None = Field(default=None, ge=1)
@@ -118,6 +109,7 @@ def evaluate(
     policy: Policy | None = None,
     progress: Progress | None = None,
     team: Team | None = None,
+    say: Callable[[str], None] | None = None,
     engine: Engine | TextEngine | None = None,
 ) -> Summary:
     """Play a panel and return its numbers; with `output_dir` everything is recorded as it happens.
@@ -129,17 +121,17 @@ def evaluate(
         policy: acts instead of the one that `config` names, such as a model in training.
         progress: told after each episode.
         team: processes that share the work; this is its process 0, the others call `assist`.
+        say: told in one line what is worth a person's attention, such as a free setting that changed on resume.
         engine: holds the model that `config` names already; it is left open. None opens one.
     Raises: UsageError: something the caller can fix. EngineDown: the model's engine answers no more, see
         `EvalConfig.give_up_after`. Episodes finished so far are on record.
     """
-    panel = config.load_panel()
-    spec = env_spec(panel.env).under({**panel.env_options, **config.env_options})
+    panel, spec, options = _what(config)
     notes: list[str] = []
     if policy is None:
         config, notes = follow(config, spec)
     if config.output_dir is not None:  # before a model is loaded for nothing
-        check_output(Path(config.output_dir), config.model_dump(mode="json"), resume=resume, free=_FREE)
+        check_output(Path(config.output_dir), config.model_dump(mode="json"), resume=resume, free=EVALUATION)
     resolved = panel.resolve(spec, allow_missing=config.allow_missing)
     tasks = resolved.tasks[: config.limit]
     plan = _plan(config, resolved, spec, tasks, notes)
@@ -148,14 +140,16 @@ def evaluate(
         raise ConfigError(f"max_episode_tokens counts token ids, which engine {config.engine!r} has none of")
     before = _since({}, actor)  # an engine in training has played other episodes already
     found: dict[Key, Trajectory] = {}
-    machine = spec.facts({**panel.env_options, **config.env_options}) if spec.facts else {}
+    machine = spec.facts(options) if spec.facts else {}
     with ExitStack() as stack:
         run = None
         if policy is None and engine is None:  # this function opened what it holds
             stack.callback(actor.close)
         if config.output_dir is not None:
-            run = stack.enter_context(_open(config, plan, actor, resume=resume, machine=machine))
-            found = {(item.task, item.repeat): item for item in read_episodes(run.path)}
+            run = stack.enter_context(_open(config, plan, actor, tasks, resume=resume, machine=machine))
+            found = _on_record(run, config, plan, tasks)
+            for change in run.changed:
+                (say or _mute)(_changed(*change))
             if retry_errors:
                 found = {key: item for key, item in found.items() if item.ok}
         items = [key for key in _keys(tasks, config.repeats) if key not in found]
@@ -165,8 +159,8 @@ def evaluate(
         mine = items[:: team.count] if team else items
         # In training the model is ours; one process of several that stopped would leave the others waiting.
         patience = config.give_up_after if policy is None else None
-        played = _Played(_play(config, spec, panel.env_options, actor, mine, patience))
-        for item in chain(played, _from_others(team)):
+        played = _Played(_play(config, spec, options, actor, mine, patience))
+        for item in _unless_none_fits(chain(played, _from_others(team))):
             found[item.task, item.repeat] = item
             if run:
                 run.append(item, None if team else _since(before, actor))
@@ -184,6 +178,46 @@ def evaluate(
         if played.down is not None:
             raise played.down
     return summary
+
+
+def _on_record(
+    run: RunFolder, config: EvalConfig, plan: Assignment, tasks: Sequence[str]
+) -> dict[Key, Trajectory]:
+    """Episodes that the run has already, all of them its own."""
+    recorded = read_episodes(run.path)
+    require_ours(recorded, plan, run.path / EPISODES, tasks=tasks, seed=config.seed)
+    return {(item.task, item.repeat): item for item in recorded}
+
+
+def _mute(text: str) -> None:
+    """Say nothing."""
+
+
+def _changed(key: str, was: Any, now: Any) -> str:
+    return f"resumed with another {key}: it was {shortened(was)}, it is {shortened(now)}"
+
+
+def _unless_none_fits(played: Iterable[Trajectory]) -> Iterator[Trajectory]:
+    """Pass episodes on, unless not even the first prompt of any fits the context: then nothing is recorded.
+
+    Raises: ConfigError: no episode had room to begin; says by how much the first one missed it.
+    """
+    held: list[Trajectory] = []
+    begun = False
+    for item in played:
+        if begun or not _never_began(item):
+            yield from held
+            yield item
+            held, begun = [], True
+        else:
+            held.append(item)
+    if held:
+        assert held[0].error is not None
+        raise ConfigError(f"no episode can begin: {held[0].error.message}")
+
+
+def _never_began(item: Trajectory) -> bool:
+    return item.error is not None and item.error.type == ContextFull.__name__ and not item.turns
 
 
 class _Played:
@@ -204,11 +238,10 @@ class _Played:
 
 def assist(config: EvalConfig, policy: Policy, team: Team) -> None:
     """Play this process's share of an evaluation that process 0 of the team makes at the same time."""
-    panel = config.load_panel()
-    spec = env_spec(panel.env).under({**panel.env_options, **config.env_options})
+    panel, spec, options = _what(config)
     tasks = panel.resolve(spec, allow_missing=config.allow_missing).tasks[: config.limit]
     mine = list(_keys(tasks, config.repeats))[team.index :: team.count]
-    team.collect(list(_play(config, spec, panel.env_options, policy, mine)))
+    team.collect(list(_play(config, spec, options, policy, mine)))
 
 
 def _from_others(team: Team | None) -> Iterator[Trajectory]:
@@ -224,6 +257,17 @@ def _since(before: Mapping[str, float], actor: Policy) -> dict[str, float]:
 
 def _keys(tasks: Sequence[str], repeats: int) -> Iterator[Key]:
     return ((task, repeat) for repeat in range(repeats) for task in tasks)
+
+
+def _what(config: EvalConfig) -> tuple[Panel, EnvSpec, dict[str, Any]]:
+    """What is played: the panel, the env as it is under its options, and these, which are tried.
+
+    Raises: UsageError: no such panel or env, or an option that it does not have.
+    """
+    panel = config.load_panel()
+    spec, options = env_spec(panel.env), {**panel.env_options, **config.env_options}
+    try_options(spec, options)
+    return panel, spec.under(options), options
 
 
 def _plan(
@@ -251,17 +295,23 @@ def _plan(
 
 
 def _open(
-    config: EvalConfig, plan: Assignment, actor: Policy, *, resume: bool, machine: Mapping[str, Any]
+    config: EvalConfig,
+    plan: Assignment,
+    actor: Policy,
+    tasks: Sequence[str],
+    *,
+    resume: bool,
+    machine: Mapping[str, Any],
 ) -> RunFolder:
     path = Path(config.output_dir or "")
-    run = RunFolder.open(path, config.model_dump(mode="json"), resume=resume, free=_FREE)
-    facts = {"panel": plan.model_dump(mode="json"), "policy": actor.info, **versions()}
+    run = RunFolder.open(path, config.model_dump(mode="json"), resume=resume, free=EVALUATION)
+    facts = {"panel": plan.model_dump(mode="json"), "policy": actor.info, **versions(), "tasks": list(tasks)}
     if machine:
         facts["env"] = dict(machine)
     try:
         # Packages may change on resume and stay as first recorded; what is played and by whom may not change.
         run.fix_versions(facts, binding=("panel", "policy"))
-    except UsageError:
+    except BaseException:
         run.close()
         raise
     return run
@@ -270,13 +320,14 @@ def _open(
 def _play(
     config: EvalConfig,
     spec: EnvSpec,
-    panel_options: Mapping[str, Any],
+    options: Mapping[str, Any],
     actor: Policy,
     items: Sequence[Key],
     give_up_after: int | None = None,
 ) -> Iterator[Trajectory]:
     episodes = (
-        Episode(spec, task, derive_seed(config.seed, spec.id, task, repeat), repeat) for task, repeat in items
+        Episode(spec, task, episode_seed(config.seed, spec.id, task, repeat), repeat)
+        for task, repeat in items
     )
     limits = Limits(
         max_turns=config.max_turns,
@@ -292,7 +343,7 @@ def _play(
             actor,
             concurrency=config.concurrency,
             limits=limits,
-            env_options={**panel_options, **config.env_options},
+            env_options=options,
             tolerate_corrupt=config.allow_missing,
         )
     except CorruptData as error:

@@ -6,6 +6,7 @@ Leaves out what is done with them (`hf`, `agentbench.trainers`).
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,10 @@ from .vocabulary import Vocabulary
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _WEIGHTS = ("*.safetensors", "*.bin", "*.safetensors.index.json", "*.bin.index.json")
 _TOKENIZER = ("tokenizer*", "vocab.*", "spiece.model")
+_GGUF_HELP = (
+    "take the model's original folder, or write one: agentbench model convert FILE.gguf FOLDER (Llama architecture), "
+    "or transformers' from_pretrained(FOLDER, gguf_file=FILE) and save_pretrained"
+)
 DTYPES = {
     "float32": "float32",
     "fp32": "float32",
@@ -66,7 +71,7 @@ def open_model(
     where = _device(device)
     wanted = _dtype(dtype)
     source: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    if local:
+    if local or not hub_reachable():
         source["local_files_only"] = True
     with quiet_transformers():
         tokenizer = _load(model, "tokenizer", AutoTokenizer.from_pretrained, source)
@@ -104,7 +109,10 @@ def kept_dtype(model: str, *, asked: str = "auto", device: str = "auto", revisio
     name = str(Path(model).expanduser()) if local else model
     found = _dtype(asked)
     if found == "auto":
-        options = {"revision": revision, **({"local_files_only": True} if local else {})}
+        options = {
+            "revision": revision,
+            **({"local_files_only": True} if local or not hub_reachable() else {}),
+        }
         config = _load(name, "configuration", AutoConfig.from_pretrained, options)
         found = config.dtype or config.get_text_config(decoder=True).dtype or _first_dtype(name, local)
         if found == torch.float16 and _device(device).type == "cpu":
@@ -152,7 +160,8 @@ def find_tokenizer(name: str, needed_by: str) -> Any:
     except ImportError as error:
         raise missing_dependency("transformers", "train", needed_by) from error
     try:
-        return AutoTokenizer.from_pretrained(name)
+        here = Path(name).is_dir()
+        return AutoTokenizer.from_pretrained(name, local_files_only=here or not hub_reachable())
     except Exception as error:
         first = next((line for line in str(error).splitlines() if line.strip()), "")
         raise UsageError(
@@ -167,6 +176,8 @@ def check_name(model: str) -> bool:
     if folder.is_dir():
         _check_folder(folder)
         return True
+    if folder.suffix == ".gguf" and folder.is_file():
+        raise UsageError(f"{model!r} is a GGUF file, and a Hugging Face folder is wanted; {_GGUF_HELP}")
     if folder.is_file():
         raise UsageError(f"{model!r} is a file; give the folder that holds config.json and the weights")
     if not _HUB_NAME.fullmatch(model) or model.startswith("."):
@@ -181,8 +192,13 @@ def _check_folder(folder: Path) -> None:
     if not (folder / "config.json").is_file():
         if (folder / "adapter_config.json").is_file():
             raise UsageError(f"{str(folder)!r} holds a LoRA adapter only; merge it into its base model")
+        found = sorted(folder.glob("*.gguf"))
+        if found:
+            raise UsageError(f"{str(folder)!r} holds a model as GGUF only ({found[0].name}); {_GGUF_HELP}")
         raise UsageError(f"{str(folder)!r} is not a Hugging Face model folder: it has no config.json")
     if not any(next(folder.glob(pattern), None) for pattern in _WEIGHTS):
+        if gguf := sorted(folder.glob("*.gguf")):
+            raise UsageError(f"{str(folder)!r} holds its weights as GGUF only ({gguf[0].name}); {_GGUF_HELP}")
         raise UsageError(
             f"{str(folder)!r} has no weights (*.safetensors); save the model with save_pretrained"
         )
@@ -199,8 +215,33 @@ def _load(model: str, what: str, load: Any, options: dict[str, Any]) -> Any:
         return load(model, **options)
     except Exception as error:
         first = next((line for line in str(error).splitlines() if line.strip()), "")
-        kind = CorruptData if options.get("local_files_only") else UsageError
+        here = Path(model).is_dir()
+        if options.get("local_files_only") and not here:
+            raise UsageError(
+                f"cannot load the {what} of {model!r}: it is not in this machine's cache, and the hub cannot be "
+                "reached; give the path of a local folder, or see agentbench model list"
+            ) from error
+        kind = CorruptData if here else UsageError
         raise kind(f"cannot load the {what} of {model!r}: {type(error).__name__}: {first}") from error
+
+
+@functools.cache
+def hub_reachable() -> bool:
+    """Whether the model hub answers at all: asked once, since each of its own many tries takes long to give up."""
+    import httpx
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        httpx.head(constants.ENDPOINT, timeout=5.0)
+    except (
+        httpx.TransportError,
+        ImportError,
+        ValueError,
+    ):  # a proxy of a kind that httpx cannot use is a ValueError
+        return False
+    return True
 
 
 def _device(name: str) -> Any:

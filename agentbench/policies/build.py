@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import orjson
-import yaml
 from pydantic import Field
 
-from ..config import Section, StopStrings
+from ..config import Section, StopStrings, parse_yaml
 from ..dialogue.parse import get_parser
 from ..dialogue.prompt import Prompt, load_prompt
 from ..dialogue.render import Renderer
 from ..engine import Engine, TextEngine
 from ..env import EnvSpec
 from ..errors import ConfigError, CorruptData, MissingData, UsageError, unknown_name
+from ..foreign import printable, shortened
 from ..policy import Policy
 from ..registry import load, open_engine
 from ..runs.episodes import encode_episode, read_episodes
@@ -67,7 +67,7 @@ class PolicyConfig(Section):
     template_options: dict[str, Any] = Field(default_factory=dict)
     history: int | None = Field(default=None, ge=0)
     guided: bool = False
-    temperature: float = Field(default=0.4, ge=0)
+    temperature: float = Field(default=0.4, ge=0, le=100)
     top_p: float = Field(default=1.0, gt=0, le=1)
     top_k: int = Field(default=0, ge=0)
     max_new_tokens: int = Field(default=512, ge=1)
@@ -109,9 +109,33 @@ def build_policy(
     if kind == "scripted" and argument:
         return _ScriptedFile(Path(argument))
     if colon and kind not in ("replay", "scripted"):
-        policy: Policy = load("policies", config.policy)()
-        return policy
+        return _own_policy(config.policy)
     raise unknown_name("policy", config.policy, POLICIES, "package.module:Name works too.")
+
+
+def _own_policy(name: str) -> Policy:
+    """Make the policy of a "package.module:Name" or "file.py:Name".
+
+    Raises: UsageError: what is there makes no policy.
+    """
+    found = load("policies", name)
+    if not callable(found):
+        raise UsageError(
+            f"policy {name!r} is {shortened(found)}; name a class or function that makes a policy"
+        )
+    try:
+        policy: Policy = found()
+    except TypeError as error:
+        raise UsageError(
+            f"policy {name!r} cannot be made without arguments: {printable(str(error), 300)}"
+        ) from error
+    lacks = [member for member in ("info", "submit", "poll", "forget") if not hasattr(policy, member)]
+    if lacks:
+        raise UsageError(
+            f"policy {name!r} gives {shortened(policy)}, which has no {lacks[0]!r}: that is no policy; derive it from "
+            "agentbench.policy.InstantPolicy"
+        )
+    return policy
 
 
 def _refuse_ignored(config: PolicyConfig) -> None:
@@ -119,7 +143,7 @@ def _refuse_ignored(config: PolicyConfig) -> None:
         value = getattr(config, key)
         if key != "policy" and value != field.get_default(call_default_factory=True):
             raise ConfigError(
-                f"{key} = {value!r} would be ignored: policy {config.policy!r} uses no model; "
+                f"{key} = {shortened(value)} would be ignored: policy {config.policy!r} uses no model; "
                 "leave it out, or use --policy model"
             )
 
@@ -225,12 +249,17 @@ class _ScriptedFile(ScriptedPolicy):
 
 
 def _script_lines(path: Path, data: bytes) -> Sequence[str] | Mapping[str, Sequence[str]]:
-    if path.suffix not in (".json", ".yaml", ".yml"):
-        return data.decode().splitlines()
     try:
-        found = orjson.loads(data) if path.suffix == ".json" else yaml.safe_load(data)
-    except (orjson.JSONDecodeError, yaml.YAMLError) as error:
-        raise CorruptData(f"script {path}: {' '.join(str(error).split())}") from error
+        text = data.decode()
+        if path.suffix not in (".json", ".yaml", ".yml"):
+            return text.splitlines()
+        found = (
+            orjson.loads(data) if path.suffix == ".json" else parse_yaml(text, f"script {path}", CorruptData)
+        )
+    except ValueError as error:
+        if isinstance(error, CorruptData):
+            raise
+        raise CorruptData(f"script {path}: {printable(str(error), 300)}") from error
     lists = list(found.values()) if isinstance(found, dict) else [found]
     if not all(isinstance(lines, list) and all(isinstance(line, str) for line in lines) for lines in lists):
         raise CorruptData(f"script {path} must hold a list of commands, or a list for each task id")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,6 +14,9 @@ from ..engine import Completion, Engine, Request, TextEngine
 from ..errors import ContextFull, UsageError
 from ..policy import Decision, Policy, View
 from ..types import Action, Failure, SamplingParams, derive_seed
+
+_TEMPLATE = re.compile(r"[\[(]\s*<[^<>]*>\s*[\])]")
+"""A place for free words in a listed command, such as `search[<your query>]`."""
 
 
 class ModelPolicy(Policy):
@@ -77,30 +81,47 @@ class ModelPolicy(Policy):
         requests = []
         for view in views:
             rendered = self.renderer.render(view)
-            total = len(rendered.prompt_ids) + self.sampling.max_new_tokens
+            choices = self._choices(view, rendered.opened) if self.guided else None
+            sampling = self.sampling
+            if choices:  # a command that is on the list may be said to its end
+                longest = max(map(len, choices))
+                sampling = replace(sampling, max_new_tokens=max(sampling.max_new_tokens, longest))
+            total = len(rendered.prompt_ids) + sampling.max_new_tokens
             if total > self.engine.max_context:
-                self._ready.append((view.key, Decision(Action(""), None, end="context_full")))
+                self._ready.append((view.key, no_room(self._does_not_fit(len(rendered.prompt_ids)))))
                 continue
             self._pending[view.key] = rendered
             requests.append(
                 Request(
                     key=view.key,
                     token_ids=rendered.prompt_ids,
-                    sampling=self.sampling,
+                    sampling=sampling,
                     seed=derive_seed(view.seed, "turn", len(view.turns)),
                     slot=view.key,
-                    choices=self._choices(view, rendered.opened) if self.guided else None,
+                    choices=choices,
                     end_ids=(self.renderer.end_id,),
                 )
             )
         if requests:
             self.engine.submit(requests)
 
+    def _does_not_fit(self, prompt: int) -> str:
+        return (
+            f"the prompt of {prompt} tokens + max_new_tokens {self.sampling.max_new_tokens} exceeds the context of "
+            f"{self.engine.max_context}; lower max_new_tokens, or shorten the prompt (history)"
+        )
+
     def _choices(self, view: View, opened: str) -> tuple[tuple[int, ...], ...]:
         if not view.info["admissible"]:
             raise UsageError(
                 f"guided choice needs admissible commands, but env {view.spec.id!r} lists none here"
             )
+        for command in view.info["admissible"]:
+            if _TEMPLATE.search(command):
+                raise UsageError(
+                    f"guided choice would say {command!r} as it stands: env {view.spec.id!r} lists it for free words. "
+                    "Play without guided choice (--guided, rollout.guided)"
+                )
         return tuple(
             self.renderer.reply_ids(self.parser.format(command, opened), command=command)
             for command in view.info["admissible"]
@@ -123,6 +144,13 @@ class ModelPolicy(Policy):
             drop_requests(self.engine, [key])
         self._ready = [item for item in self._ready if item[0] != key]
         self.engine.release(key)
+
+
+def no_room(message: str) -> Decision:
+    """The conversation no longer fits the context; `message` says by how much."""
+    return Decision(
+        Action(""), None, end="context_full", failure=Failure(ContextFull.__name__, message, "engine")
+    )
 
 
 def poll_engine(engine: Engine | TextEngine, timeout: float | None) -> list[Completion]:
@@ -148,7 +176,7 @@ def decide_on(
     """Turn an engine's answer to a prompt into a decision: read the command, or say why the episode ends here."""
     error = completion.failure
     if isinstance(error, ContextFull):
-        return Decision(Action(""), None, end="context_full")
+        return no_room(str(error))
     if error is not None:
         failure = Failure(type(error).__name__, str(error), "engine")
         return Decision(Action(""), None, end="error", failure=failure)

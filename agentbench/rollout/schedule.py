@@ -15,11 +15,12 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..env import INFO_KEYS, EnvSpec, Info, StepReturn, TextEnv
-from ..errors import ContractError, CorruptData, EngineDown, UsageError
+from ..env import EnvSpec, Info, StepReturn, TextEnv
+from ..errors import ContextFull, ContractError, CorruptData, EngineDown, UsageError
 from ..policy import Decision, InstantPolicy, Policy, View, poll_policy
-from ..types import End, Failure, Parent, Trajectory, Turn, author_of
+from ..types import End, Failure, Trajectory, Turn, author_of
 from .episode import Episode, Limits, engine_down, replay
+from .record import broken, check_moment, failure_of, make_turn, opening_of, scored
 from .workers import EnvThreads, Overdue
 
 _GLANCE = 0.05  # seconds between two looks at steps in threads
@@ -74,6 +75,7 @@ class _Rollout:
             observation, info, turns = self.threads.call(
                 self._reset, env, episode, until=self.limits.until(started)
             )
+            check_moment(observation, info)
         except Overdue:
             self._excuse(started)
             self.threads.close(env, hung=True)
@@ -84,20 +86,20 @@ class _Rollout:
             if not (self.tolerate_corrupt and isinstance(error, CorruptData)):
                 raise
             self.attempts[episode.key] = self.limits.retries + 1
-            self._fail(episode, started, [], _failure(error, "env"))
+            self._fail(episode, started, [], failure_of(error, "env"))
             return
         except Exception as error:
             self.threads.close(env)
             if isinstance(error, ContractError):
                 raise
-            self._fail(episode, started, [], _failure(error, "env"))
+            self._fail(episode, started, [], failure_of(error, "env"))
             return
         seed = episode.seed if episode.sampling_seed is None else episode.sampling_seed
         view = View(
             episode.key, episode.spec, env, episode.task, seed, episode.repeat, observation, info, turns
         )
         max_turns = self.limits.turns_of(episode)
-        run = _Running(episode, env, view, max_turns, started, opening=info)
+        run = _Running(episode, env, view, max_turns, started, opening=opening_of(info))
         self.running[episode.key] = run
         self.waiting.append(run)
 
@@ -170,8 +172,15 @@ class _Rollout:
             assert decision.failure is not None
             self._drop(run, decision.failure)
             return
-        if decision.end:
+        if decision.end and run.view.turns:
             self._end(run, "context_full")
+            return
+        if (
+            decision.end
+        ):  # nobody has spoken yet: that is no failure of the agent, and trying again would not help
+            self.attempts[run.episode.key] = self.limits.retries + 1
+            message = "the first prompt does not fit the context"
+            self._drop(run, decision.failure or Failure(ContextFull.__name__, message, "engine"))
             return
         run.decision = decision
         run.step_started = time.monotonic()
@@ -187,7 +196,7 @@ class _Rollout:
             self._drop(run, failure, hung=True)
             return
         except Exception as error:
-            self._drop(run, _failure(error, "env"))
+            self._drop(run, failure_of(error, "env"))
             return
         self._answer(run, result)
 
@@ -205,7 +214,7 @@ class _Rollout:
                     continue
                 error = future.exception()
                 if error is not None:
-                    self._drop(run, _failure(error, "env"))
+                    self._drop(run, failure_of(error, "env"))
                 else:
                     self._answer(run, future.result())
             elif run is not None and (self._overdue(run) or self._late(run)):
@@ -230,34 +239,19 @@ class _Rollout:
 
     def _answer(self, run: _Running, result: StepReturn) -> None:
         """Record the turn and decide whether the episode goes on."""
-        observation, reward, terminated, truncated, info = result
         if self._overdue(run):
             self._drop(run, self.limits.step_timeout())
             return
         decision, view = run.decision, run.view
         assert decision is not None
-        kept = {
-            name: value
-            for name, value in info.items()
-            if name not in INFO_KEYS and run.opening.get(name) != value  # what never changes is not repeated
-        }
-        penalty = run.episode.spec.invalid_penalty if decision.invalid else 0.0
-        view.turns.append(
-            Turn(
-                index=len(view.turns),
-                observation=view.observation,
-                action=decision.action,
-                env_action=decision.env_action,
-                reward=float(reward) - penalty,
-                context_ids=decision.context_ids,
-                fresh=decision.fresh,
-                invalid=decision.invalid,
-                penalty=penalty,
-                label=run.label.action if run.label is not None else None,
-                shown=decision.shown,
-                info=kept,
-            )
-        )
+        label = run.label.action if run.label is not None else None
+        try:
+            observation, reward, terminated, truncated, info = result
+            check_moment(observation, info)
+            view.turns.append(make_turn(view, decision, label, reward, info, run.opening))
+        except Exception as error:
+            self._drop(run, failure_of(error, "env"))
+            return
         view.observation, view.info = observation, info
         run.tokens += len(decision.action.token_ids)
         limit = self.limits.max_tokens
@@ -275,21 +269,15 @@ class _Rollout:
     # --- ending ------------------------------------------------------------------------------------------------
 
     def _end(self, run: _Running, end: End) -> None:
-        info = run.view.info
+        view, seconds = run.view, time.monotonic() - run.started
+        try:
+            finished = scored(run.episode, view.turns, end, view.observation, view.info, seconds)
+        except Exception as error:  # one value that cannot be written costs this episode, not the run
+            self._drop(run, failure_of(error, "env"))
+            return
         self._close(run)
         self.idle_envs.append((run.episode.spec, run.env))
-        self.finished.append(
-            _trajectory(
-                run.episode,
-                run.view.turns,
-                end,
-                started=run.started,
-                success=bool(info["success"]),
-                score=float(info["score"]),
-                task_type=str(info["task_type"]),
-                final_observation=run.view.observation,
-            )
-        )
+        self.finished.append(finished)
 
     def _drop(self, run: _Running, failure: Failure, *, hung: bool = False) -> None:
         """Retry or record an episode that its infrastructure broke; its env is closed and not used again."""
@@ -311,12 +299,11 @@ class _Rollout:
         if again and failure.type != "EpisodeTimeout":  # its time is over, all tries together
             self.begin(episode)
             return
-        facts = {"success": None, "score": 0.0, "task_type": task_type, "error": failure}
-        broken = _trajectory(episode, turns, "error", started=started, **facts)
+        lost = broken(episode, turns, failure, task_type, time.monotonic() - started)
         if self.limits.give_up_after is None or failure.where != "engine":
-            self.finished.append(broken)
+            self.finished.append(lost)
             return
-        self.silent.append(broken)
+        self.silent.append(lost)
         if len(self.silent) >= self.limits.give_up_after:
             self.down = engine_down(self.silent)
 
@@ -373,25 +360,3 @@ def run_episodes(
     finally:
         left = [(run.env, key in state.steps.values()) for key, run in state.running.items()]
         threads.shut([(env, False) for _, env in state.idle_envs] + left)
-
-
-def _failure(error: BaseException, where: Any) -> Failure:
-    return Failure(type(error).__name__, str(error), where)
-
-
-def _trajectory(
-    episode: Episode, turns: list[Turn], end: End, *, started: float, **values: Any
-) -> Trajectory:
-    parent = Parent(episode.start.trajectory.id, episode.start.turn) if episode.start else None
-    return Trajectory(
-        id=episode.key,
-        env=episode.spec.id,
-        task=episode.task,
-        seed=episode.seed,
-        turns=tuple(turns),
-        end=end,
-        repeat=episode.repeat,
-        parent=parent,
-        seconds=time.monotonic() - started,
-        **values,
-    )

@@ -15,11 +15,11 @@ from typing import Any
 from ..config import differences
 from ..errors import UsageError, missing_dependency
 from ..types import Trajectory
-from .episodes import Key, read_episodes
+from .episodes import Key
 from .files import read_json
 from .folder import VERSIONS, run_config
 from .stats import Estimate, bootstrap_mean, detectable, mcnemar, sign_flip
-from .summary import Assignment, read_plan
+from .summary import Assignment, read_plan, read_run
 
 _MOVES_NOTHING = frozenset(
     {
@@ -100,7 +100,10 @@ def compare_runs(run_a: Path, run_b: Path) -> Comparison:
     Raises: UsageError: the runs played different tasks, repeats or rules; names the first difference.
     """
     plan_a, plan_b = read_plan(run_a)[0], read_plan(run_b)[0]
-    a, b = ({(item.task, item.repeat): item for item in read_episodes(run)} for run in (run_a, run_b))
+    a, b = (
+        {(item.task, item.repeat): item for item in read_run(run, plan)}
+        for run, plan in ((run_a, plan_a), (run_b, plan_b))
+    )
     _require_same_items(plan_a, plan_b, a, b)
     keys = sorted(key for key in a if key in b and a[key].ok and b[key].ok)
     if not keys:
@@ -192,7 +195,7 @@ def _settings(run: Path) -> dict[str, Any]:
 
 def _headline(run: Path) -> float:
     """Mean success of a run's sound episodes, or mean score where there is no yes or no."""
-    items = [item for item in read_episodes(run) if item.ok]
+    items = [item for item in read_run(run, read_plan(run)[0]) if item.ok]
     if not items:
         raise UsageError(f"{run} has no episode that went through")
     if all(item.success is not None for item in items):

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from ..errors import CorruptData, MissingData
-from ..types import Action, Trajectory, trajectory_from_dict
+from ..errors import ContractError, CorruptData, MissingData
+from ..foreign import shortened
+from ..types import ENDS, FINISHES, Action, Failure, Parent, Trajectory, Turn, trajectory_from_dict
 from .files import read_lines
 
 SCHEMA = 2
@@ -44,9 +45,84 @@ def decode_episode(record: Mapping[str, Any]) -> Trajectory:
     try:
         if schema == 1:
             values["turns"] = [_from_schema_1(turn) for turn in values["turns"]]
-        return trajectory_from_dict(values)
-    except (KeyError, TypeError) as error:
+        episode = trajectory_from_dict(values)
+    except (AttributeError, KeyError, TypeError, ValueError, ContractError) as error:
         raise ValueError(f"not an episode: {type(error).__name__}: {error}") from error
+    _check(episode)
+    return episode
+
+
+_NUMBER, _TEXT = (int, float), (str,)
+_EPISODE_KINDS: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("id", "env", "task", "task_type", "final_observation"), _TEXT),
+    **{"seed": (int,), "repeat": (int,), "score": _NUMBER, "success": (bool, type(None))},
+}
+_TURN_KINDS: dict[str, tuple[type, ...]] = {
+    **{"index": (int,), "observation": _TEXT, "env_action": (str, type(None)), "reward": _NUMBER},
+    **{"fresh": (bool,), "invalid": _TEXT, "penalty": _NUMBER},
+    **dict.fromkeys(("shown", "info", "annotations", "notes"), (dict,)),
+}
+_ACTION_KINDS: dict[str, tuple[type, ...]] = {"text": _TEXT, "author": _TEXT, "policy_version": (int,)}
+
+
+def _check(episode: Trajectory) -> None:
+    """Refuse values that no run of ours writes; JSON alone would let them through to the numbers.
+
+    Raises: ValueError: names the field and what it holds.
+    """
+    _kinds(episode, _EPISODE_KINDS, "")
+    _among(episode.end, ENDS, "end")
+    if not 0 <= episode.score <= 1:
+        raise ValueError(f"score is {episode.score}, it must lie in [0, 1]")
+    if (episode.error is None) == (episode.end == "error"):
+        raise ValueError(
+            f"end is {episode.end!r} and error is {shortened(episode.error)}: one denies the other"
+        )
+    if episode.error is not None:
+        _kinds(episode.error, dict.fromkeys(_names(Failure), _TEXT), "error.")
+        if episode.success is not None:
+            raise ValueError(f"success is {episode.success} although the episode broke")
+    if episode.parent is not None:
+        _kinds(episode.parent, dict(zip(_names(Parent), (_TEXT, (int,)), strict=True)), "parent.")
+    for number, turn in enumerate(episode.turns):
+        _check_turn(turn, number)
+
+
+def _check_turn(turn: Turn, number: int) -> None:
+    where = f"turns.{number}."
+    _kinds(turn, _TURN_KINDS, where)
+    if turn.index != number:
+        raise ValueError(f"{where}index is {turn.index}")
+    _ints(turn.context_ids, f"{where}context_ids")
+    for name, action in (("action", turn.action), ("label", turn.label)):
+        if action is not None:
+            _kinds(action, _ACTION_KINDS, f"{where}{name}.")
+            _among(action.finish, FINISHES, f"{where}{name}.finish")
+            _ints(action.token_ids, f"{where}{name}.token_ids")
+            if not all(type(value) in _NUMBER for value in action.logprobs):
+                raise ValueError(f"{where}{name}.logprobs holds more than numbers")
+
+
+def _kinds(record: Any, kinds: Mapping[str, tuple[type, ...]], where: str) -> None:
+    for name, allowed in kinds.items():
+        value = getattr(record, name)
+        if type(value) not in allowed:  # by type: True is no number here
+            names = " or ".join(kind.__name__.replace("NoneType", "null") for kind in allowed)
+            raise ValueError(f"{where}{name} is {shortened(value)}, expected {names}")
+
+
+def _among(value: Any, allowed: Sequence[str], where: str) -> None:
+    if value not in allowed:
+        raise ValueError(f"{where} is {shortened(value)}, allowed: {', '.join(allowed)}")
+
+
+def _ints(values: Sequence[Any], where: str) -> None:
+    if not all(type(value) is int for value in values):
+        raise ValueError(f"{where} holds more than whole numbers")
+
+
+def _names(kind: Any) -> list[str]:
+    return [item.name for item in fields(kind)]
 
 
 def _from_schema_1(turn: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -46,7 +47,8 @@ class Lines:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = path.open("ab")
+        # Without a buffer: what a full disk refuses is not tried again when the file is closed.
+        self._file = path.open("ab", buffering=0)
         if fcntl is not None:
             try:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -60,8 +62,17 @@ class Lines:
     def append(self, line: bytes | Mapping[str, Any]) -> None:
         """Write one line and hand it to the operating system."""
         data = line if isinstance(line, bytes) else orjson.dumps(line, option=orjson.OPT_SERIALIZE_NUMPY)
-        self._file.write(data + b"\n")
-        self._file.flush()
+        left = memoryview(data + b"\n")
+        try:
+            while left:
+                left = left[self._file.write(left) or 0 :]
+        except OSError as error:
+            error.filename = error.filename or str(self.path)
+            raise
+
+    def sync(self) -> None:
+        """Wait until what was written is on the disk, as a power cut asks for."""
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Close the file, which also releases the lock."""
@@ -87,10 +98,13 @@ def _cut_torn_line(path: Path) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object. Raises: MissingData or CorruptData, naming the file."""
     try:
-        return dict(orjson.loads(path.read_bytes()))
-    except FileNotFoundError as error:
+        value = orjson.loads(path.read_bytes())
+        if not isinstance(value, dict):
+            raise TypeError(f"it holds {type(value).__name__}")
+        return value
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise MissingData(f"no file {path}") from error
-    except (orjson.JSONDecodeError, TypeError, ValueError) as error:
+    except (orjson.JSONDecodeError, TypeError, ValueError, OSError) as error:
         raise CorruptData(f"{path} is no JSON object: {error}") from error
 
 
@@ -101,7 +115,41 @@ def encode_json(value: Any) -> bytes:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Replace a file in one go, so that a kill leaves the old or the new one."""
+    """Replace a file in one go, so that a kill or a power cut leaves the old or the new one."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(data)
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        if error.filename is None or error.filename == str(temporary):
+            error.filename, error.filename2 = str(path), None
+        raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until every file below a folder, and the folders' own entries, are on the disk."""
+    for path in [*folder.rglob("*"), folder]:
+        if path.is_file() or path.is_dir():
+            sync_entry(path)
+
+
+def sync_entry(path: Path) -> None:
+    """Wait until one file or folder is on the disk; file systems that cannot say so are believed."""
+    with contextlib.suppress(OSError):
+        number = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
+
+
+def disk_refused(error: OSError) -> str:
+    """Say in one line what the operating system refused, and where."""
+    where = f" ({error.filename})" if error.filename else ""
+    reason = error.strerror or str(error) or type(error).__name__
+    return f"{reason}{where}; what is on record is kept: make room, or mend what is named, and go on with --resume"

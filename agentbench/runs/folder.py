@@ -12,9 +12,10 @@ strict. Leaves out numbers computed from records (`report`) and checkpoints (`tr
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,16 +23,20 @@ from typing import Any
 import orjson
 import yaml
 
+from ..config import read_mapping
 from ..errors import CorruptData, MissingData, UsageError
+from ..foreign import shortened
 from ..types import Trajectory
 from .episodes import EPISODES, Key, encode_episode
 from .files import Lines, encode_json, read_json, read_lines, write_whole
+from .resume import FACTS, PINNED_BECAUSE, changes, is_free, pinned
 
 TIMINGS, METRICS = "timings.jsonl", "metrics.jsonl"
 CONFIG, VERSIONS = "config.yaml", "versions.json"
 
 
-_ABSENT = "(not set)"
+_NEW_FACTS = ("played",)
+"""Parts of versions.json that runs of earlier releases lack."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +53,14 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.changed: list[tuple[str, Any, Any]] = []
         self._started, self._appended = time.monotonic(), False
         self.episodes = Lines(path / EPISODES)
-        self.timings = Lines(path / TIMINGS)
+        try:
+            self.timings = Lines(path / TIMINGS)
+        except BaseException:
+            self.episodes.close()
+            raise
 
     @classmethod
     def open(
@@ -59,7 +69,7 @@ class RunFolder:
         config: Mapping[str, Any],
         *,
         resume: bool = False,
-        free: frozenset[str] = frozenset(),
+        free: Iterable[str] = (),
     ) -> RunFolder:
         """Start a run folder, or go on with one.
 
@@ -67,32 +77,24 @@ class RunFolder:
             path: the folder; made when absent. With `resume` it may also be new.
             config: resolved configuration of plain values, written to config.yaml.
             resume: continue what is on record there.
-            free: top-level keys that may change on resume because they move no result.
+            free: patterns of dotted keys that may change on resume because they move no result, see `resume`.
         Raises: UsageError: the folder is in use without `resume`, or was made with another configuration.
         """
-        check_output(path, config, resume=resume, free=free)
+        changed = check_output(path, config, resume=resume, free=free)
         if not (path / CONFIG).exists():
             path.mkdir(parents=True, exist_ok=True)
             text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
             write_whole(path / CONFIG, text.encode())
-        return cls(path)
+        run = cls(path)
+        run.changed = changed
+        return run
 
     def fix_versions(self, versions: Mapping[str, Any], *, binding: tuple[str, ...] = ()) -> None:
         """Write versions.json, or on resume check that the `binding` parts are still the same.
 
         Raises: UsageError: a binding part has changed; names its key.
         """
-        file = self.path / VERSIONS
-        if not file.exists():
-            write_whole(file, encode_json(dict(versions)))
-            return
-        old = read_json(file)
-        # Through JSON, so that tuples and numpy numbers compare like what was read.
-        new = orjson.loads(orjson.dumps(dict(versions), option=orjson.OPT_SERIALIZE_NUMPY))
-        for part in binding:
-            difference = first_difference(old.get(part), new.get(part), part)
-            if difference is not None:
-                raise UsageError(_resume_refused(self.path, *difference))
+        fix_versions(self.path, versions, binding=binding, changed=self.changed)
 
     def append(self, trajectory: Trajectory, usage: Mapping[str, float] | None = None) -> None:
         """Record one finished episode, and what the engine has used in this sitting so far."""
@@ -106,9 +108,11 @@ class RunFolder:
         self.episodes.append(encode_episode(trajectory))
 
     def close(self) -> None:
-        """Close the files, which also releases their locks."""
-        self.episodes.close()
-        self.timings.close()
+        """Close the files once they are on the disk, which also releases their locks."""
+        for lines in (self.episodes, self.timings):
+            with contextlib.suppress(OSError):  # what could not be written was told when it was tried
+                lines.sync()
+            lines.close()
 
     def __enter__(self) -> RunFolder:
         return self
@@ -117,23 +121,64 @@ class RunFolder:
         self.close()
 
 
-def check_output(
-    path: Path, config: Mapping[str, Any], *, resume: bool = False, free: frozenset[str] = frozenset()
+def fix_versions(
+    path: Path,
+    versions: Mapping[str, Any],
+    *,
+    binding: tuple[str, ...] = (),
+    changed: Iterable[tuple[str, Any, Any]] = (),
 ) -> None:
+    """Write versions.json of a run folder, or on resume check that its `binding` parts are still the same.
+
+    What may change on resume and did (`changed`, and facts that follow from it) is added under "resumed".
+
+    Raises: UsageError: a binding part has changed; names its key.
+    """
+    file = path / VERSIONS
+    if not file.exists():
+        write_whole(file, encode_json(dict(versions)))
+        return
+    old, sitting = read_json(file), list(changed)
+    # Through JSON, so that tuples and numpy numbers compare like what was read.
+    new = orjson.loads(orjson.dumps(dict(versions), option=orjson.OPT_SERIALIZE_NUMPY))
+    for part in binding:
+        if part in old or part not in _NEW_FACTS:
+            found = list(changes(old.get(part), new.get(part), part))
+            for difference in pinned(found, FACTS):
+                raise UsageError(_resume_refused(path, *difference))
+            sitting += [item for item in found if is_free(item[0], FACTS)]
+    if sitting:
+        added = {key: {"was": was, "is": now} for key, was, now in sitting}
+        earlier = old.get("resumed", [])
+        write_whole(
+            file, encode_json({**old, "resumed": [*(earlier if isinstance(earlier, list) else []), added]})
+        )
+
+
+def check_output(
+    path: Path, config: Mapping[str, Any], *, resume: bool = False, free: Iterable[str] = ()
+) -> list[tuple[str, Any, Any]]:
     """Refuse, without touching anything, a folder that `RunFolder.open` would refuse.
 
+    Returns: the free keys that differ from the run on record, with both values.
     Raises: UsageError: the folder is in use without `resume`, or was made with another configuration.
     """
+    if not str(path) or "\0" in str(path):
+        raise UsageError(f"output {str(path)!r} is no name of a folder")
     if path.exists() and not path.is_dir():
         raise UsageError(f"output {path} is a file; give a folder")
     if not path.is_dir() or not any(path.iterdir()):
-        return
+        return []
     if not resume:
         raise UsageError(f"output folder {path} is not empty; --resume goes on with it, or choose another")
     if (path / CONFIG).exists():
-        _require_same(run_config(path), config, path, free)
-    elif any((path / name).exists() for name in (EPISODES, METRICS)):
+        found = list(changes(run_config(path), config))
+        for difference in pinned(found, free):
+            raise UsageError(_resume_refused(path, *difference))
+        return [item for item in found if item[0] != "output_dir"]  # which folder it is, everybody can see
+    if any((path / name).exists() for name in (EPISODES, METRICS)):
         raise UsageError(f"cannot resume {path}: it has records but no {CONFIG}")
+    return []
 
 
 def run_config(path: Path) -> dict[str, Any]:
@@ -144,11 +189,7 @@ def run_config(path: Path) -> dict[str, Any]:
     file = path / CONFIG
     if not file.exists():
         raise MissingData(f"{path} is no run folder: it has no {CONFIG}")
-    try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise CorruptData(f"{file} is not YAML: {' '.join(str(error).split())}") from error
-    return dict(values or {})
+    return read_mapping(file, "the configuration", CorruptData)
 
 
 def read_timings(path: Path) -> Timings:
@@ -159,37 +200,33 @@ def read_timings(path: Path) -> Timings:
     wall = last = 0.0
     for number, line in read_lines(path / TIMINGS):
         try:
-            seconds[line["task"], line["repeat"]] = line["seconds"]
-            at = line["at"]
-        except KeyError as error:
-            raise CorruptData(f"{path / TIMINGS} line {number} lacks {error}") from error
+            key, took, at = (
+                (str(line["task"]), int(line["repeat"])),
+                float(line["seconds"]),
+                float(line["at"]),
+            )
+            used = {str(name): float(value) for name, value in line.get("usage", {}).items()}
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+            raise CorruptData(
+                f"{path / TIMINGS} line {number} is no timing of an episode ({type(error).__name__}: {error})"
+            ) from error
+        seconds[key] = took
         wall += at if line.get("first") else at - last  # the clock starts anew with each sitting
         last = at
         if line.get("first"):
             usage.update(sitting)
-        sitting = line.get("usage", {})
+        sitting = used
     usage.update(sitting)
     return Timings(seconds, wall, dict(usage))
 
 
 def first_difference(old: Any, new: Any, where: str = "") -> tuple[str, Any, Any] | None:
     """Find the first place where two nested values differ: (dotted key, old, new); None when equal."""
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        for key in [*old, *(key for key in new if key not in old)]:
-            dotted = f"{where}.{key}" if where else str(key)
-            found = first_difference(old.get(key, _ABSENT), new.get(key, _ABSENT), dotted)
-            if found is not None:
-                return found
-        return None
-    return None if old == new else (where, old, new)
-
-
-def _require_same(old: Mapping[str, Any], new: Mapping[str, Any], path: Path, free: frozenset[str]) -> None:
-    left, right = ({key: value for key, value in item.items() if key not in free} for item in (old, new))
-    difference = first_difference(left, right)
-    if difference is not None:
-        raise UsageError(_resume_refused(path, *difference))
+    return next(changes(old, new, where), None)
 
 
 def _resume_refused(path: Path, key: str, old: Any, new: Any) -> str:
-    return f"cannot resume {path}: {key} was {old!r} and is now {new!r}; use the same value or another folder"
+    was, now, why = shortened(old), shortened(new), PINNED_BECAUSE.get(key, "")
+    return (
+        f"cannot resume {path}: {key} was {was} and is now {now}{why}; use the same value or another folder"
+    )

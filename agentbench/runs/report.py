@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import MissingData
+from ..foreign import cell, printable
 from .episodes import EPISODES
 from .files import encode_json, write_whole
 from .stats import Estimate
@@ -22,10 +23,9 @@ _WORTH_A_WORD = 0.05
 def render(summary: Summary) -> str:
     """Write the page of a run as Markdown."""
     plan = summary.plan
-    lines = [f"# {plan.id}", "", *_banners(summary)]
-    lines += [
-        f"Policy: {_policy_name(summary.policy)}. Env: {plan.env}, rules {plan.rules}, split {plan.split}."
-    ]
+    lines = [f"# {cell(plan.id)}", "", *_banners(summary)]
+    played = f"Env: {cell(plan.env)}, rules {cell(plan.rules)}, split {cell(plan.split)}."
+    lines += [f"Policy: {_policy_name(summary.policy)}. {played}"]
     lines += [f"Episodes: {summary.recorded} of {summary.planned} ({plan.tasks} tasks × {plan.repeats}).", ""]
     if summary.overall is not None:
         lines += _rates_table({"all": summary.overall, **summary.task_types})
@@ -52,6 +52,12 @@ def _banners(summary: Summary) -> list[str]:
             f"headline withheld: {_percent(summary.error_rate)} of the episodes broke, "
             f"{_percent(summary.max_error_rate)} are allowed (--max-error-rate)"
         )
+    full = summary.ends.get("context_full", 0)
+    if full > _WORTH_A_WORD * summary.recorded:
+        found.append(
+            f"{full} of {summary.recorded} episodes ended because the conversation no longer fitted the context; they "
+            "count as failures. Lower max_new_tokens or history, or serve a longer context"
+        )
     turns, refused = summary.turns_total, summary.refused or 0
     if summary.cut > _WORTH_A_WORD * turns:
         found.append(
@@ -63,7 +69,7 @@ def _banners(summary: Summary) -> list[str]:
             f"{refused} of {summary.commands} commands did nothing, the env does not know them here: look at what the "
             "prompt says of their form, or sample among those on offer (--guided)"
         )
-    return [line for text in found for line in (f"> **{text}**", "")]
+    return [line for text in found for line in (f"> **{printable(text)}**", "")]
 
 
 def _rates_table(rows: Mapping[str, Rates]) -> list[str]:
@@ -75,7 +81,7 @@ def _rates_table(rows: Mapping[str, Rates]) -> list[str]:
         success, interval = ("–", "–") if row.success is None else _value_and_interval(row.success)
         won = "–" if row.turns_won is None else f"{row.turns_won:.1f}"
         cells = [
-            name or "(none)",
+            cell(name) or "(none)",
             str(row.n),
             success,
             interval,
@@ -104,7 +110,14 @@ def _own_table(summary: Summary) -> list[str]:
 
 def _own_row(name: str, n: str, success: Estimate | None, figures: Mapping[str, float], tokens: str) -> str:
     rate, interval = ("–", "–") if success is None else _value_and_interval(success)
-    cells = [name or "(none)", n, rate, interval, *(f"{value:.3f}" for value in figures.values()), tokens]
+    cells = [
+        cell(name) or "(none)",
+        n,
+        rate,
+        interval,
+        *(f"{value:.3f}" for value in figures.values()),
+        tokens,
+    ]
     return "| " + " | ".join(cells) + " |"
 
 
@@ -114,7 +127,12 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
     facts.append(("replies cut at max_new_tokens", f"{summary.cut} of {summary.turns_total}"))
     if summary.refused is not None:
         facts.append(("commands not admissible", f"{summary.refused} of {summary.commands}"))
-    facts.extend((text, str(count)) for text, count in summary.counted.items())
+    facts.extend((cell(text), str(count)) for text, count in summary.counted.items())
+    broken, overall = sum(summary.errors.values()), summary.overall
+    if broken and overall is not None and overall.success is not None:
+        won, n = overall.success.value * overall.n, overall.n + broken
+        bounds = f"{_percent(won / n)} to {_percent((won + broken) / n)}"
+        facts.append((f"success if the {broken} errors were failures, or successes", bounds))
     if summary.sampled_tokens is not None:
         facts.append(("sampled tokens per episode", f"{summary.sampled_tokens:.1f}"))
     if summary.prompt_tokens is not None:
@@ -124,7 +142,7 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
     if summary.episode_seconds is not None:
         facts.append(("wall seconds per episode (they overlap)", f"{summary.episode_seconds:.2f}"))
     facts += [
-        (f"engine: {name.replace('_', ' ')}", f"{value:,.10g}") for name, value in summary.usage.items()
+        (f"engine: {cell(name.replace('_', ' '))}", f"{value:,.10g}") for name, value in summary.usage.items()
     ]
     return facts
 
@@ -132,11 +150,11 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
 def _policy_name(policy: Mapping[str, Any]) -> str:
     engine = policy.get("engine")
     model = f", {engine.get('model', engine.get('name', '?'))}" if isinstance(engine, Mapping) else ""
-    return f"{policy.get('policy', '?')}{model}"
+    return cell(f"{policy.get('policy', '?')}{model}")
 
 
 def _listed(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} {count}" for name, count in counts.items()) or "none"
+    return ", ".join(f"{cell(name)} {count}" for name, count in counts.items()) or "none"
 
 
 def _percent(value: float) -> str:

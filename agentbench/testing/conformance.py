@@ -7,7 +7,7 @@ benchmark is a faithful one: that takes its original beside it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,6 +45,9 @@ def check_env(
     steps: int = 30,
     options: Mapping[str, Any] | None = None,
     skip: Sequence[str] = (),
+    tasks: int = 3,
+    name: str = "",
+    progress: Callable[[str], None] | None = None,
 ) -> EnvReport:
     """Play an environment and check every promise of the contract.
 
@@ -55,18 +58,24 @@ def check_env(
         steps: length of the episodes that need not end.
         options: keyword options of `spec.make`.
         skip: names of checks to leave out.
+        tasks: tasks of every split that the checks of breadth play: 3 are the first, the middle and the last.
+        name: under which another process finds the spec; "" leaves out the check that needs one.
+        progress: told the name of each check before it runs.
     Raises:
         ContractError: names the check that failed and what was seen.
         MissingData: no split has its files. MissingDependency: an optional package is missing.
     """
     spec = spec.under(options or {})
     player = EnvPlayer(spec, task or "", seed=seed, steps=steps, options=dict(options or {}))
+    player.name, player.tasks = name, tasks
     passed: list[str] = []
     skipped = dict.fromkeys(skip, "left out by the caller")
     figures: dict[str, float] = {}
     for name, check in CHECKS.items():
         if name in skip:
             continue
+        if progress is not None:
+            progress(name)
         try:
             figures |= check(player) or {}
         except Skip as reason:

@@ -6,12 +6,13 @@ Leaves out the checks that take more than one call to see (`checks`).
 from __future__ import annotations
 
 import copy
-import json
 import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import orjson
 
 from ..env import INFO_KEYS, EnvSpec, Info, TextEnv
 
@@ -80,6 +81,14 @@ class EnvPlayer:
         self.seed = seed
         self.steps = steps
         self.options = options
+        self.name = ""
+        self.tasks = 3
+
+    def on(self, task: str) -> EnvPlayer:
+        """The same player on another task."""
+        other = EnvPlayer(self.spec, task, seed=self.seed, steps=self.steps, options=self.options)
+        other.name, other.tasks = self.name, self.tasks
+        return other
 
     def make(self) -> TextEnv:
         env = self.spec.make(**self.options)
@@ -176,9 +185,12 @@ class EnvPlayer:
             require(clean, f"admissible command {command!r} after {where} is not text without outer blanks")
         require(len(set(commands)) == len(commands), f"admissible commands after {where} repeat: {commands}")
         try:
-            back = json.loads(json.dumps(info, allow_nan=False))
-        except (TypeError, ValueError) as error:
+            back = orjson.loads(
+                orjson.dumps(info)
+            )  # as records are written: no NaN, no integer beyond 64 bits
+        except (TypeError, ValueError, RecursionError) as error:
             raise Broken(f"info of {where} must hold JSON values only: {error}") from None
         require(
-            back == info, f"info of {where} changes in a JSON round trip: tuples, or keys that are no str?"
+            back == info,
+            f"info of {where} changes in a JSON round trip: NaN, tuples, or keys that are no str?",
         )

@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from ..config import validate
-from ..env import EnvSpec
-from ..errors import ConfigError
-from ..registry import env_spec, trainer_spec
+from ..dialogue.parse import get_parser
+from ..dialogue.prompt import load_prompt
+from ..env import EnvSpec, try_options
+from ..errors import ConfigError, MissingData, unknown_name
+from ..evaluation.panels import digest, load_panel
+from ..foreign import shortened
+from ..models.loading import check_name
+from ..policies.demonstrations import MixturePolicy
+from ..policies.ready import ExpertPolicy
+from ..registry import check_engine, env_spec, trainer_spec
+from ..runs.folder import check_output
+from ..runs.resume import TRAINING
 from ..trainer import TrainerSpec
+from .checkpoints import checkpoints
 from .config import TrainConfig
+from .log import check_trackers
+
+FIGURES = ("success", "score", "turns", "errors")
+"""What an evaluation on the way gives; `metric_for_best_model` is one of them."""
 
 
 def check(config: TrainConfig) -> tuple[TrainerSpec, Any, EnvSpec]:
@@ -20,7 +35,9 @@ def check(config: TrainConfig) -> tuple[TrainerSpec, Any, EnvSpec]:
     """
     spec = trainer_spec(config.algorithm)
     settings = validate(spec.config, config.trainer, "trainer.")
-    env = env_spec(config.env.name).under(config.env.options)
+    env = env_spec(config.env.name)
+    try_options(env, config.env.options)
+    env = env.under(config.env.options)
     if "teacher" in spec.needs and not config.teachers:
         raise ConfigError(
             f"algorithm {spec.id!r} needs a teacher; set teachers: [{{model_name_or_path: ...}}]"
@@ -30,12 +47,96 @@ def check(config: TrainConfig) -> tuple[TrainerSpec, Any, EnvSpec]:
     for key in sorted(spec.ignores):
         value, default = _lookup(config, key), _lookup(_defaults(config), key)
         if value != default:
-            raise ConfigError(f"algorithm {spec.id!r} ignores the key {key!r} (set to {value!r}); remove it")
+            raise ConfigError(
+                f"algorithm {spec.id!r} ignores the key {key!r} (set to {shortened(value)}); remove it"
+            )
     if config.env.split not in env.splits:
         raise ConfigError(
             f"env.split = {config.env.split!r} is not a split of {env.id}: {', '.join(env.splits)}"
         )
+    if spec.refuse is not None:
+        spec.refuse(config, settings)
+    _check_played(config, env)
+    _check_authors(config, spec, env)
+    _check_models(config)
+    _check_figures(config, env)
     return spec, settings, env
+
+
+def _check_played(config: TrainConfig, env: EnvSpec) -> None:
+    """The tasks, the prompt and its parser."""
+    if not env.tasks(config.env.split)[: config.env.num_tasks]:
+        raise MissingData(f"split {config.env.split!r} of env {env.id!r} has no tasks")
+    get_parser(load_prompt(config.env.prompt or env.prompt).parser or env.parser)
+
+
+def _check_authors(config: TrainConfig, spec: TrainerSpec, env: EnvSpec) -> None:
+    """Whoever may be asked to act beside the student."""
+    rollout = config.rollout
+    if rollout.demonstrator == "explorer" and env.explorer is None:
+        raise ConfigError(f"rollout.demonstrator = 'explorer' is not allowed: env {env.id!r} has no explorer")
+    needed = "expert" in spec.needs or rollout.behaviours.get("expert", 0) > 0
+    if needed and rollout.demonstrator == "expert" and env.expert is None:
+        raise ConfigError(f"algorithm {spec.id!r} is asked for an expert, and env {env.id!r} has none")
+    if rollout.behaviours:
+        MixturePolicy(rollout.behaviours, ExpertPolicy())
+        if rollout.behaviours.get("other_goal", 0) > 0 and env.decoy is None:
+            raise ConfigError(f"rollout.behaviours.other_goal: env {env.id!r} has no expert of other goals")
+
+
+def _check_models(config: TrainConfig) -> None:
+    """Student, teachers and engine, as far as names and options tell."""
+    check_name(config.model_name_or_path)
+    for teacher in config.teachers:
+        if teacher.backend != "server":
+            check_name(teacher.model_name_or_path)
+    check_engine(config.rollout.engine, config.model_name_or_path, config.rollout.engine_options)
+
+
+def _check_figures(config: TrainConfig, env: EnvSpec) -> None:
+    """The panel that is played on the way, the figure that picks the best step, and who is told."""
+    if config.eval is not None:
+        panel = load_panel(config.eval.panel)
+        if env_spec(panel.env).id != env.id:
+            raise ConfigError(
+                f"eval.panel {panel.id!r} is of env {panel.env!r}, the run trains on {env.id!r}"
+            )
+        panel.resolve(env)
+        if config.metric_for_best_model not in FIGURES:
+            raise unknown_name("metric_for_best_model", config.metric_for_best_model, FIGURES)
+    check_trackers(config.report_to)
+
+
+def check_resume(config: TrainConfig, *, resume: bool) -> list[tuple[str, Any, Any]]:
+    """Refuse an output folder that the run cannot use; see `agentbench.runs.resume` for what is pinned.
+
+    Returns: the free keys that differ from the run on record, with both values.
+    Raises: UsageError: the folder is in use, was made with another configuration, or has more steps than are asked for.
+    """
+    folder = Path(config.output_dir)
+    free = TRAINING if config.lr_scheduler_type != "constant" else (*TRAINING, "max_steps")
+    if not config.output_dir:
+        raise ConfigError("output_dir is empty; name a folder for the run")
+    changed = check_output(folder, config.model_dump(mode="json"), resume=resume, free=free)
+    found = checkpoints(folder)
+    if found and found[-1][0] > config.max_steps:
+        raise ConfigError(
+            f"max_steps = {config.max_steps} is not allowed: {found[-1][1].name} has more steps; raise it, or remove "
+            "the checkpoints after that step"
+        )
+    return changed
+
+
+def played(config: TrainConfig, env: EnvSpec) -> dict[str, Any]:
+    """What the run's numbers stand on, by digest: a file that changes between two sittings is refused."""
+    tasks = env.tasks(config.env.split)[: config.env.num_tasks]
+    return {
+        "env": env.id,
+        "rules": env.rules,
+        "tasks": digest(tasks),
+        "prompt": load_prompt(config.env.prompt or env.prompt).digest,
+        "panel": load_panel(config.eval.panel).sha256 if config.eval else None,
+    }
 
 
 def _defaults(config: TrainConfig) -> TrainConfig:

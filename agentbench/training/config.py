@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import Field, model_validator
 
-from ..config import Section, StopStrings, _apply, validate
-from ..errors import ConfigError
+from ..config import Section, StopStrings, apply_override, read_mapping, validate
+
+MOST_TEMPERATURE = 100.0
 
 
 class EnvConfig(Section):
@@ -51,8 +51,9 @@ class RolloutConfig(Section):
         max_episode_tokens: limit of sampled tokens in one episode; None is unlimited.
         step_seconds: limit of one env step; `episode_seconds` of one episode. Over them is an error, not a failure.
         retries: how often an episode that its infrastructure broke is run again.
-        publish_tolerance: largest mean difference between the log-probs of engine and trainer, in nats a token, on a
-            probe after every update of the engine's weights; null does not look.
+        publish_tolerance: after every update of the engine's weights, engine and trainer score a few replies; how far
+            they may come apart on top of twice their distance before the first update, in nats a token; null does not
+            look.
         demonstrator: who plays the author "expert", gives labels, and is the expert of mixed behaviour: the env's
             all-knowing "expert", or its "explorer" that knows only the text.
         behaviours: shares of the mixed-behaviour author: random, half_random, other_goal, expert, impossible.
@@ -65,7 +66,7 @@ class RolloutConfig(Section):
     group_size: int = Field(default=8, ge=1)
     guided: bool = False
     template_options: dict[str, Any] = Field(default_factory=dict)
-    temperature: float = Field(default=1.0, gt=0)
+    temperature: float = Field(default=1.0, gt=0, le=MOST_TEMPERATURE)
     top_p: float = Field(default=1.0, gt=0, le=1)
     top_k: int = Field(default=0, ge=0)
     max_new_tokens: int = Field(default=512, ge=1)
@@ -135,7 +136,7 @@ class EvalDuringTraining(Section):
     panel: str
     every: int = Field(default=10, ge=1)
     limit: int | None = Field(default=None, ge=1)
-    temperature: float = Field(default=0.4, ge=0)
+    temperature: float = Field(default=0.4, ge=0, le=MOST_TEMPERATURE)
     repeats: int = Field(default=1, ge=1)
 
 
@@ -193,15 +194,7 @@ def read_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
 
     Raises: ConfigError: the file is absent or not YAML, or a key or value is not allowed.
     """
-    file = Path(path)
-    if not file.is_file():
-        raise ConfigError(f"no configuration file {str(path)!r}")
-    try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: expected keys and values, got {type(values).__name__}")
+    values = read_mapping(path, "the configuration")
     for override in overrides:
-        _apply(values, override)
+        apply_override(values, override)
     return validate(TrainConfig, values)

@@ -7,13 +7,14 @@ lies after the checkpoint the run goes on from, so a resumed run leaves the same
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from ..errors import ConfigError, missing_dependency
+from ..errors import ConfigError, CorruptData, missing_dependency
+from ..foreign import shortened
 from ..runs.episodes import encode_episode
 from ..runs.files import Lines, read_lines, write_whole
 from ..runs.folder import METRICS, TIMINGS
@@ -44,8 +45,12 @@ class TrainLog:
         for _, line in read_lines(folder / METRICS):
             self._consider(line["step"], line)
         self._metrics = Lines(folder / METRICS)
-        self._timings = Lines(folder / TIMINGS)
-        (folder / ROLLOUTS).mkdir(exist_ok=True)
+        try:
+            self._timings = Lines(folder / TIMINGS)
+            (folder / ROLLOUTS).mkdir(exist_ok=True)
+        except BaseException:
+            self._metrics.close()
+            raise
 
     def write(self, step: int, metrics: Mapping[str, float], seconds: Mapping[str, float]) -> bool:
         """Append one step's numbers; tells whether its evaluation is the best so far."""
@@ -74,6 +79,11 @@ class TrainLog:
         write_whole(self.folder / BEST, json.dumps(self.best).encode() + b"\n")
         return True
 
+    def sync(self) -> None:
+        """Wait until all lines are on the disk: a checkpoint without the steps before it could not be resumed."""
+        self._metrics.sync()
+        self._timings.sync()
+
     def close(self) -> None:
         self._metrics.close()
         self._timings.close()
@@ -81,30 +91,78 @@ class TrainLog:
             tracker.finish()
 
 
+def require_steps(folder: Path, checkpoint: tuple[int, Path], older: Sequence[tuple[int, Path]]) -> None:
+    """Check that the metrics on record reach the checkpoint that a run is to go on from.
+
+    Args:
+        folder: the run folder.
+        checkpoint: step and folder of the newest checkpoint.
+        older: of the others, oldest first.
+    Raises: CorruptData: steps are missing, or a line is no step; names the next step.
+    """
+    try:
+        steps = {_step_of(line, folder / METRICS, number) for number, line in read_lines(folder / METRICS)}
+    except CorruptData as error:
+        if "is torn" not in str(error):
+            raise
+        Lines(folder / METRICS).close()  # a kill cuts the last line, and cutting that off is all it takes
+        steps = {_step_of(line, folder / METRICS, number) for number, line in read_lines(folder / METRICS)}
+    missing = [step for step in range(1, checkpoint[0] + 1) if step not in steps]
+    if not missing:
+        return
+    problem = f"{folder / METRICS} lacks step {missing[0]}, and {checkpoint[1].name} stands after {checkpoint[0]} steps"
+    reached = [path.name for step, path in older if step < missing[0]]
+    raise CorruptData(
+        f"{problem}; put the file back, or remove {checkpoint[1].name} to go on from {reached[-1]}"
+        if reached
+        else f"{problem}; put the file back, or start anew in another folder (model_name_or_path: {checkpoint[1]})"
+    )
+
+
+def _step_of(line: Mapping[str, Any], path: Path, number: int) -> int:
+    step = line.get("step")
+    if type(step) is not int:
+        raise CorruptData(f"{path} line {number} names no step; it is no line of a training run")
+    return step
+
+
 def _keep(path: Path, last: int) -> None:
     """Drop the lines of steps after `last`, and a torn last line."""
     if not path.exists():
         return
+    if last < 0:
+        write_whole(path, b"")
+        return
     Lines(path).close()
-    lines: Iterable[Mapping[str, Any]] = [line for _, line in read_lines(path) if line["step"] <= last]
+    lines = [line for number, line in read_lines(path) if _step_of(line, path, number) <= last]
     write_whole(path, b"".join(orjson.dumps(line) + b"\n" for line in lines))
 
 
-def _open_trackers(config: TrainConfig, folder: Path) -> list[Any]:
-    if not config.report_to:
-        return []
+def check_trackers(names: Sequence[str]) -> None:
+    """Refuse trackers that are unknown or not installed. Raises: ConfigError, MissingDependency."""
+    if not names:
+        return
     try:
-        from accelerate import PartialState
-        from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+        from accelerate.tracking import get_available_trackers
     except ImportError as error:
         raise missing_dependency("accelerate", "train", "report_to") from error
-    PartialState()
     available = {str(getattr(item, "value", item)) for item in get_available_trackers()}
-    trackers = []
-    for name in config.report_to:
+    for name in names:
         if name not in available:
             known = ", ".join(sorted(available)) or "none"
-            raise ConfigError(f"report_to: tracker {name!r} is not installed; available: {known}")
+            raise ConfigError(f"report_to: tracker {shortened(name)} is not installed; available: {known}")
+
+
+def _open_trackers(config: TrainConfig, folder: Path) -> list[Any]:
+    check_trackers(config.report_to)
+    if not config.report_to:
+        return []
+    from accelerate import PartialState
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+
+    PartialState()
+    trackers = []
+    for name in config.report_to:
         kind = LOGGER_TYPE_TO_CLASS[name]
         options = {"logging_dir": str(folder / "trackers")} if kind.requires_logging_directory else {}
         tracker = kind(folder.name, **options)

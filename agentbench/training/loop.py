@@ -17,28 +17,27 @@ from ..config import dump
 from ..dialogue.prompt import load_prompt
 from ..engine import Engine, TextEngine
 from ..env import EnvSpec
-from ..errors import TrainingError, UsageError
+from ..errors import ConfigError, ContextFull, TrainingError, UsageError
 from ..evaluation.evaluate import EvalConfig, assist, evaluate
 from ..evaluation.protocol import Protocol, protocol_of, write_protocol
+from ..foreign import printable, shortened
 from ..machine import versions
 from ..policies.build import sampling_of
 from ..policies.model import ModelPolicy
 from ..registry import open_engine
 from ..rollout.collect import Stage, collect
-from ..runs.files import encode_json, write_whole
-from ..runs.folder import CONFIG, VERSIONS, check_output
+from ..runs.files import write_whole
+from ..runs.folder import CONFIG, fix_versions
 from ..trainer import Trainer, Update
 from ..types import Group, Trajectory
 from .authors import build_stage, student_parser, student_renderer
-from .check import check
-from .checkpoints import checkpoints
+from .check import check, check_resume, played
+from .checkpoints import checkpoints, newest, next_step, prune, put_in_place, seal, writing
 from .config import TrainConfig
 from .evaluation import evaluation_of
-from .log import TrainLog
-from .publish import publish
+from .log import TrainLog, require_steps
+from .publish import Publisher
 from .tasks import TaskOrder
-
-_FREE_ON_RESUME = frozenset({"output_dir", "report_to", "save_steps", "save_total_limit"})
 
 
 @dataclass
@@ -50,6 +49,7 @@ class Run:
     trainer: Trainer
     stage: Stage
     engine: Engine
+    publisher: Publisher
     order: TaskOrder
     folder: Path
 
@@ -67,10 +67,14 @@ class Run:
         first = share * self.trainer.team.index
         mine = replace(plan, groups=share)
         groups = collect(mine, self.stage, tasks[first : first + share], step, first=first)
+        sound = any(member.ok for group in groups for member in group.members)
+        if not self.trainer.team.any(sound):
+            raise nothing_to_learn_from(groups, step)
         collected = time.monotonic()
+        self.publisher.before(groups, step)
         update = self.trainer.update(groups, step)
         updated = time.monotonic()
-        gap = publish(self.engine, self.trainer, groups, step, self.config.rollout.publish_tolerance)
+        gap = self.publisher.push(groups, step)
         seconds = {
             "seconds/rollout": collected - began,
             "seconds/update": updated - collected,
@@ -129,14 +133,14 @@ class Run:
         if self.trainer.team.index == 0 and partial.exists():
             shutil.rmtree(partial)
         self.trainer.team.wait()
-        self.trainer.save(partial)
-        self.trainer.team.wait()
-        if self.trainer.team.index == 0:
-            write_protocol(partial, self._protocol(step))
-            if final.exists():
-                shutil.rmtree(final)
-            partial.rename(final)
-            self._prune(best)
+        with writing(partial):
+            self.trainer.save(partial)
+            self.trainer.team.wait()
+            if self.trainer.team.index == 0:
+                write_protocol(partial, self._protocol(step))
+                seal(partial)
+                put_in_place(partial, final)
+                prune(self.folder, self.config.save_total_limit, best)
         self.trainer.team.wait()
         return final
 
@@ -147,12 +151,17 @@ class Run:
             played, self.spec, algorithm=self.config.algorithm, step=step, run=self.folder.name
         )
 
-    def _prune(self, best: int | None) -> None:
-        limit = self.config.save_total_limit
-        if limit is not None:
-            for step, folder in checkpoints(self.folder)[:-limit]:
-                if step != best:
-                    shutil.rmtree(folder)
+
+def nothing_to_learn_from(groups: Sequence[Group], step: int) -> TrainingError | UsageError:
+    """Say why a step in which every episode broke ends the run: it would go on to the end and learn nothing."""
+    first = next((member.error for group in groups for member in group.members if member.error), None)
+    why = "" if first is None else f"; the first one: {first.type}: {printable(first.message, 500)}"
+    if first is not None and first.type == ContextFull.__name__:
+        return ConfigError(f"no episode can begin: {printable(first.message, 500)}")
+    return TrainingError(
+        f"step {step}: every episode broke for reasons of infrastructure, so there is nothing to learn from{why}. "
+        "Mend it and go on with --resume"
+    )
 
 
 def annotate(groups: Sequence[Group], update: Update) -> list[Trajectory]:
@@ -186,15 +195,19 @@ def train(
     """
     spec, settings, env = check(config)
     folder = Path(config.output_dir)
-    check_output(folder, config.model_dump(mode="json"), resume=resume, free=_FREE_ON_RESUME)
+    changed = check_resume(config, resume=resume)
+    saved = newest(folder) if resume else None
+    if saved:
+        require_steps(folder, saved, checkpoints(folder)[:-1])
+    elif resume:
+        report(f"nothing to resume in {folder}: starting from the beginning")
+    first = saved[0] if saved else 0
     tasks = env.tasks(config.env.split)[: config.env.num_tasks]
     trainer = spec.build(config, settings)
-    saved = checkpoints(folder) if resume else []
-    first = 0
     if saved:
-        first, newest = saved[-1]
-        trainer.load(newest)
-        report(f"resumed from {newest}")
+        with next_step(checkpoints(folder)):
+            trainer.load(saved[1])
+        report(f"resumed from {saved[1]}")
     engine = open_engine(config.rollout.engine, config.model_name_or_path, config.rollout.engine_options)
     if isinstance(engine, TextEngine):
         raise UsageError(
@@ -203,19 +216,24 @@ def train(
         )
     if saved or engine.outlives_runs:  # a server may hold the weights of another run
         engine.load_weights(trainer.weights())
+        engine.policy_version = first  # as it would be without the stop
     run = Run(
         config,
         env,
         trainer,
         build_stage(config, env, trainer, engine),
         engine,
+        Publisher(engine, trainer, config.rollout.publish_tolerance),
         TaskOrder(tasks, config.seed),
         folder,
     )
     if trainer.team.index == 0:
         folder.mkdir(parents=True, exist_ok=True)
+        facts = {**versions(), "engine": engine.info, "played": played(config, env)}
+        fix_versions(folder, facts, binding=("played",), changed=changed)
         write_whole(folder / CONFIG, dump(config).encode())
-        write_whole(folder / VERSIONS, encode_json({**versions(), "engine": engine.info}))
+        for key, was, now in changed:
+            report(f"resumed with another {key}: it was {shortened(was)}, it is {shortened(now)}")
     return _loop(run, first, report)
 
 
@@ -242,7 +260,11 @@ def _loop(run: Run, first: int, report: Callable[[str], None]) -> dict[str, floa
                 report(_line(done, config.max_steps, metrics))
             best = run.trainer.team.any(best)
             if last or best or done % config.save_steps == 0:
+                if log is not None:
+                    log.sync()
                 run.save(done, log.best["step"] if log is not None and log.best else None)
+        if log is not None:  # a kill between a checkpoint and its pruning left one too many
+            prune(folder, config.save_total_limit, log.best["step"] if log.best else None)
     finally:
         if log is not None:
             log.close()

@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 import gymnasium
 import orjson
 
-from agentbench.env import EnvSpec, Info, StepReturn, TextEnv, register_gymnasium
+from agentbench.env import EnvSpec, Info, StepReturn, TextEnv, as_text, named_task, register_gymnasium
 from agentbench.errors import UsageError, unknown_name
 
 from .games import catalog as games
@@ -125,7 +125,7 @@ class AlfworldEnv(TextEnv):
             does not know its rules.
         """
         super().reset(seed=seed)
-        task = (options or {}).get("task")
+        task = named_task(options)
         if task is None:
             drawn = games.tasks(self.split)
             task = drawn[int(self.np_random.integers(len(drawn)))]
@@ -137,7 +137,7 @@ class AlfworldEnv(TextEnv):
         """Carry out one command; whatever is not admissible is answered with "Nothing happens."."""
         if self._session is None or self._result.won:
             raise gymnasium.error.ResetNeeded("the game is over or never began; call reset() first")
-        said = action if self.wording == "strict" else _reworded(action, self._result.admissible)
+        said = action if self.wording == "strict" else _reworded(as_text(action), self._result.admissible)
         self._reworded = said != action
         self._result = self._session.step(said)
         won = self._result.won

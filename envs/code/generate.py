@@ -144,11 +144,16 @@ FAMILIES: dict[str, Family] = {
     ),
 }
 
-# Preset: (lowest and highest number of steps, forms). A form is a kind of test.
-PRESETS: dict[str, tuple[int, int, tuple[str, ...]]] = {
-    "mini": (1, 2, ("calls",)),
-    "small": (2, 4, ("calls", "calls", "stdin")),
-    "deep": (5, 8, ("calls", "stdin")),
+# Preset: (lowest and highest number of steps, forms, names). A form is a kind of test.
+PRESETS: dict[str, tuple[int, int, tuple[str, ...], tuple[str, ...]]] = {
+    "mini": (
+        1,
+        2,
+        ("calls",),
+        ("solve",),
+    ),  # one name: the first thing that models of this size learn is not copying
+    "small": (2, 4, ("calls", "calls", "stdin"), NAMES),
+    "deep": (5, 8, ("calls", "stdin"), NAMES),
 }
 _SHARES = {"train": range(0, 8), "valid": range(8, 9), "test": range(9, 10)}
 COUNTS = {"train": 2048, "valid": 128, "test": 256}
@@ -214,25 +219,24 @@ def _task_ids(split: str) -> tuple[str, ...]:
     if split not in SPLITS:
         raise unknown_name("split of generated code tasks", split, SPLITS)
     preset, _, share = split.rpartition("-")
-    low, high, forms = PRESETS[preset]
     rng = random.Random(f"code/{split}")
     found: dict[tuple[Any, ...], str] = {}
     while len(found) < COUNTS[share]:
-        recipe = _drawn(rng, low, high, forms)
+        recipe = _drawn(rng, *PRESETS[preset])
         key = (recipe.form, recipe.family, recipe.steps, recipe.end)
         if recipe.share in _SHARES[share] and key not in found and _tells_apart(recipe):
             found[key] = recipe.id
     return tuple(found.values())
 
 
-def _drawn(rng: random.Random, low: int, high: int, forms: tuple[str, ...]) -> Recipe:
+def _drawn(rng: random.Random, low: int, high: int, forms: tuple[str, ...], names: tuple[str, ...]) -> Recipe:
     family = rng.choice(list(FAMILIES))
     steps: list[tuple[str, int]] = []
     for _ in range(rng.randint(low, high)):
         name = rng.choice([each for each in FAMILIES[family].steps if not steps or each != steps[-1][0]])
         steps.append((name, rng.choice(NUMBERS) if FAMILIES[family].steps[name].numbered else 0))
     end = rng.choice(list(FAMILIES[family].ends))
-    return Recipe(rng.choice(forms), family, rng.choice(NAMES), tuple(steps), end)
+    return Recipe(rng.choice(forms), family, rng.choice(names), tuple(steps), end)
 
 
 def _tells_apart(recipe: Recipe) -> bool:

@@ -13,7 +13,16 @@ from typing import Any, ClassVar
 import gymnasium
 
 from agentbench.dialogue.blocks import read_command
-from agentbench.env import AnyText, EnvSpec, Info, StepReturn, TextEnv, register_gymnasium
+from agentbench.env import (
+    AnyText,
+    EnvSpec,
+    Info,
+    StepReturn,
+    TextEnv,
+    as_text,
+    named_task,
+    register_gymnasium,
+)
 from agentbench.errors import UsageError, unknown_name
 from agentbench.retrieval.contract import Retriever, readable
 
@@ -106,7 +115,7 @@ class SearchQAEnv(TextEnv):
         Raises: UnknownName: no such task. MissingData: its files or its corpus are absent. EnvFailure: no retriever.
         """
         gymnasium.Env.reset(self, seed=seed)
-        task = (options or {}).get("task")
+        task = named_task(options)
         if task is None:
             drawn = tasks(self.split)
             task = drawn[int(self.np_random.integers(len(drawn)))]
@@ -123,7 +132,7 @@ class SearchQAEnv(TextEnv):
         question, was, rules = self.question, self._now, self.rules
         if was.over:
             raise gymnasium.error.ResetNeeded("the question was answered or given up; call reset() first")
-        reading = read_command(action, rules.tag_order)
+        reading = read_command(as_text(action), rules.tag_order)
         now = replace(was, replies=was.replies + 1, observation="", found=())
         if reading.kind == "answer":
             now = replace(now, answer=reading.text, over=True)

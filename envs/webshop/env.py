@@ -11,7 +11,16 @@ from typing import Any, ClassVar
 
 import gymnasium
 
-from agentbench.env import AnyText, EnvSpec, Info, StepReturn, TextEnv, register_gymnasium
+from agentbench.env import (
+    AnyText,
+    EnvSpec,
+    Info,
+    StepReturn,
+    TextEnv,
+    as_text,
+    named_task,
+    register_gymnasium,
+)
 from agentbench.errors import UsageError, unknown_name
 
 from .expert import Plan
@@ -87,7 +96,7 @@ class WebShopEnv(TextEnv):
         Raises: UnknownName: no such task. MissingData: its files are absent.
         """
         gymnasium.Env.reset(self, seed=seed)
-        task = (options or {}).get("task")
+        task = named_task(options)
         if task is None:
             drawn = market.tasks(self.split)
             task = drawn[int(self.np_random.integers(len(drawn)))]
@@ -99,7 +108,7 @@ class WebShopEnv(TextEnv):
         session = self.session
         if session.state.view == "done":
             raise gymnasium.error.ResetNeeded("the shopper has bought already; call reset() first")
-        outcome = session.act(action)
+        outcome = session.act(as_text(action))
         self._bought, self._valid = outcome.bought, outcome.valid
         reward = REWARD if outcome.done and outcome.reward == 1.0 else 0.0
         return self._text(), reward, outcome.done, False, self._info()

@@ -22,7 +22,7 @@ def task_texts(count: int) -> list[str]:
     texts = []
     for name in tasks("mini-train")[:count]:
         task = find_task(name)
-        texts += [task.statement, f"```python\n{task.reference.strip()}\n```"]
+        texts += [task.statement.split("\nExamples:")[0], f"```python\n{task.reference.strip()}\n```"]
     return texts
 
 
@@ -41,7 +41,7 @@ def main(output: Path) -> None:
         command(
             "train", str(HERE / f"{name}.yaml"), f"output_dir={output / name}", f"model_name_or_path={base}"
         )
-    student, teacher = output / "student" / "checkpoint-18", output / "teacher" / "checkpoint-40"
+    student, teacher = output / "student" / "checkpoint-8", output / "teacher" / "checkpoint-30"
     command(
         "train",
         str(HERE / "opd.yaml"),
@@ -52,7 +52,7 @@ def main(output: Path) -> None:
     for name, model in (
         ("teacher", teacher),
         ("student", student),
-        ("opd", output / "opd" / "checkpoint-16"),
+        ("opd", output / "opd" / "checkpoint-10"),
     ):
         options = [
             "--policy",

@@ -3,7 +3,7 @@
 Names are two tokens a word, a first and a second half, and phrases between names are one token each. All worlds share
 the halves and none of the names, so a model can spell names that it has never read. Nothing is downloaded.
 
-Usage: python make_base.py OUTPUT [--hidden 128] [--layers 4] [--seed 0]
+Usage: python make_base.py OUTPUT [--hidden 96] [--layers 3] [--seed 0]
 """
 
 from __future__ import annotations
@@ -40,9 +40,7 @@ def transcripts(episodes: int) -> list[str]:
     return texts
 
 
-def make_base(
-    output: Path, *, hidden: int = 128, layers: int = 4, seed: int = 0, episodes: int = 512
-) -> Path:
+def make_base(output: Path, *, hidden: int = 96, layers: int = 3, seed: int = 0, episodes: int = 512) -> Path:
     """Write tokenizer and model to one Hugging Face folder."""
     texts = transcripts(episodes)
     halves = [*HEADS, *TAILS]
@@ -59,8 +57,8 @@ def make_base(
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("output", type=Path)
-    parser.add_argument("--hidden", type=int, default=128)
-    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--hidden", type=int, default=96)
+    parser.add_argument("--layers", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     made = make_base(arguments.output, hidden=arguments.hidden, layers=arguments.layers, seed=arguments.seed)

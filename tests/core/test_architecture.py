@@ -27,6 +27,7 @@ ROOMS = {
     "agentbench": [
         *(
             "errors",
+            "foreign",
             "machine",
             "types",
             "env",

@@ -2,10 +2,11 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
-import venv
 import zipfile
+from pathlib import Path
 
 import pytest
 from places import ROOT
@@ -32,12 +33,39 @@ def wheel(tmp_path_factory):
     return next(folder.glob("*.whl"))
 
 
-@pytest.fixture(scope="module")
-def installed(wheel, tmp_path_factory):
+SUPPORTED = ("3.11", "3.12", "3.13")
+
+
+def interpreters():
+    """One Python of each supported version on this machine: the running one, those on the path, Debian's, pyenv's."""
+    places = [
+        Path(sys.executable).resolve(),
+        *(Path(found) for version in SUPPORTED if (found := shutil.which(f"python{version}"))),
+        *Path("/usr/bin").glob("python3.1?"),
+        *Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")).glob("versions/*/bin/python3.1?"),
+    ]
+    found = {}
+    for place in places:
+        asked = subprocess.run(
+            [place, "-c", "import sys, ensurepip; print('%d.%d' % sys.version_info[:2])"],
+            capture_output=True,
+            text=True,
+        )
+        if asked.returncode == 0:
+            found.setdefault(asked.stdout.strip(), place)
+    return found
+
+
+@pytest.fixture(scope="module", params=SUPPORTED)
+def installed(request, wheel, tmp_path_factory):
     """Folder of the commands of a fresh virtual environment that holds the wheel."""
+    python = interpreters().get(request.param)
+    if python is None:
+        pytest.skip(f"no Python {request.param} with ensurepip on this machine")
     folder = tmp_path_factory.mktemp("fresh")
-    venv.create(folder, with_pip=True)
-    subprocess.run([folder / "bin" / "pip", "install", "-q", wheel], check=True)
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    subprocess.run([python, "-m", "venv", folder], check=True, env=environment)
+    subprocess.run([folder / "bin" / "pip", "install", "-q", wheel], check=True, env=environment)
     return folder / "bin"
 
 

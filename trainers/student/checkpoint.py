@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from agentbench.errors import CorruptData, UsageError
+from agentbench.foreign import printable
 from agentbench.models.loading import open_model, quiet_transformers
 
 from .naming import Places
@@ -106,12 +107,18 @@ def load(folder: Path, student: Student) -> dict[str, Any]:
     """
     if not (folder / _STATE).is_file():
         raise UsageError(f"{str(folder)!r} is not a training checkpoint: it has no {_STATE}")
+    # Everything is read before anything is changed, so a damaged file leaves the trainer as it was.
     try:
         state: dict[str, Any] = json.loads((folder / _STATE).read_text(encoding="utf-8"))
+        written = state.pop("num_processes")
         optimizer = torch.load(folder / _OPTIMIZER, map_location="cpu", weights_only=True)
-    except Exception as error:  # torn bytes make the unpickler raise anything
-        raise CorruptData(f"checkpoint {str(folder)!r} cannot be read: {error}") from error
-    written = state.pop("num_processes")
+        if written == student.processes.count:
+            states = torch.load(folder / f"rng-{student.processes.index}.pt", weights_only=True)
+    except (
+        Exception
+    ) as error:  # torn bytes make the unpickler raise anything, an empty file EOFError without a word
+        reason = f"{type(error).__name__}: {printable(str(error), 300)}"
+        raise CorruptData(f"checkpoint {str(folder)!r} is damaged and cannot be read: {reason}") from error
     if written != student.processes.count:
         raise UsageError(
             f"checkpoint {str(folder)!r} was written by {written} process(es), this run has {student.processes.count}; "
@@ -120,7 +127,7 @@ def load(folder: Path, student: Student) -> dict[str, Any]:
     _check_origins(folder, student, state.pop("origins", {}))
     _load_weights(folder, student, optimizer.pop("masters", None))
     _load_optimizer(student, optimizer)
-    _set_random_state(torch.load(folder / f"rng-{student.processes.index}.pt", weights_only=True))
+    _set_random_state(states)
     return state
 
 

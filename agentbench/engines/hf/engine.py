@@ -13,7 +13,7 @@ import logging
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -25,13 +25,15 @@ from ...models.weights import copy_weights, weights_digest
 from ...types import Action
 from ..stops import StopFinder
 from .batch import Job, Outcome, SlotBatch
-from .forward import CachedForward, Forward, FullForward, agrees_with_plain_forward, obstacle
+from .forward import CachedForward, Forward, FullForward, obstacle
+from .probe import compare
 from .sampler import existing_logits
 
 _LOG = logging.getLogger(__name__)
 
 _JOIN_SHARE = 0.25
 _JOIN_STEPS = 8
+_SCORED = 64
 
 
 class HFEngine(Engine):
@@ -58,7 +60,7 @@ class HFEngine(Engine):
         prefill_tokens: int = 2048,
         cache_bytes: int | None = None,
         request_timeout: float | None = None,
-        keep_cache: bool = True,
+        keep_cache: bool | Literal["auto"] = "auto",
     ) -> None:
         """Wrap a model object, which may be shared with a trainer (tell of updates through `load_weights`).
 
@@ -72,8 +74,11 @@ class HFEngine(Engine):
             prefill_tokens: prompt tokens computed in one forward pass.
             cache_bytes: memory for keys and values; None takes half of the free CUDA memory, or a quarter of all RAM.
             request_timeout: seconds from submission after which a request fails; None waits forever.
-            keep_cache: False computes every token from the start each time, as models without a plain cache need
-                (those are found and served that way by themselves, with a logged warning).
+            keep_cache: whether keys and values are kept between steps and turns. "auto" tries it on a short text and
+                computes every token from the start each time, with a logged warning, where that gives other results;
+                False always does so; True keeps them without a trial.
+
+        Raises: UsageError: something does not fit, such as a cache to be kept for a model that has none.
         """
         self.model = model
         self.tokenizer = tokenizer
@@ -106,25 +111,35 @@ class HFEngine(Engine):
         self._steps_alone = 0
         self._digest: str | None = None
 
-    def _choose_forward(self, keep_cache: bool) -> tuple[Forward, int]:
+    def _choose_forward(self, keep_cache: bool | Literal["auto"]) -> tuple[Forward, int]:
         """Keep caches if the model's results stay the same; returns the bytes per kept token, too."""
         import torch
 
-        if not keep_cache:
+        if keep_cache not in (True, False, "auto"):
+            raise UsageError(f"keep_cache must be auto, true or false, got {keep_cache!r}")
+        if keep_cache is False:
             return FullForward(self.model), 0
         reason = obstacle(self._config, self.max_context)
         if not reason:
             try:
                 with self._quiet_model():
-                    token_bytes = agrees_with_plain_forward(self.model)
+                    found = compare(self.model, self.tokenizer, self.max_context)
             except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
                 if isinstance(error, torch.OutOfMemoryError):
                     raise
                 reason = f"its forward pass refused the cache: {type(error).__name__}: {error}"
             else:
-                if token_bytes:
-                    return CachedForward(self.model), token_bytes
-                reason = "its logits change when it is used"
+                if found is None:
+                    reason = f"max_context={self.max_context} is too short to try it"
+                elif found.holds or keep_cache is True:
+                    return CachedForward(self.model), found.token_bytes
+                else:
+                    reason = f"{found}. If that is good enough, set the engine option keep_cache to true"
+        if keep_cache is True:
+            raise UsageError(
+                f"keep_cache is true, but the cache of model {self._name!r} cannot be kept between steps: {reason}; "
+                "leave the option out"
+            )
         _LOG.warning(
             "%s: the cache of this model cannot be kept between steps, because %s. Every token is computed from the "
             "start, which is slow for long prompts.",
@@ -279,10 +294,12 @@ class HFEngine(Engine):
 
         ids_T = torch.tensor(list(token_ids), device=self.model.device)
         with self._quiet_model():
-            logits_TV = self.model(input_ids=ids_T[None]).logits[0, :-1].float()
-        logits_TV = existing_logits(logits_TV, self.vocabulary)
-        logp_T = logits_TV.log_softmax(-1).gather(1, ids_T[1:, None])[:, 0]
-        found: list[float] = logp_T.tolist()
+            logits_TV = self.model(input_ids=ids_T[None], use_cache=False).logits[0, :-1]
+            found: list[float] = []
+            for start in range(0, len(logits_TV), _SCORED):  # float32 of a large vocabulary is much memory
+                part_TV = existing_logits(logits_TV[start : start + _SCORED].float(), self.vocabulary)
+                said_T = ids_T[1 + start : 1 + start + len(part_TV)]
+                found += part_TV.log_softmax(-1).gather(1, said_T[:, None])[:, 0].tolist()
         return found
 
     def load_weights(self, named_tensors: Iterable[tuple[str, Any]]) -> int:
@@ -333,6 +350,7 @@ def build(
     attn_implementation: str | None = None,
     cache_bytes: int | None = None,
     request_timeout: float | None = None,
+    keep_cache: bool | Literal["auto"] = "auto",
 ) -> HFEngine:
     """Open a model and wrap it; the arguments are those of `loading.open_model` and `HFEngine`."""
     loaded, tokenizer = open_model(
@@ -352,4 +370,5 @@ def build(
         slots=slots,
         cache_bytes=cache_bytes,
         request_timeout=request_timeout,
+        keep_cache=keep_cache,
     )

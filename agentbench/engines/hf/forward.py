@@ -1,8 +1,8 @@
 """The forward pass of a continuously changing batch: feeds new tokens of some rows, returns the logits after the last.
 
 `CachedForward` keeps keys and values in slots and works with every decoder of `transformers` that hands them to a
-cache object and takes a 4-dimensional mask; `obstacle` and `agrees_with_plain_forward` find those that do not, and
-`FullForward` serves them without a cache. Leaves out scheduling (`hf`) and sampling (`sampler`).
+cache object and takes a 4-dimensional mask; `obstacle` and `probe` find those that do not, and `FullForward` serves
+them without a cache. Leaves out scheduling (`batch`) and sampling (`sampler`).
 """
 
 from __future__ import annotations
@@ -70,6 +70,7 @@ class CachedForward:
         self.model = model
         self.cache = SlotCache(MIN_TOKENS, KEY_STEP)
         self._keeps_logits = keeps_logits(model)
+        self._cache_name = cache_name(model)
 
     def extend(self, tokens: IntArray, rows: IntArray, starts: IntArray, ends: IntArray) -> Tensor:
         """Feed the new tokens of each row, aligned at their ends, and return the logits after the last one.
@@ -135,8 +136,8 @@ class CachedForward:
             input_ids=token_BQ,
             position_ids=position_BQ,
             attention_mask=mask_B1QK,
-            past_key_values=self.cache,
             use_cache=True,
+            **{self._cache_name: self.cache},
             **options,
         )
         logits: Tensor = output.logits[:, -1]
@@ -231,6 +232,15 @@ def keeps_logits(model: Any) -> bool:
     return "logits_to_keep" in inspect.signature(inner.forward).parameters
 
 
+def cache_name(model: Any) -> str:
+    """Under which name a model takes its cache: `cache` from transformers 5.24 on, before it `past_key_values`.
+
+    The old name still works there, with a warning at every forward pass.
+    """
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return "cache" if "cache" in inspect.signature(type(inner).forward).parameters else "past_key_values"
+
+
 def obstacle(config: Any, max_context: int) -> str:
     """Say why a model's cache cannot be kept in slots, as far as its configuration tells; "" when it can."""
     if config._attn_implementation not in ("sdpa", "eager"):
@@ -253,23 +263,3 @@ def obstacle(config: Any, max_context: int) -> str:
             f"(max_context={rescaled.limit} would do, it is {max_context})"
         )
     return ""
-
-
-def agrees_with_plain_forward(model: Any) -> int:
-    """Try two short conversations on a small cache and compare with the model run from the start each time.
-
-    Returns: bytes that one kept token takes, 0 when the results differ.
-    """
-    import torch
-
-    vocab = model.get_input_embeddings().num_embeddings
-    tokens = np.arange(1, 1 + 2 * 8, dtype=np.int64).reshape(2, 8) % vocab
-    cached, full = CachedForward(model), FullForward(model)
-    slack = 1e-3 if model.dtype == torch.float32 else 0.1
-    for starts, ends in (([0, 0], [5, 3]), ([5, 3], [6, 4]), ([6, 4], [8, 6])):
-        got = cached.extend(tokens, np.array([0, 1]), np.array(starts), np.array(ends)).float()
-        for row in (0, 1):
-            want = full.extend(tokens, np.array([row]), np.array([0]), np.array([ends[row]])).float()
-            if not torch.allclose(got[row], want[0], rtol=0.0, atol=float(slack * want.std() + 1e-6)):
-                return 0
-    return cached.cache.token_bytes()

@@ -72,8 +72,19 @@ class Serving:
                 f"a server for training takes weights and commands from anyone who reaches it, so it listens on "
                 f"127.0.0.1 only, not on {self.host!r}; reach it from another machine through ssh -L"
             )
+        if self.host not in _LOOPBACK and not self._has_key:
+            raise UsageError(
+                f"--host {self.host} lets everybody who reaches this machine use the model, so a key is needed: add "
+                "--api-key KEY (clients name it through api_key_env), set VLLM_API_KEY, or stay on 127.0.0.1 and use "
+                "ssh -L"
+            )
         if self.top_k < 1:
             raise UsageError(f"--top-k must be at least 1, got {self.top_k}")
+
+    @property
+    def _has_key(self) -> bool:
+        named = any(word == "--api-key" or word.startswith("--api-key=") for word in self.extra)
+        return named or bool(os.environ.get("VLLM_API_KEY"))
 
     @property
     def url(self) -> str:

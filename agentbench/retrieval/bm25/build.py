@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...datasets import write_digests
 from .index import K1, B, Bm25Index, inverse_norm
 
 BLOCK_TERMS = 1 << 22
@@ -49,6 +50,7 @@ def build_index(
     blocks.mkdir(parents=True)
     _Builder(directory, k1, b).build(documents, rank)
     shutil.rmtree(blocks)
+    write_digests(directory)
     return Bm25Index.open(directory)
 
 

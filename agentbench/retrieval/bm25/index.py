@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...datasets import broken_file
 from ...errors import CorruptData
 
 K1 = 0.9
@@ -104,7 +105,9 @@ class Bm25Index:
                 for name in cls.ARRAYS
             }
             documents = int(np.load(directory / "documents.npy"))
-        except (OSError, ValueError) as error:
+            if problem := broken_file(directory) or _misfit(arrays):
+                raise ValueError(f"{problem} is not as it was written")
+        except (OSError, ValueError, TypeError, EOFError, IndexError) as error:
             raise CorruptData(
                 f"search index {directory} cannot be read ({error}); import its files again with --replace"
             ) from error
@@ -282,6 +285,19 @@ class _Clause:
     end: int
     ceiling: float
     count: int = 1
+
+
+def _misfit(arrays: dict[str, Any]) -> str:
+    """Name an array whose length does not follow from the others'; "" when all fit."""
+    terms = len(arrays["ceiling"])
+    fits = {
+        "term_start": len(arrays["term_start"]) == terms + 1,
+        "posting_start": len(arrays["posting_start"]) == terms + 1,
+        "vocabulary": len(arrays["vocabulary"]) == int(arrays["term_start"][-1]),
+        "docs": len(arrays["docs"]) == int(arrays["posting_start"][-1]),
+        "saturation": len(arrays["saturation"]) == int(arrays["posting_start"][-1]),
+    }
+    return next((name for name, fit in fits.items() if not fit), "")
 
 
 def _idf(frequency: int, documents: int) -> np.float32:

@@ -13,11 +13,15 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from agentbench.errors import CorruptData
 
 SPLITS = ("train", "valid_seen", "valid_unseen", "valid_train")
 """Official splits, as the folders of json_2.1.1 name them."""
+
+MOST_BYTES = 64 << 20
+"""Far above the largest game file there is (about 1 MiB)."""
 
 GAME, TRAJ = "game.tw-pddl", "traj_data.json"
 
@@ -56,12 +60,23 @@ def scan(source: Path) -> Iterator[Found]:
     if source.is_file():
         yield from _archive(source)
         return
+    if not source.is_dir():
+        raise CorruptData(
+            f"{source} is neither a folder nor a file that can be read to its end; nothing was imported"
+        )
     for path in sorted(source.iterdir()):
         if path.is_file() and path.name.endswith(_ARCHIVES):
             yield from _archive(path)
     for path in sorted([*source.rglob(GAME), *source.rglob(TRAJ)]):
         if (found := _match(path.as_posix())) is not None:
-            yield Found(*found, path.read_bytes(), str(path))
+            if not path.is_file():  # reading a pipe would wait for ever
+                raise CorruptData(f"{path} is no file; nothing was imported")
+            try:
+                with path.open("rb") as file:
+                    content = _content(file)
+            except OSError as error:
+                raise CorruptData(f"{path} cannot be read ({error}); nothing was imported") from error
+            yield Found(*found, content, str(path))
 
 
 def _match(path: str) -> tuple[str, str, str] | None:
@@ -82,6 +97,8 @@ def _archive(path: Path) -> Iterator[Found]:
         EOFError,
         OSError,
         NotImplementedError,
+        RuntimeError,  # an encrypted zip
+        ValueError,
     ) as error:
         raise CorruptData(
             f"{path} is broken ({type(error).__name__}: {error}); nothing was imported. Get the file again."
@@ -92,7 +109,8 @@ def _zip(path: Path) -> Iterator[Found]:
     with zipfile.ZipFile(path) as archive:
         for name in archive.namelist():
             if (found := _match(name)) is not None:
-                yield Found(*found, archive.read(name), f"{path}:{name}")
+                with archive.open(name) as file:
+                    yield Found(*found, _content(file), f"{path}:{name}")
 
 
 def _tar(path: Path) -> Iterator[Found]:
@@ -102,4 +120,15 @@ def _tar(path: Path) -> Iterator[Found]:
                 continue
             file = archive.extractfile(member)
             assert file is not None
-            yield Found(*found, file.read(), f"{path}:{member.name}")
+            yield Found(*found, _content(file), f"{path}:{member.name}")
+
+
+def _content(file: IO[bytes]) -> bytes:
+    """Read one game file; a member that unpacks to more than a game can be is a broken or hostile archive.
+
+    Raises: OSError: it is larger than `MOST_BYTES`.
+    """
+    content = file.read(MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        raise OSError(f"a game file of more than {MOST_BYTES >> 20} MiB")
+    return content

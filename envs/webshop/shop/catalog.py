@@ -22,6 +22,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from agentbench.datasets import broken_file, write_digests
 from agentbench.errors import CorruptData
 
 from .products import HumanInstruction, Product
@@ -49,6 +50,10 @@ class TextColumn(Sequence[str]):
             np.empty(0, np.uint8) if empty else np.memmap(path.with_suffix(".bin"), np.uint8, "r")
         )
         self._view = memoryview(self._bytes)  # type: ignore[arg-type]
+        if len(self._view) != int(self._start[-1]):
+            raise ValueError(
+                f"{path.name}.bin has {len(self._view)} bytes, its offsets end at {self._start[-1]}"
+            )
 
     def __len__(self) -> int:
         return len(self._start) - 1
@@ -178,9 +183,15 @@ def open_catalog(directory: Path) -> Catalog:
         meta = orjson.loads((directory / "catalog.json").read_bytes())
         if meta["format"] != FORMAT:
             raise ValueError(f"format {meta['format']}, this version reads {FORMAT}")
+        if problem := broken_file(directory):
+            raise ValueError(f"{problem} is not as it was written")
         columns = {name: TextColumn(directory / name) for name in COLUMNS}
         numbers = {name: _map(directory / f"{name}.npy") for name in _NUMBERS}
-    except (OSError, ValueError, KeyError) as error:
+        if wrong := [name for name, column in columns.items() if len(column) != len(numbers["rank"])]:
+            raise ValueError(
+                f"{wrong[0]} has {len(columns[wrong[0]])} entries of {len(numbers['rank'])} products"
+            )
+    except (OSError, ValueError, KeyError, TypeError, EOFError, IndexError) as error:
         raise CorruptData(
             f"{directory} is not a stored catalogue ({error}); import its files again with --replace"
         ) from error
@@ -274,3 +285,4 @@ def _write(products: Iterable[Product], directory: Path) -> None:
     for name, values in numbers.items():
         np.save(directory / f"{name}.npy", values)
     (directory / "catalog.json").write_bytes(orjson.dumps({"format": FORMAT, "fingerprint": fingerprint}))
+    write_digests(directory)

@@ -6,7 +6,6 @@ it, so that goal i of an order is one task everywhere. Leaves out scoring (`rewa
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import itertools
 import math
@@ -26,6 +25,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from agentbench.datasets import DIGESTS, broken_file, write_digests
 from agentbench.errors import CorruptData
 
 from .catalog import Catalog
@@ -179,20 +179,40 @@ def _stored(catalog: Catalog, order: GoalOrder) -> dict[str, NDArray[Any]]:
     if catalog.directory is None:
         return _draw(catalog, order)
     folder = catalog.directory / "goals" / f"{order.name}-{order.draw_seed}-{order.shuffle_seed}"
-    if not folder.exists():
-        drawn = _draw(catalog, order)
-        try:
-            folder.parent.mkdir(exist_ok=True)
-            staging = Path(tempfile.mkdtemp(dir=folder.parent))
-        except OSError:  # a read-only store works too, only slower to open
-            return drawn
+    return _read(folder) or _keep(folder, _draw(catalog, order))
+
+
+_NUMBERS = ("price", "places", "choices", "limits")
+
+
+def _read(folder: Path) -> dict[str, NDArray[Any]] | None:
+    """Map the numbers that are kept; None where there are none, or where they are not as they were written."""
+    if not (folder / DIGESTS).is_file() or broken_file(folder):
+        return None
+    try:
+        return {name: np.load(folder / f"{name}.npy", mmap_mode="r").view(np.ndarray) for name in _NUMBERS}
+    except (OSError, ValueError, EOFError):
+        return None
+
+
+def _keep(folder: Path, drawn: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Keep numbers for the next time, in place of broken ones; a store that cannot be written is only slower."""
+    staging: Path | None = None
+    try:
+        folder.parent.mkdir(exist_ok=True)
+        staging = Path(tempfile.mkdtemp(dir=folder.parent))
         for name, values in drawn.items():
             np.save(staging / f"{name}.npy", values)
-        with contextlib.suppress(OSError):  # another process was first; its numbers are the same
-            staging.rename(folder)
-        shutil.rmtree(staging, ignore_errors=True)
-    names = ("price", "places", "choices", "limits")
-    return {name: np.load(folder / f"{name}.npy", mmap_mode="r").view(np.ndarray) for name in names}
+        write_digests(staging)
+        if folder.exists() and _read(folder) is None:
+            shutil.rmtree(folder, ignore_errors=True)
+        staging.rename(folder)
+    except OSError:  # read-only, full, or another process was first; its numbers are the same
+        pass
+    finally:
+        if staging is not None:
+            shutil.rmtree(staging, ignore_errors=True)
+    return drawn
 
 
 def _draw(catalog: Catalog, order: GoalOrder) -> dict[str, NDArray[Any]]:

@@ -67,7 +67,7 @@ def verify(folder: Path, progress: Progress) -> ImportReport:
                 problems.append(
                     f"{folder / name}: the search index belongs to other products; import them again"
                 )
-        except (CorruptData, ValueError, KeyError, IndexError) as error:
+        except (CorruptData, ValueError, KeyError, IndexError, TypeError, EOFError, OSError) as error:
             problems.append(f"{folder / name}: {error}")
     if problems:
         return ImportReport({}, problems=problems)

@@ -8,6 +8,7 @@ from agentbench.engine import Request, sample
 from agentbench.engines.scripted import ByteTokenizer, Reply, ScriptedEngine
 from agentbench.engines.stops import StopFinder, cut_text, put_back
 from agentbench.errors import EngineFailure, UsageError
+from agentbench.models.vocabulary import Vocabulary
 from agentbench.types import SamplingParams
 
 SPECIAL = 1000
@@ -148,6 +149,9 @@ def vllm_engine(monkeypatch, pieces, script, end_ids=(99,)):
         def __init__(self):
             self.aborted, self.added, self.script = [], {}, list(script)
 
+        def call(self, method, *arguments):
+            assert method != "load_named"
+
         def add(self, id, token_ids, parameters):
             self.added[id] = parameters
 
@@ -160,7 +164,14 @@ def vllm_engine(monkeypatch, pieces, script, end_ids=(99,)):
             self.aborted += list(ids)
 
     backend = Backend()
-    options = {"name": "m", "vocab": 2000, "max_context": 100, "end_ids": end_ids, "identity": {}}
+    vocabulary = Vocabulary(np.ones(2000, bool))
+    options = {
+        "name": "m",
+        "vocabulary": vocabulary,
+        "max_context": 100,
+        "end_ids": end_ids,
+        "identity": {},
+    }
     return module.VLLMEngine(backend, Pieces(pieces), **options), backend
 
 

@@ -65,7 +65,7 @@ def test_ids_are_unique_and_difficulty_is_the_number_of_steps():
     for split in generate.SPLITS:
         ids = task_ids(split)
         assert len(set(ids)) == len(ids) == generate.COUNTS[split.split("-")[1]]
-        low, high, _ = generate.PRESETS[split.split("-")[0]]
+        low, high, *_ = generate.PRESETS[split.split("-")[0]]
         assert {len(Recipe.parse(name).steps) for name in ids} == set(range(low, high + 1))
 
 

@@ -1,0 +1,57 @@
+"""Text that others wrote (servers, plug-ins, files, models), made fit to be shown on one line and to be kept.
+
+Leaves out what is said about it: every message of the project passes through here on its way to a terminal or a page.
+"""
+
+from __future__ import annotations
+
+import reprlib
+import unicodedata
+from typing import Any
+
+SHOWN = 2000
+"""Characters of a foreign text that a message keeps."""
+
+_UNSEEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+"""Unicode categories that move the cursor, turn the direction of writing, hide, or cannot be written at all."""
+
+_VALUES = reprlib.Repr()
+_VALUES.maxlevel, _VALUES.maxstring, _VALUES.maxother, _VALUES.maxlong = 3, 120, 120, 60
+_VALUES.maxdict = _VALUES.maxlist = _VALUES.maxtuple = _VALUES.maxset = 6
+
+
+def printable(text: str, limit: int = SHOWN) -> str:
+    r"""Write control, direction and surrogate characters as escapes ("\x1b", "\u202e"), and cut what is too long.
+
+    Args:
+        text: as it came.
+        limit: characters that are kept, from the beginning; further ones are counted.
+    Returns: text on one line that any terminal shows as it is and UTF-8 can hold.
+    """
+    kept = " ".join(text[:limit].split())
+    if not kept.isascii() or not kept.isprintable():
+        kept = "".join(_escaped(char) if unicodedata.category(char) in _UNSEEN else char for char in kept)
+    left = len(text) - limit
+    return f"{kept} … and {left} more characters" if left > 0 else kept
+
+
+def _escaped(char: str) -> str:
+    return char.encode("unicode_escape").decode("ascii")
+
+
+def writable(text: str, limit: int = SHOWN) -> str:
+    """Cut a text and replace what UTF-8 cannot hold, so that it can be part of a record; line breaks stay."""
+    if len(text) > limit:
+        text = f"{text[:limit]} … and {len(text) - limit} more characters"
+    return text.encode("utf-8", "replace").decode()
+
+
+def shortened(value: Any) -> str:
+    """Show any value for a message, as `repr` does, at a size that fits; nesting without end takes no time."""
+    return printable(_VALUES.repr(value), 300)
+
+
+def cell(text: str) -> str:
+    """Make a text fit for a cell of a Markdown table: one line, without marks that mean something there."""
+    escaped = printable(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return escaped.replace("|", "\\|").replace("`", "\\`")

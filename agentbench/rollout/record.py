@@ -1,0 +1,176 @@
+"""What an env and an author gave, made into records. Whatever could not be written down fails here, inside its episode.
+
+The scheduler calls this within the guard that turns exceptions into recorded failures, so that one odd value (half a
+surrogate pair, an integer beyond 64 bits, a key that is no text, a missing `success`) costs its own episode and never
+the run. Leaves out when an episode ends (`schedule`).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import orjson
+
+from ..env import INFO_KEYS, Info
+from ..errors import EnvFailure
+from ..foreign import shortened, writable
+from ..policy import Decision, View
+from ..runs.episodes import encode_episode
+from ..types import Action, End, Failure, Parent, Trajectory, Turn
+from .episode import Episode
+
+
+def check_moment(observation: Any, info: Any) -> None:
+    """Check what `reset`, `restore` or `step` showed, as far as a record or a prompt depends on it.
+
+    Raises: EnvFailure: names what is wrong.
+    """
+    if not isinstance(observation, str):
+        raise EnvFailure(f"the observation must be text, got {shortened(observation)}")
+    if not isinstance(info, Mapping):
+        raise EnvFailure(f"info must be a dict, got {shortened(info)}")
+    for key, meaning in INFO_KEYS.items():
+        if key not in info:
+            raise EnvFailure(f"info lacks the key {key!r} ({meaning})")
+    commands, score, success = info["admissible"], info["score"], info["success"]
+    if not isinstance(commands, list | tuple) or not all(isinstance(item, str) for item in commands):
+        raise EnvFailure(f"info['admissible'] must list texts, got {shortened(commands)}")
+    if not isinstance(success, bool | np.bool_):
+        raise EnvFailure(f"info['success'] must be a bool, got {shortened(success)}")
+    if not 0.0 <= float(score) <= 1.0:  # NaN is not either; JSON could not hold it
+        raise EnvFailure(f"info['score'] must lie in [0, 1], got {shortened(score)}")
+    for text in (observation, *commands):
+        if not text.isascii():
+            text.encode()  # raises for half a surrogate pair
+
+
+def opening_of(info: Info) -> Info:
+    """Copy the env's own values at reset, so that a value which the env changes in place is seen to change."""
+    own = {name: value for name, value in info.items() if name not in INFO_KEYS}
+    try:
+        return copy.deepcopy(own)
+    except Exception:  # an object that cannot be copied; it is refused once it would be recorded
+        return own
+
+
+def make_turn(
+    view: View, decision: Decision, label: Action | None, reward: Any, info: Info, opening: Info
+) -> Turn:
+    """Write down one turn.
+
+    Args:
+        view: the episode before the step.
+        decision: what was said.
+        label: what another author would have said.
+        reward: what the env paid.
+        info: the env's, after the step.
+        opening: the env's info at reset; what has not changed since is not repeated.
+    Raises: EnvFailure, TypeError: a value cannot be written down.
+    """
+    paid = float(reward)
+    if not math.isfinite(paid):
+        raise EnvFailure(f"the reward must be a finite number, got {reward}")
+    own = {
+        name: value
+        for name, value in info.items()
+        if name not in INFO_KEYS and not _equal(opening.get(name), value)
+    }
+    penalty = view.spec.invalid_penalty if decision.invalid else 0.0
+    return Turn(
+        index=len(view.turns),
+        observation=view.observation,
+        action=decision.action,
+        env_action=decision.env_action,
+        reward=paid - penalty,
+        context_ids=decision.context_ids,
+        fresh=decision.fresh,
+        invalid=decision.invalid,
+        penalty=penalty,
+        label=label,
+        shown=decision.shown,
+        info=_plain(own) if own else {},
+    )
+
+
+def _equal(old: Any, new: Any) -> bool:
+    """Compare two values of an env's own; arrays, which compare by element, count as different."""
+    try:
+        return bool(old == new)
+    except Exception:
+        return False
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    """Copy an env's values through JSON: they are writable, and what the env does to them later changes no record."""
+    copied: dict[str, Any] = orjson.loads(orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY))
+    return copied
+
+
+def scored(
+    episode: Episode, turns: Sequence[Turn], end: End, observation: str, info: Info, seconds: float
+) -> Trajectory:
+    """Write down an episode that went through.
+
+    Raises: EnvFailure or what the encoder raises: it could not be put on record.
+    """
+    trajectory = Trajectory(
+        **_frame(episode, turns, end, seconds),
+        success=bool(info["success"]),
+        score=float(info["score"]),
+        task_type=str(info["task_type"]),
+        final_observation=observation,
+    )
+    encode_episode(trajectory)
+    return trajectory
+
+
+def broken(
+    episode: Episode, turns: Sequence[Turn], failure: Failure, task_type: str, seconds: float
+) -> Trajectory:
+    """Write down an episode that its infrastructure broke; what of it cannot be written is left out."""
+    whole = Trajectory(
+        **_frame(episode, turns, "error", seconds),
+        success=None,
+        score=0.0,
+        task_type=writable(task_type),
+        error=failure,
+    )
+    try:
+        encode_episode(whole)
+    except Exception:
+        return Trajectory(
+            **_frame(episode, (), "error", seconds),
+            success=None,
+            score=0.0,
+            task_type=writable(task_type),
+            error=failure,
+        )
+    return whole
+
+
+def failure_of(error: BaseException, where: Any) -> Failure:
+    """Describe an exception for the records; its message may hold anything, and may itself fail to be made."""
+    try:
+        message = str(error)
+    except Exception:
+        message = "(its message cannot be made)"
+    return Failure(writable(type(error).__name__), writable(message), where)
+
+
+def _frame(episode: Episode, turns: Sequence[Turn], end: End, seconds: float) -> dict[str, Any]:
+    start = episode.start
+    return {
+        "id": episode.key,
+        "env": episode.spec.id,
+        "task": episode.task,
+        "seed": episode.seed,
+        "turns": tuple(turns),
+        "end": end,
+        "repeat": episode.repeat,
+        "parent": Parent(start.trajectory.id, start.turn) if start else None,
+        "seconds": seconds,
+    }
