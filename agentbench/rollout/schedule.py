@@ -104,6 +104,7 @@ class _Rollout:
         self.waiting.append(run)
 
     def _take_env(self, spec: EnvSpec) -> TextEnv:
+        # used again, since `reset` makes an env as new and making one may load a catalogue
         for position, (owner, env) in enumerate(self.idle_envs):
             if owner is spec:
                 del self.idle_envs[position]
@@ -117,6 +118,7 @@ class _Rollout:
         start = episode.start
         turns = list(start.trajectory.turns[: start.turn])
         fork = (start.trajectory.id, start.turn)
+        # every branch of a fork starts from one snapshot; replaying its turns for each would cost their number
         if env.can_snapshot and fork in self.forks:
             observation, info = env.restore(self.forks[fork])
             return observation, info, turns
@@ -129,6 +131,7 @@ class _Rollout:
 
     def ask(self) -> None:
         """Hand every waiting episode to the author of its next turn."""
+        # all at once: an engine that sees the whole batch shares prompts that begin alike
         by_author: dict[str, list[View]] = {}
         for run in self.waiting:
             author = author_of(run.episode.authors, len(run.view.turns))
@@ -175,9 +178,8 @@ class _Rollout:
         if decision.end and run.view.turns:
             self._end(run, "context_full")
             return
-        if (
-            decision.end
-        ):  # nobody has spoken yet: that is no failure of the agent, and trying again would not help
+        if decision.end:
+            # Nobody has spoken yet: that is no failure of the agent, and trying again would not help.
             self.attempts[run.episode.key] = self.limits.retries + 1
             message = "the first prompt does not fit the context"
             self._drop(run, decision.failure or Failure(ContextFull.__name__, message, "engine"))
@@ -281,7 +283,7 @@ class _Rollout:
 
     def _drop(self, run: _Running, failure: Failure, *, hung: bool = False) -> None:
         """Retry or record an episode that its infrastructure broke; its env is closed and not used again."""
-        self._close(run)
+        self._close(run)  # before anything can fail: the author may hold memory for it
         self.threads.close(run.env, hung=hung)
         self._fail(run.episode, run.started, run.view.turns, failure, str(run.view.info.get("task_type", "")))
 

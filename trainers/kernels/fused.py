@@ -98,8 +98,10 @@ class _Fused(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         (head, rule, wanted), (vocab_size, temperature, step) = plan, settings
         grads = HeadGradient(hidden_ND, head, vocab_size, wanted)
+        # sums of many tokens in bfloat16 would stop growing at a few hundred
         loss = torch.zeros((), dtype=wide(hidden_ND.dtype), device=hidden_ND.device)
         first_N, second_N = (loss.new_empty(len(hidden_ND)) for _ in range(2))
+        # the dtypes below are chosen one by one; autocast would choose again
         with torch.autocast(hidden_ND.device.type, enabled=False):
             for rows in chunks(len(hidden_ND), step):
                 logp_CV, slope_CV = grads.ready.log_probs(hidden_ND[rows], temperature)

@@ -56,7 +56,7 @@ class Head:
         slope_CV = None
         if self.cap is not None:
             logits_CV = logits_CV.div_(self.cap).tanh_()
-            slope_CV = 1.0 - logits_CV * logits_CV
+            slope_CV = 1.0 - logits_CV * logits_CV  # of tanh, while its value is at hand
             logits_CV *= self.cap
         if temperature != 1.0:
             logits_CV /= temperature

@@ -27,6 +27,7 @@ class SupportRule:
     def __call__(self, logp_CV: Tensor, rows: slice) -> ChunkTerms:
         """Value and gradient of a chunk of rows."""
         ids_CK = self.ids_XK[rows]
+        # K numbers of a row are few: autograd works out their slopes, and only the softmax around them is ours
         student_CK = logp_CV.gather(1, ids_CK).requires_grad_()
         with torch.enable_grad():
             value_C = on_support(

@@ -24,6 +24,7 @@ _LOG = logging.getLogger(__name__)
 _CAPACITY_STEP = 64
 _FIRST_ROWS = 4
 _MASK_LIMIT = 2**26
+"""Entries [queries, keys] of one attention mask: long pieces of prompt over a long cache would need gigabytes."""
 _SHARED = 32
 """Prompts with fewer tokens in common are not worth a copy."""
 
@@ -131,7 +132,7 @@ class SlotBatch:
         self._settings.put(row, job.request.sampling, job.request.seed, job.room)
         self._choices.put(row, job.request.choices)
         self._table.begin(row, job.prompt)
-        if not self._forward.keeps:
+        if not self._forward.keeps:  # the table believes that the last turn's tokens are held
             self._table.length[row] = 0
         return True
 
@@ -148,6 +149,7 @@ class SlotBatch:
         for row in fresh:
             if self._table.length[row] < _SHARED:
                 firsts.setdefault(self._table.tokens[row, :_SHARED].tobytes(), row)
+        # the members of a group wait for their first: copying keys costs far less than computing them again
         later = [row for row in fresh if self._table.length[row] < _SHARED and row not in firsts.values()]
         for rows in ([row for row in fresh if row not in later], later):
             rows = [row for row in rows if row in self.running]
@@ -170,11 +172,13 @@ class SlotBatch:
         table = self._table
         piece = max(1, min(self._prefill_tokens, _MASK_LIMIT // table.capacity))
         for row in rows:
+            # a long prompt goes alone: beside it short ones would be padded to its length
             while table.known[row] - table.length[row] > piece and int(row) in self.running:
                 self._advance(row[None], until=table.length[row][None] + piece)
         rows = np.array([row for row in rows if int(row) in self.running], np.int64)
         work = table.known[rows] - table.length[rows]
         group: list[int] = []
+        # shortest first, so that neighbours are padded by little; an error fails one group and not the others
         for index in np.argsort(work, kind="stable"):
             if group and (len(group) + 1) * work[index] > piece:
                 self._advance(np.sort(rows[group]))
@@ -232,6 +236,7 @@ class SlotBatch:
         """Make rows long enough; where memory ends, idle caches go first, then the youngest jobs start over."""
         if tokens <= self._table.capacity:
             return
+        # by half at least: a cache that grew by one step at a time would be copied as often as it has steps
         wanted = min(self._max_context, max(tokens, self._table.capacity * 3 // 2))
         capacity = -(-wanted // _CAPACITY_STEP) * _CAPACITY_STEP
         rows = min(self._table.rows, self._row_limit(capacity))
@@ -289,8 +294,10 @@ class SlotBatch:
         ended = (new[:, None] == self._end_ids).any(-1)
         for at, row in enumerate(rows):  # a chat template's own end token belongs to its requests alone
             ended[at] |= int(new[at]) in self.running[int(row)].request.end_ids
+        # a guided reply is over when its choice is, whatever tokens that holds
         stopped = np.where(guided, complete, ended)
         stopped |= np.array([self._says_stop(int(row)) for row in rows], bool)
+        # NaN sorts anywhere and would be sampled as if it were a token: such a job fails, and its row is wiped
         finite = np.isfinite(logprobs)
         over = stopped | (settings.position + 1 >= settings.max_tokens)
         for index in np.flatnonzero(over & finite):

@@ -66,6 +66,7 @@ class SlotCache:
         heads, dim = new.shape[1], new.shape[3]
         assert self._write is not None
         buffer.index_copy_(0, self._write, new.transpose(1, 2).reshape(-1, heads * dim))
+        # a view where the rows lie together: reading the keys of a step in place is what makes it cheap
         held = buffer[: self.trash].view(self.rows, self.capacity, heads, dim)[:, : self._width]
         chosen = held[self._read] if isinstance(self._read, slice) else held.index_select(0, self._read)
         return chosen.transpose(1, 2)
@@ -111,6 +112,7 @@ class SlotCache:
             new[: self.trash].view(rows, capacity, -1)[: len(source), :shared] = old.index_select(0, index)
             return new
 
+        # layer by layer, so that old and new buffers never stand side by side for more than one of them
         for layer, (keys, values) in list(self._layers.items()):
             self._layers[layer] = (moved(keys), moved(values))
 

@@ -227,7 +227,7 @@ class HFEngine(Engine):
         joined = 0
         for job in list(self._waiting):
             if self._batch.is_busy(job.request.slot):
-                continue
+                continue  # one conversation has one row: its next request waits, those behind it do not
             if not self._batch.admit(job):
                 break
             self._waiting.remove(job)
@@ -252,6 +252,7 @@ class HFEngine(Engine):
             message = str(error) if isinstance(error, EngineFailure) else f"{type(error).__name__}: {error}"
             return Completion(key, failure=EngineFailure(message))
         ended = bool(ids) and (ids[-1] in self._end_ids or ids[-1] in outcome.job.request.end_ids)
+        # the end token stays among the ids, since it was sampled and is trained on; the text is without it
         said = ids[:-1] if ended else ids
         text = self.tokenizer.decode(said, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return Completion(key, Action(text, ids, outcome.logprobs, outcome.finish, self.policy_version))
@@ -306,7 +307,7 @@ class HFEngine(Engine):
         """Replace the weights and drop every cache; running requests start over, so no reply mixes two policies."""
         try:
             copy_weights(self.model, named_tensors)
-        finally:
+        finally:  # also when it broke half-way: old keys fit no mixture of weights
             self._batch.clear()
             self._collect()
             self.policy_version += 1

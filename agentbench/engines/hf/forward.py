@@ -87,14 +87,18 @@ class CachedForward:
         at = batch.searchsorted(rows)
         start_B, end_B = np.full(len(batch), query), np.full(len(batch), query)
         start_B[at], end_B[at] = starts, ends
+        # aligned at the ends, the last logits of all rows lie in one column: the head runs there and nowhere else
         position_BQ = end_B[:, None] - query + np.arange(query)
         real_BQ = position_BQ >= start_B[:, None]
         position_BQ = np.where(real_BQ, position_BQ, 0)
+        # padding has to be written somewhere, since one index_copy writes the whole rectangle: to a spare position
         flat_BQ = np.where(real_BQ, batch[:, None] * self.cache.capacity + position_BQ, self.cache.trash)
         held = np.minimum(batch, len(tokens) - 1)  # spare rows of the cache are unknown to the caller
         token_BQ = np.where(real_BQ, tokens[held[:, None], position_BQ], 0)
         device = self.model.device
-        packed = torch.from_numpy(np.stack([token_BQ, position_BQ, flat_BQ])).to(device)
+        packed = torch.from_numpy(np.stack([token_BQ, position_BQ, flat_BQ])).to(
+            device
+        )  # one transfer, not three
         width = min(self.cache.capacity, -(-int(ends.max()) // KEY_STEP) * KEY_STEP)
         self.cache.aim(
             packed[2].reshape(-1),
@@ -124,6 +128,7 @@ class CachedForward:
         import torch
 
         dtype = self.model.dtype
+        # The mask's least value is finite, as everywhere in transformers: rows of -inf are NaN in some kernels.
         seen_BQK = torch.arange(width, device=token_BQ.device) <= position_BQ[:, :, None]
         mask_B1QK = torch.where(
             seen_BQK,
