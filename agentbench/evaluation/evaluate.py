@@ -27,9 +27,10 @@ from ..rollout.episode import Episode, Limits
 from ..rollout.schedule import run_episodes
 from ..runs.episodes import EPISODES, Key, read_episodes
 from ..runs.folder import RunFolder, check_output, read_timings
+from ..runs.own import require_ours
 from ..runs.report import write_pages
 from ..runs.resume import EVALUATION
-from ..runs.summary import Assignment, Summary, require_ours, summarise
+from ..runs.summary import Assignment, Summary, summarise
 from ..trainer import Team
 from ..types import Trajectory, episode_seed
 from .panels import Panel, ResolvedPanel, digest, load_panel, split_as_panel

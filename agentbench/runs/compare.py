@@ -18,8 +18,9 @@ from ..types import Trajectory
 from .episodes import Key
 from .files import read_json
 from .folder import VERSIONS, run_config
+from .own import read_run
 from .stats import Estimate, bootstrap_mean, detectable, mcnemar, sign_flip
-from .summary import Assignment, read_plan, read_run
+from .summary import Assignment, read_plan
 
 _MOVES_NOTHING = frozenset(
     {
