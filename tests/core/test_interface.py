@@ -30,7 +30,8 @@ SIGNATURES = {
     "register_gymnasium": "(spec, entry_point=None)",
     "segment": "(trajectory, keep=None)",
     "read_episodes": "(path)",
-    "evaluate": "(config, *, resume=False, retry_errors=False, policy=None, progress=None, team=None, engine=None)",
+    "evaluate": "(config, *, resume=False, retry_errors=False, policy=None, progress=None, team=None, say=None, "
+    "engine=None)",
     "train": "(config, *, resume=False, report=<built-in function print>)",
     "compare_runs": "(run_a, run_b)",
     "summarise_run": "(run, max_error_rate=None)",

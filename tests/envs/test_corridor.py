@@ -119,5 +119,5 @@ def test_snapshot_is_taken_by_value():
 
 @pytest.mark.parametrize("task", [None, "7-3-white-black-right", "3-2-red-blue-left"])
 def test_conformance(task):
-    report = check_env(SPEC, task=task)
+    report = check_env(SPEC, task=task, name="corridor")
     assert not report.skipped

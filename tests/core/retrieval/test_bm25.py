@@ -121,7 +121,7 @@ def test_an_index_on_disk_is_the_one_in_memory(tmp_path, monkeypatch):
     for name in Bm25Index.ARRAYS:
         assert getattr(stored, name).tolist() == getattr(held, name).tolist(), name
     assert sorted(path.name for path in (tmp_path / "index").iterdir()) == sorted(
-        [f"{name}.npy" for name in Bm25Index.ARRAYS] + ["documents.npy"]
+        [f"{name}.npy" for name in Bm25Index.ARRAYS] + ["documents.npy", ".digests.json"]
     )
     again = pickle.loads(pickle.dumps(held))
     assert again.search(["t1", "t5"], 5)[0].tolist() == held.search(["t1", "t5"], 5)[0].tolist()

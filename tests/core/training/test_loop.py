@@ -189,7 +189,7 @@ def test_dry_run_checks_and_trains_nothing(model, tmp_path, capsys):
     assert main(config, ["seed=7"], dry_run=True) == 0
     assert yaml.safe_load(capsys.readouterr().out)["seed"] == 7
     assert not (tmp_path / "dry").exists()
-    with pytest.raises(ConfigError, match="no configuration file"):
+    with pytest.raises(ConfigError, match="cannot read the configuration"):
         main(tmp_path / "absent.yaml", [])
 
 

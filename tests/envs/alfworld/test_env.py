@@ -193,7 +193,7 @@ def test_decoys_run_other_errands():
     "task", [None, "small/pick_two_obj_and_place/7", "real/pick_heat_then_place_in_recep/3"]
 )
 def test_conformance(task):
-    report = check_env(SPEC, task=task)
+    report = check_env(SPEC, task=task, name="alfworld")
     assert not report.skipped
 
 

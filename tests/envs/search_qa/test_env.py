@@ -29,7 +29,7 @@ def start(**options):
 
 @pytest.mark.parametrize("name", ["verl-agent", "search-r1"])
 def test_conformance(name):
-    report = check_env(SPEC, options={"split": "plain-test", "protocol": name})
+    report = check_env(SPEC, options={"split": "plain-test", "protocol": name}, name="search-qa")
     assert set(report.passed) == set(CHECKS)
 
 

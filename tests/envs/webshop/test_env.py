@@ -22,7 +22,7 @@ def start(task=None, **options):
 
 
 def test_the_env_keeps_every_promise_of_the_contract():
-    report = check_env(dataclasses.replace(SPEC, splits=MINI))
+    report = check_env(dataclasses.replace(SPEC, splits=MINI), name="webshop")
     assert "oracle_midway" in report.passed
     assert report.skipped == {}
 

@@ -154,6 +154,13 @@ def test_training_takes_weights_from_this_machine_alone():
     assert "--worker-extension-cls" not in Serving("m", "teacher").command()
     with pytest.raises(UsageError, match="ssh -L"):
         Serving("m", "training", host="0.0.0.0")
+
+
+def test_beyond_this_machine_a_server_has_a_key(monkeypatch):
+    monkeypatch.delenv("VLLM_API_KEY", raising=False)
+    with pytest.raises(UsageError, match="a key is needed"):
+        Serving("m", "teacher", host="0.0.0.0")
+    monkeypatch.setenv("VLLM_API_KEY", "k")
     assert option(Serving("m", "teacher", host="0.0.0.0").command(), "--host") == "0.0.0.0"
 
 
