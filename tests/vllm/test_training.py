@@ -104,5 +104,5 @@ def test_a_vllm_teacher_teaches_as_the_local_one_does(models, tmp_path):
 
 def test_a_teacher_without_a_distribution_is_refused_where_one_is_needed(models, tmp_path):
     path = write_config(models, tmp_path / "full", engine="hf", backend="vllm", algorithm="gkd")
-    with pytest.raises(UsageError, match="full"):
+    with pytest.raises(UsageError, match="whole vocabulary"):
         main(path, [])
