@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from agentbench import cli as commands
 from agentbench.cli import run
 from agentbench.dialogue.prompt import load_prompt
 from agentbench.engines.vllm.serve import Serving
@@ -212,10 +211,6 @@ def test_wrong_types_through_gymnasium_are_type_errors(gym_id):
     for action in (None, 7, b"look", ["look"]):
         with pytest.raises(TypeError, match="text"):
             env.step(action)
-
-
-def test_the_parser_of_commands_is_ours(monkeypatch):
-    assert isinstance(commands.app.info.cls, type)
 
 
 DRY = {

@@ -11,6 +11,7 @@ from agentbench.envs.corridor import CorridorEnv
 from agentbench.errors import ContractError, MissingData
 from agentbench.registry import env_spec
 from agentbench.testing import check_env
+from agentbench.testing.checks import CHECKS
 
 SPEC = corridor.SPEC
 EXAMPLES = ROOT / "examples"
@@ -227,3 +228,91 @@ def test_checks_that_do_not_apply_are_listed_with_a_reason():
         "decoy": "the env has no decoy",
         "task_order": "the spec was given as an object, so no other process can load it",
     }
+
+
+def late(change):
+    """A corridor whose other tasks, not its first, break a promise from the second step on."""
+    first = SPEC.tasks(SPEC.splits[0])[0]
+
+    class LateEnv(CorridorEnv):
+        def step(self, action):
+            answer = list(CorridorEnv.step(self, action))
+            self.count = getattr(self, "count", 0) + 1
+            return tuple(answer) if answer[4]["task"] == first else tuple(change(answer, self.count))
+
+    return replace(SPEC, make=LateEnv)
+
+
+def put(place, value):
+    def change(answer, count):
+        answer[place] = value
+        return answer
+
+    return change
+
+
+def info(**own):
+    def change(answer, count):
+        answer[4] |= {name: value(count) if callable(value) else value for name, value in own.items()}
+        return answer
+
+    return change
+
+
+def clock(answer, count):
+    answer[0] += f" {random.random()}"
+    return answer
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        clock,
+        put(0, None),
+        put(0, 7),
+        put(0, "half \ud83d"),
+        put(1, float("nan")),
+        info(own=2**70),
+        info(own=float("nan")),
+        info(task="another"),
+        info(task_type=lambda count: f"type {count}"),
+        info(invalid="yes"),
+        info(label="x"),
+    ],
+)
+def test_a_promise_that_only_other_tasks_break_is_seen(change):
+    with pytest.raises(ContractError, match="fails the check 'every_split'"):
+        check_env(late(change), skip=("gymnasium",))
+
+
+@pytest.mark.parametrize(
+    ("command", "parser"),
+    [("Go left", "tags:30"), ("go <action>left", "tags:30"), ("go </action>", "tags:30"), ("向左走", "tags:30"),
+     ("go\nleft", "plain"), ("go left\u2028now", "plain")],
+)  # fmt: skip
+def test_a_command_that_no_model_can_give_is_named(command, parser):
+    class SpokenEnv(CorridorEnv):
+        def _info(self, task):
+            known = CorridorEnv._info(self, task)
+            return {**known, "admissible": [*known["admissible"], command]}
+
+    with pytest.raises(ContractError, match="fails the check 'spoken'"):
+        check_env(replace(SPEC, make=SpokenEnv, parser=parser), skip=("gymnasium",))
+
+
+def test_tasks_in_the_order_of_a_set_are_seen_by_another_process(tmp_path):
+    (tmp_path / "setty.py").write_text(
+        "from dataclasses import replace\n"
+        "from agentbench.envs.corridor import SPEC as KNOWN\n"
+        "SPEC = replace(KNOWN, splits=('train',), tasks=lambda split: tuple(set(KNOWN.tasks('train')[:50])))\n"
+    )
+    name = f"{tmp_path / 'setty.py'}:SPEC"
+    everything_else = tuple(name for name in CHECKS if name != "task_order")
+    with pytest.raises(ContractError, match=r"task_order.*PYTHONHASHSEED"):
+        check_env(env_spec(name), name=name, skip=everything_else)
+
+
+def test_the_running_check_is_told():
+    told = []
+    check_env(SPEC, progress=told.append)
+    assert told == list(CHECKS)
