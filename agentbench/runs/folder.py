@@ -220,11 +220,6 @@ def read_timings(path: Path) -> Timings:
     return Timings(seconds, wall, dict(usage))
 
 
-def first_difference(old: Any, new: Any, where: str = "") -> tuple[str, Any, Any] | None:
-    """Find the first place where two nested values differ: (dotted key, old, new); None when equal."""
-    return next(changes(old, new, where), None)
-
-
 def _resume_refused(path: Path, key: str, old: Any, new: Any) -> str:
     was, now, why = shortened(old), shortened(new), PINNED_BECAUSE.get(key, "")
     return (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -168,11 +168,6 @@ def find_task(task_id: str) -> Task:
 def _read(task_id: str, record: Record) -> Task:
     task = read_task(record)
     return replace(task, id=task_id, stratum=task.stratum or task.benchmark)
-
-
-def iter_tasks(split: str) -> Iterator[Task]:
-    """Load the tasks of a split in order."""
-    return (find_task(task_id) for task_id in tasks(split))
 
 
 _HUB: Any = "https://raw.githubusercontent.com"

@@ -322,8 +322,3 @@ def _exit_code(outcome: Outcome) -> int:
     if outcome.ended or outcome.status is None or not os.WIFEXITED(outcome.status):
         return 0
     return os.WEXITSTATUS(outcome.status)
-
-
-def with_limits(task: Task, **limits: float) -> Task:
-    """The task with other limits."""
-    return replace(task, **limits)  # type: ignore[arg-type]

@@ -233,7 +233,8 @@ class SearchQAExpert:
 
     def act(self) -> str:
         """Return the command to give now."""
-        now, last = self.env.now, self.env.now.replies + 1 >= self.env.rules.replies
+        now = self.env.now
+        last = not self.env.rules.may_search(now.replies + 1)
         wanted = self.wanted(self.env.question)
         if wanted.plan is None:
             return answer(wanted.answers[0]) if last or now.searches else search(wanted.text)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -188,8 +187,3 @@ def _shared_libraries(item: Interpreter) -> list[str]:
     if item.base in ("/usr", "/usr/local") or not folder.is_dir():
         return []
     return sorted(str(path) for path in folder.iterdir() if ".so" in path.name and path.is_file())
-
-
-def default_python() -> str:
-    """The interpreter that this process runs on, without its virtual environment."""
-    return sys.executable

@@ -7,7 +7,8 @@ import pytest
 
 from agentbench.errors import CorruptData, MissingData, UsageError
 from agentbench.runs.episodes import decode_episode, encode_episode, read_episodes
-from agentbench.runs.folder import RunFolder, first_difference, read_timings, run_config
+from agentbench.runs.folder import RunFolder, read_timings, run_config
+from agentbench.runs.resume import changes
 from agentbench.types import Action, Failure, Parent, Trajectory, Turn, to_dict
 
 
@@ -190,10 +191,10 @@ def test_versions_are_written_once_and_bind_on_resume(tmp_path):
             run.fix_versions({"policy": {"sampling": (1, 3)}}, binding=("policy",))
 
 
-def test_first_difference_walks_nested_values():
-    assert first_difference({"a": {"b": 1}}, {"a": {"b": 1}}) is None
-    assert first_difference({"a": {"b": 1}}, {"a": {"b": 2}}) == ("a.b", 1, 2)
-    assert first_difference({"a": 1}, {"a": 1, "c": None}) == ("c", "(not set)", None)
+def test_changes_walk_nested_values():
+    assert list(changes({"a": {"b": 1}}, {"a": {"b": 1}})) == []
+    assert list(changes({"a": {"b": 1}}, {"a": {"b": 2}})) == [("a.b", 1, 2)]
+    assert list(changes({"a": 1}, {"a": 1, "c": None})) == [("c", "(not set)", None)]
 
 
 def test_records_of_schema_1_are_read_with_their_facts_in_fields():

@@ -1,14 +1,12 @@
 """The expert: shortest plans, by hand and by breadth-first search, from the start and from anywhere else."""
 
-import json
 import random
 import re
-import tarfile
 from dataclasses import replace
 from importlib.resources import files
 
 import pytest
-from places import SHARED_DATA
+from official_games import official_games
 
 from agentbench.envs.alfworld.generate.generate import TASK_TYPES, Difficulty, game_for, generate_game
 from agentbench.envs.alfworld.generate.problem import Furniture, Household, Thing, goal_formula, problem_text
@@ -18,7 +16,6 @@ from agentbench.envs.alfworld.play.state import Action, bits
 from agentbench.envs.alfworld.players.expert import DeadEnd, Expert, command_of, optimal_length
 from agentbench.errors import UsageError
 
-DATA = SHARED_DATA / "alfworld"
 LOGIC = files("agentbench.envs.alfworld") / "logic"
 TINY = Difficulty(
     receptacles=(4, 6),
@@ -335,20 +332,6 @@ def test_an_expert_can_be_asked_about_many_states_in_any_order():
 
 
 # --- official games ---
-
-
-def official_games(split, most):
-    archive = DATA / f"{split}.tar.xz"
-    if not archive.exists():
-        pytest.skip(f"no official games at {archive}")
-    found = 0
-    with tarfile.open(archive, "r:xz") as members:
-        for member in members:
-            if member.name.endswith("game.tw-pddl"):
-                yield Game.from_json(json.load(members.extractfile(member)), member.name)
-                found += 1
-                if found == most:
-                    return
 
 
 def assert_masters(game, rng, strolls):

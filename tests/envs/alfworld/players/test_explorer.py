@@ -1,18 +1,15 @@
 """The text-only player: it searches, remembers, and never needs more than it could read."""
 
-import json
 import random
-import tarfile
 
 import pytest
-from places import SHARED_DATA
+from official_games import official_games
 
 from agentbench.envs.alfworld.generate.generate import TASK_TYPES, Difficulty, game_for, generate_game
 from agentbench.envs.alfworld.play.session import Game, Session
 from agentbench.envs.alfworld.players.explorer import Explorer
 from agentbench.errors import UsageError
 
-DATA = SHARED_DATA / "alfworld"
 INTRODUCTION = (
     "-= Welcome to TextWorld, ALFRED! =-\n\nYou are in the middle of a room. Looking quickly around you, you see "
     "a cabinet 2, a cabinet 1, a countertop 1, a fridge 1, a microwave 1, and a sidetable 1.\n\n"
@@ -102,20 +99,6 @@ def test_it_puts_down_what_it_does_not_need():
 def test_a_sentence_of_another_sort_is_refused():
     with pytest.raises(UsageError, match=r"'slice the bread\.' is none of the official task sentences"):
         Explorer(INTRODUCTION.format("slice the bread."))
-
-
-def official_games(split, most):
-    archive = DATA / f"{split}.tar.xz"
-    if not archive.exists():
-        pytest.skip(f"no official games at {archive}")
-    found = 0
-    with tarfile.open(archive, "r:xz") as members:
-        for member in members:
-            if member.name.endswith("game.tw-pddl"):
-                yield Game.from_json(json.load(members.extractfile(member)), member.name)
-                found += 1
-                if found == most:
-                    return
 
 
 def test_it_wins_official_games():
