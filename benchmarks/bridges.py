@@ -1,12 +1,14 @@
 """Measures the bridges: ALFWorld's hook beside TextWorld, WebShop's stand-in, and served environments over the wire.
 
-    python benchmarks/bridges.py alfworld FOLDER_WITH_GAMES --output alfworld.json
+    python benchmarks/bridges.py alfworld FOLDER_WITH_GAMES --output alfworld.json [--pieces 1]
     python benchmarks/bridges.py webshop FOLDER_WITH_FILES --output webshop.json
     python benchmarks/bridges.py served --output served.json
 
-`alfworld` plays both sides in one run with the same commands and counts every value that differs; it takes a second
-or two a game, all of it TextWorld's. `webshop` walks at random through the stand-in. `served` plays each environment
-locally and through `agentbench serve-env`'s server with the same commands, alone and with 100 sessions at once.
+`alfworld` plays both sides in one process with the same commands and counts every value that differs; it takes a few
+seconds a game, all of them TextWorld's. So it goes in pieces, each a batch size on a quarter of the games: pieces that
+are in the output are not played again, and `--pieces` stops after some. `webshop` walks at random through the
+stand-in. `served` plays each environment locally and through `agentbench serve-env`'s server with the same commands,
+alone and with 100 sessions at once.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import platform
 import random
 import sys
 import time
+from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,8 +30,10 @@ sys.path[:] = [
     folder for folder in sys.path if Path(folder or ".").resolve() != Path(__file__).resolve().parent
 ]
 
-BATCHES = {"8": None, "3": 24, "1": 20}
-"""Games at once, and how many of the games are played so; None plays all."""
+BATCHES = (8, 3, 1)
+"""Games at once; every size plays all games."""
+
+QUARTERS = 4
 
 
 def main() -> int:
@@ -40,13 +45,13 @@ def main() -> int:
     parser.add_argument("folder", nargs="?", type=Path)
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--batch", choices=BATCHES, help="alfworld: just this batch size")
+    parser.add_argument("--pieces", type=int, default=99, help="alfworld: play at most so many pieces now")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     started = time.monotonic()
     measured: dict[str, Any]
     if options.part == "alfworld":
-        measured = alfworld(options.folder, options.seed, [options.batch] if options.batch else list(BATCHES))
+        measured = alfworld(options.folder, options.seed, options.pieces, options.output)
     elif options.part == "webshop":
         measured = webshop(options.folder, options.steps, options.seed)
     else:
@@ -80,31 +85,71 @@ def machine() -> dict[str, Any]:
     }
 
 
-def alfworld(folder: Path, seed: int, sizes: list[str]) -> dict[str, Any]:
-    """Play every game below a folder on both sides, in batches of three sizes."""
-    from agentbench.bridges import SideBySide
-    from agentbench.envs.alfworld.side_by_side import Plan, find_games, play
+def alfworld(folder: Path, seed: int, pieces: int, output: Path | None) -> dict[str, Any]:
+    """Play every game below a folder on both sides, once in batches of each size."""
+    from agentbench.envs.alfworld.side_by_side import find_games
 
     files = find_games([str(folder)])
-    parts = []
-    differences: list[str] = []
-    for size, count in ((int(name), BATCHES[name]) for name in sizes):
-        report = SideBySide()
-        chosen = sorted(random.Random(seed + size).sample(files, min(count or len(files), len(files))))
-        rounds = -(-len(chosen) // size)
-        play(chosen, Plan(size, rounds, seed=seed + size), report)
-        play(
-            chosen[:size], Plan(size, 3, steps=6), report
-        )  # three laps of a pool of one batch, seeded by nobody
-        differences += report.differences
-        times = {
-            name: {"original": round(a, 3), "ours": round(b, 5), "faster": round(a / b)}
-            for name, (a, b) in report.seconds.items()
-        }
-        counts = {**report.counts, "differ": len(report.differences)}
-        parts.append({"batch_size": size, "pool": len(chosen), **counts, "seconds": times})
-        print(json.dumps(parts[-1]), file=sys.stderr, flush=True)
-    return {"games": len(files), "batches": parts, "differences": differences}
+    random.Random(seed).shuffle(files)
+    known = json.loads(output.read_text())["pieces"] if output and output.is_file() else []
+    done = {(piece["batch_size"], piece["quarter"]): piece for piece in known}
+    # diagonally, so that a run that is cut off has played many games in batches of all sizes
+    order = [(size, (at + turn) % QUARTERS) for turn in range(QUARTERS) for at, size in enumerate(BATCHES)]
+    for size, quarter in [key for key in order if key not in done][:pieces]:
+        first = not any(key[0] == size for key in done)
+        done[size, quarter] = piece(sorted(files[quarter::QUARTERS]), size, quarter, seed, laps=first)
+        print(json.dumps(done[size, quarter]), file=sys.stderr, flush=True)
+    return {
+        "games": len(files),
+        "batches": [
+            total(size, [row for row in done.values() if row["batch_size"] == size]) for size in BATCHES
+        ],
+        "pieces": list(done.values()),
+        "differences": [words for row in done.values() for words in row["differences"]],
+    }
+
+
+def piece(files: list[str], size: int, quarter: int, seed: int, *, laps: bool) -> dict[str, Any]:
+    """Play some games once, timed, since they are new to both sides; then three laps of a pool of one batch."""
+    from agentbench.bridges import SideBySide
+    from agentbench.envs.alfworld.side_by_side import Plan, play
+
+    fresh, again = SideBySide(), SideBySide()
+    play(files, Plan(size, -(-len(files) // size), seed=seed + size), fresh)
+    if laps:  # seeded by nobody
+        play(files[:size], Plan(size, 3, steps=6), again)
+    both = Counter(fresh.counts) + Counter(again.counts)
+    return {
+        "batch_size": size,
+        "quarter": quarter,
+        "different_games": len(files),
+        "load": round(os.getloadavg()[0], 1),
+        **both,
+        "seconds": {name: {"original": a, "ours": b} for name, (a, b) in fresh.seconds.items()},
+        "differences": fresh.differences + again.differences,
+    }
+
+
+def total(size: int, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Add the pieces of a batch size up."""
+    counts = {
+        name: sum(row[name] for row in rows)
+        for name in ("different_games", "games", "steps", "won", "values")
+    }
+    faster = {
+        part: round(
+            sum(row["seconds"][part]["original"] for row in rows)
+            / sum(row["seconds"][part]["ours"] for row in rows)
+        )
+        for part in ("reset", "step")
+        if rows
+    }
+    return {
+        "batch_size": size,
+        **counts,
+        "differ": sum(len(row["differences"]) for row in rows),
+        "faster": faster,
+    }
 
 
 def webshop(folder: Path, steps: int, seed: int) -> dict[str, Any]:
