@@ -8,7 +8,7 @@
 seconds a game, all of them TextWorld's. So it goes in pieces, each a batch size on a quarter of the games: pieces that
 are in the output are not played again, and `--pieces` stops after some. `webshop` walks at random through the
 stand-in. `served` plays each environment locally and through `agentbench serve-env`'s server with the same commands,
-alone and with 100 sessions at once.
+step by step in turn, then in 100 sessions at once beside one session that does as much.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import json
 import os
 import platform
 import random
+import statistics
 import sys
 import time
 from collections import Counter
@@ -176,36 +177,39 @@ def webshop(folder: Path, steps: int, seed: int) -> dict[str, Any]:
 
 
 def served(steps: int, seed: int) -> dict[str, Any]:
-    """Play each environment locally and over the wire; then with 100 sessions at once."""
+    """Play each environment locally and over the wire; then with 100 sessions at once beside one that plays as much."""
     from agentbench.bridges.episode import Terms
     from agentbench.bridges.openenv import Service
     from agentbench.bridges.serving import serving
-    from agentbench.registry import env_spec
+    from agentbench.registry import env_spec, names
 
     rows = {}
-    for name in ("corridor", "alfworld", "webshop"):
+    for name in names("envs"):
         terms = Terms(env_spec(name))
         with serving(Service(terms, port=0)) as url:
             rows[name] = play_over(url, terms, steps, seed)
-            rows[name]["100 sessions"] = asyncio.run(crowd(url, 100, 10))
+            many, one = (asyncio.run(crowd(url, sessions, 1000 // sessions)) for sessions in (100, 1))
+            rows[name]["sessions"] = {"100": many, "1": one}
+        print(name, json.dumps(rows[name]), file=sys.stderr, flush=True)
     return {"served": rows, "differences": [name for name, row in rows.items() if row["differences"]]}
 
 
 def play_over(url: str, terms: Any, steps: int, seed: int) -> dict[str, Any]:
-    """Play the same commands on both sides, one session."""
+    """Play the same commands on both sides in turn, one session."""
     from websockets.sync.client import connect
 
     rng, spec = random.Random(seed), terms.spec
     local, tasks = spec.make(), terms.tasks(terms.split)
-    wire = here = 0.0
-    played = differences = 0
+    wire: list[float] = []
+    here: list[float] = []
+    differences = 0
     with connect(url.replace("http", "ws") + "/ws") as socket:
 
         def ask(kind: str, **data: Any) -> Any:
             socket.send(json.dumps({"type": kind, "data": data}))
             return json.loads(socket.recv())["data"]
 
-        while played < steps:
+        while len(wire) < steps:
             task = tasks[rng.randrange(len(tasks))]
             answer = ask("reset", task=task, seed=0)
             text, info = local.reset(seed=0, options={"task": task})
@@ -216,40 +220,45 @@ def play_over(url: str, terms: Any, steps: int, seed: int) -> dict[str, Any]:
                 answer = ask("step", command=command)
                 between = time.perf_counter()
                 text, reward, _, _, info = local.step(command)
-                wire, here = wire + between - started, here + time.perf_counter() - between
-                played += 1
+                wire.append(1e3 * (between - started))
+                here.append(1e3 * (time.perf_counter() - between))
                 differences += answer["observation"]["text"] != text
                 differences += answer["observation"]["admissible"] != info["admissible"]
                 differences += answer["reward"] != reward / spec.reward_unit
     return {
-        "steps": played,
+        "steps": len(wire),
         "differences": differences,
-        "wire_ms_a_step": round(1e3 * wire / played, 3),
-        "local_ms_a_step": round(1e3 * here / played, 3),
+        "wire_ms_median": round(statistics.median(wire), 3),
+        "local_ms_median": round(statistics.median(here), 3),
+        "added_ms_median": round(statistics.median(a - b for a, b in zip(wire, here, strict=True)), 3),
     }
 
 
-async def crowd(url: str, sessions: int, steps: int) -> dict[str, Any]:
-    """Play in many sessions at once; all of them are open before any steps."""
+async def crowd(url: str, sessions: int, episodes: int) -> dict[str, Any]:
+    """Step in many sessions at once, each a step after a reset; all of them are open before any steps."""
     from websockets.asyncio.client import connect
 
-    opened = asyncio.Barrier(sessions)
+    opened = asyncio.Barrier(sessions + 1)
 
-    async def one(number: int) -> int:
-        async with connect(url.replace("http", "ws") + "/ws") as socket:
-            await socket.send(json.dumps({"type": "reset", "data": {"index": number}}))
-            done = json.loads(await socket.recv())["data"]["done"]
+    async def one(number: int) -> None:
+        async with connect(url.replace("http", "ws") + "/ws", open_timeout=60) as socket:
+
+            async def ask(kind: str, **data: Any) -> None:
+                await socket.send(json.dumps({"type": kind, "data": data}))
+                assert json.loads(await socket.recv())["type"] == "observation"
+
+            await ask("reset", index=number)
             await opened.wait()
-            count = 0
-            while not done and count < steps:
-                await socket.send(json.dumps({"type": "step", "data": {"command": "look"}}))
-                done = json.loads(await socket.recv())["data"]["done"]
-                count += 1
-            return count
+            for _ in range(episodes):
+                await ask("reset", index=number)
+                await ask("step", command="look")
 
+    playing = [asyncio.create_task(one(number)) for number in range(sessions)]
+    await opened.wait()
     started = time.perf_counter()
-    counts = await asyncio.gather(*(one(number) for number in range(sessions)))
-    return {"steps": sum(counts), "seconds": round(time.perf_counter() - started, 2)}
+    await asyncio.gather(*playing)
+    seconds = time.perf_counter() - started
+    return {"resets_and_steps": 2 * sessions * episodes, "seconds": round(seconds, 2)}
 
 
 if __name__ == "__main__":
