@@ -249,7 +249,7 @@ def test_replies_end_at_the_prompts_stop_strings_or_at_those_that_were_asked_for
         (
             {"policy": "model", "engine": "os:getcwd"},
             ContractError,
-            "must build an engine (submit, poll ...), got str",
+            "must build an engine (poll, close ...), got str",
         ),
     ],
 )
