@@ -32,7 +32,7 @@ def towards_the_door(text):
 
 
 class Endpoint(BaseHTTPRequestHandler):
-    """Answers chats: an expert's command, or nonsense where the model is called so."""
+    """Answers chats, whole or as a stream: an expert's command, or nonsense where the model is called so."""
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -41,13 +41,17 @@ class Endpoint(BaseHTTPRequestHandler):
             told = "".join(part.get("text", "") for part in told)
         text = json.loads(told)["observation"]["text"]
         said = "sing a song" if body["model"] == "nonsense" else towards_the_door(text)
+        streams = bool(body.get("stream"))
         message = {"role": "assistant", "content": said}
-        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        choice = {"index": 0, "delta" if streams else "message": message, "finish_reason": "stop"}
         usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
-        whole = {"id": "x", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
-        content = json.dumps({**whole, "usage": usage}).encode()
+        kind = "chat.completion.chunk" if streams else "chat.completion"
+        whole = {"id": "x", "object": kind, "created": 1, "model": "m", "choices": [choice], "usage": usage}
+        content = json.dumps(whole).encode()
+        if streams:
+            content = b"data: " + content + b"\n\ndata: [DONE]\n\n"
         self.send_response(200)
-        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Type", "text/event-stream" if streams else "application/json")
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)
