@@ -103,6 +103,9 @@ class Renderer:
         slots = prompt_slots(view, history=self.history, max_turns=self.max_turns)
         text = self.prompt.message(self.template.control.hide(slots), first=not view.turns)
         record, shown = _ids_on_record(view.turns), shown_of(view.info)
+        if self.prompt.layout == "continuing" and view.turns:
+            context = self._encode(text)
+            return Rendered(record + context, context, fresh=False, shown=shown)
         if self.prompt.layout == "growing" and view.turns:
             context = self._closing_ids(view.turns[-1]) + self._next_message_ids(text)
             return Rendered(record + context, context, fresh=False, shown=shown, opened=self.opened)
@@ -114,12 +117,16 @@ class Renderer:
     def reply_ids(self, text: str, *, command: str = "") -> tuple[int, ...]:
         """Encode a whole reply with its end-of-turn token, as a model would have to sample it.
 
+        A reply that goes on after the observation has none where it ends in a stop string.
+
         Args:
             text: the reply.
             command: the part of it that came from an environment, which is text whatever it spells.
         """
         hidden = self.template.control.hide(command)
-        return (*self._encode(text.replace(command, hidden) if hidden != command else text), self.end_id)
+        ids = self._encode(text.replace(command, hidden) if hidden != command else text)
+        goes_on = self.prompt.layout == "continuing" and text.endswith(self.prompt.stop)
+        return tuple(ids) if goes_on else (*ids, self.end_id)
 
     @property
     def end_id(self) -> int:
