@@ -45,11 +45,11 @@ def train(name: str, output: Path, seed: int, *overrides: str) -> Path:
     return last
 
 
-def evaluate(model: Path, run: Path) -> None:
-    """Write one program for each held-out task, sampled at temperature 1."""
+def evaluate(model: Path, run: Path, turns: int = 1) -> None:
+    """Write programs for the held-out tasks, sampled at temperature 1: one each, or more where the tests complain."""
     options = ["--policy", "model", "--model", str(model), "--prompt", "agentbench.prompts:code/transcript"]
     options += ["--temperature", "1.0", "--max-new-tokens", "64", "--concurrency", "64", "--output", str(run)]
-    options += ["--env-option", "max_turns=1", *(["--resume"] if run.exists() else [])]
+    options += ["--env-option", f"max_turns={turns}", *(["--resume"] if run.exists() else [])]
     command("eval", "--panel", "code/mini@1", *options)
 
 
@@ -65,6 +65,7 @@ def main(output: Path, seed: int) -> None:
     distilled = train("opd", output, seed, *teaching)
     for name, model in (("teacher", teacher), ("student", student), ("opd", distilled)):
         evaluate(model, output / f"eval-{name}")
+    evaluate(distilled, output / "eval-opd-3-turns", turns=3)
     command("compare", *(str(output / f"eval-{name}") for name in ("student", "opd", "teacher")))
 
 
