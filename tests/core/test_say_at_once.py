@@ -268,3 +268,30 @@ def test_a_dry_run_that_is_fine_ends_with_ok(capsys, config):
     assert run(("train", config, "--dry-run")) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("ok: grpo on ")
     assert not Path("run").exists()
+
+
+PLUGINS = {
+    "sys.exit": ("raise SystemExit(3)", 1, "SystemExit: 3 (own.py, line 1)"),
+    "an import of its own": ("import nothing_there", 1, "No module named 'nothing_there' (own.py, line 1)"),
+    "a panic": (
+        "class Panic(BaseException): pass\nraise Panic('\x1b[31m')",
+        1,
+        r"Panic: \x1b[31m (own.py, line 2)",
+    ),
+    "an error below": ("import json\njson.loads('{')", 1, "JSONDecodeError"),
+    "no syntax": ("def f(:", 2, "is no Python that can be read"),
+    "a NUL": ("SPEC = 1\0", 2, "is no Python that can be read"),
+    "no spec": ("SPEC = 5", 1, "must be a EnvSpec, got int"),
+}
+
+
+@pytest.mark.parametrize(("source", "code", "message"), PLUGINS.values(), ids=PLUGINS)
+@pytest.mark.parametrize("by", ["file", "module"])
+def test_a_plug_in_that_cannot_be_imported_is_one_line(capsys, monkeypatch, by, source, code, message):
+    Path("own.py").write_text(source)
+    monkeypatch.syspath_prepend(Path.cwd())
+    monkeypatch.delitem(sys.modules, "own", raising=False)
+    assert run(("env", "check", "own.py:SPEC" if by == "file" else "own:SPEC")) == code
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1

@@ -59,7 +59,9 @@ def test_caches_are_kept_in_every_precision(dtype):
     assert gap < (1e-4 if dtype == "float32" else 0.1)
 
 
-@pytest.mark.parametrize("dtype", ["auto", "bfloat16"])  # of the engine: the source's float32, or what everybody runs
+@pytest.mark.parametrize(
+    "dtype", ["auto", "bfloat16"]
+)  # of the engine: the source's float32, or what everybody runs
 def test_bf16_trains_with_the_defaults_and_the_checkpoint_plays_alike(dtype, tmp_path):
     values = yaml.safe_load((ROOT / "examples" / "real" / "sft.yaml").read_text())
     values |= {
