@@ -307,7 +307,7 @@ class _Rollout:
             self.finished.append(lost)
             return
         self.silent.append(lost)
-        if len(self.silent) >= self.limits.give_up_after:
+        if len(self.silent) == self.limits.give_up_after:  # others that break meanwhile change no message
             self.down = engine_down(self.silent)
 
 

@@ -739,7 +739,7 @@ def test_a_run_stops_when_nobody_answers_any_more(server, tmp_path):
 
     server._chat = revoked
     values = {"limit": None, "give_up_after": 4, "retries": 1}
-    with pytest.raises(EngineDown, match=r"\d episodes in a row got no usable answer.*key revoked.*--resume"):
+    with pytest.raises(EngineDown, match=r"^4 episodes in a row got no usable answer.*key revoked.*--resume"):
         evaluate(config(tmp_path, server, **values))
     recorded = read_episodes(tmp_path / "run")
     assert all(episode.ok for episode in recorded)
