@@ -295,3 +295,36 @@ def test_a_plug_in_that_cannot_be_imported_is_one_line(capsys, monkeypatch, by, 
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_an_env_that_shows_control_characters_is_played_in_plain_text(capsys, monkeypatch):
+    Path("evil.py").write_text(
+        "from dataclasses import replace\nfrom agentbench.envs.corridor import SPEC as KNOWN, CorridorEnv\n"
+        "EVIL = '\\x1b[2J\\x07\\u202e\\u2066'\n"
+        "class EvilEnv(CorridorEnv):\n"
+        "    def _info(self, task):\n"
+        "        known = CorridorEnv._info(self, task)\n"
+        "        return {**known, 'admissible': [*known['admissible'], 'say ' + EVIL], 'task_type': EVIL}\n"
+        "    def reset(self, **given):\n"
+        "        observation, info = CorridorEnv.reset(self, **given)\n"
+        "        return 'one\\n\\ttwo ' + observation + EVIL, info\n"
+        "SPEC = replace(KNOWN, make=EvilEnv)\n"
+    )
+    evaluated = ("eval", "--env", "evil.py:SPEC", "--split", "test", "--limit", "2", "--policy", "random")
+    for words in (
+        ("play", "evil.py:SPEC"),
+        ("play", "evil.py:SPEC", "--prompt"),
+        (*evaluated, "--output", "run"),
+        ("report", "run"),
+        ("card", "run"),
+        ("compare", "run", "run"),
+        ("env", "check", "evil.py:SPEC"),
+    ):
+        said = iter(["?", ""])
+        monkeypatch.setattr("builtins.input", lambda prompt="", said=said: next(said))
+        run(words)
+        shown = capsys.readouterr()
+        assert not set("\x1b\x07\u202e\u2066") & set(shown.out + shown.err), words
+        if words[0] == "play":
+            assert "one\n\ttwo Room" in shown.out
+            assert "say \\x1b[2J\\x07\\u202e\\u2066" in shown.out
