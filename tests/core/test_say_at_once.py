@@ -154,7 +154,14 @@ def test_a_server_for_everybody_needs_a_key(monkeypatch):
     for host in ("0.0.0.0", "::", "192.168.0.7"):
         with pytest.raises(UsageError, match="--api-key"):
             Serving("m", host=host)
-        Serving("m", host=host, extra=("--api-key", "k"))
+        for named in (("--api-key", "k"), ("--api-key=k",), ("--api_key", "k")):
+            Serving("m", host=host, extra=named)
+        for none in (("--api-key", ""), ("--api-key=",), ("--api-key",), ("--api-key", "--enforce-eager")):
+            with pytest.raises(UsageError, match="--api-key"):
+                Serving("m", host=host, extra=none)
+    for hidden in (("--host", "0.0.0.0"), ("--host=0.0.0.0",), ("--hos", "0.0.0.0")):
+        with pytest.raises(UsageError, match="--host is an option of agentbench serve"):
+            Serving("m", host="127.0.0.1", purpose="training", extra=hidden)
     Serving("m", host="127.0.0.1")
 
 
