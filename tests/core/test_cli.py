@@ -263,12 +263,15 @@ def test_commands_and_groups_are_needed(capsys):
     assert "Missing command" in refused(capsys, "data")
 
 
-def test_a_broken_plug_in_exits_with_1_and_an_unexpected_error_with_its_traceback(panel, capsys):
+def test_a_broken_plug_in_exits_with_1_and_an_unexpected_error_with_its_traceback(panel, capsys, monkeypatch):
     Path("bad.py").write_text("SPEC = 3\n")
     assert run(("env", "check", "bad.py:SPEC")) == 1
     assert "ContractError: env plug-in 'bad.py:SPEC' must be a EnvSpec" in capsys.readouterr().err
     Path("worse.py").write_text("1 / 0\n")
     assert run(("env", "check", "worse.py:SPEC")) == 1
+    assert "ZeroDivisionError: division by zero (worse.py, line 1)" in capsys.readouterr().err
+    monkeypatch.setattr("agentbench.evaluation.evaluate.run_episodes", lambda *given, **keys: 1 / 0)
+    assert run(evaluation(panel)) == 1
     assert "Traceback" in capsys.readouterr().err
 
 
