@@ -262,7 +262,12 @@ def _said(error: Any) -> tuple[list[str], str, str]:
     codes = [str(error[name]) for name in ("code", "type", "status", "__type") if error.get(name)]
     message = error.get("message") or error.get("detail") or error.get("msg")
     if isinstance(message, list) and message and isinstance(message[0], Mapping):  # FastAPI
-        message = message[0].get("msg") or message
+        place = message[0].get("loc")
+        within = [str(name) for name in place[1:]] if isinstance(place, list) else []
+        message = ": ".join([*([".".join(within)] if within else []), str(message[0].get("msg") or message)])
+    parameter = error.get("param")
+    if isinstance(parameter, str) and isinstance(message, str) and parameter not in message:
+        message = f"{message} (parameter {parameter!r})"
     metadata = error.get("metadata")  # OpenRouter keeps the provider's own words there
     return codes, str(message or dict(error)), str(metadata or "")
 

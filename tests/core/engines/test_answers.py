@@ -198,6 +198,13 @@ def test_the_servers_words_are_kept():
     body = {"error": {"code": 502, "message": "upstream provider gave an error"}}
     assert judge(200, body).message == "upstream provider gave an error"
     assert judge(422, {"detail": [{"loc": ["body"], "msg": "field required"}]}).message == "field required"
+    forbidden = {"detail": [{"loc": ["body", "seed"], "msg": "Extra inputs are not permitted"}]}
+    assert judge(422, forbidden).message == "seed: Extra inputs are not permitted"
+    assert (
+        judge(400, {"error": {"message": "bad request", "param": "seed"}}).message
+        == "bad request (parameter 'seed')"
+    )
+    assert judge(400, {"error": {"message": "no 'seed' here", "param": "seed"}}).message == "no 'seed' here"
     assert judge(502, None, "<h1>Bad gateway</h1>").message == "<h1>Bad gateway</h1>"
 
 
