@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
+from ..foreign import printable
 from .output import episode_progress, key_values, note, print_json, print_table
 
 if TYPE_CHECKING:
@@ -216,7 +217,7 @@ def compare(
         print_json(found if len(found) > 1 else next(iter(found.values())))
         return 0
     for other, item in found.items():
-        print(f"A  {first}\nB  {other}")
+        print(f"A  {printable(str(first))}\nB  {printable(str(other))}")
         print(f"{item.pairs} pairs of {item.panel} ({item.excluded} left out: an error on either side)")
         figures = (("success", item.success), ("score", item.score))
         rows = [

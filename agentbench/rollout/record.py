@@ -48,6 +48,16 @@ def check_moment(observation: Any, info: Any) -> None:
             text.encode()  # raises for half a surrogate pair
 
 
+def check_flags(terminated: Any, truncated: Any) -> None:
+    """Check what says that an episode is over: a text or None would be taken for an answer that nobody gave.
+
+    Raises: EnvFailure: names the flag.
+    """
+    for name, flag in (("terminated", terminated), ("truncated", truncated)):
+        if not isinstance(flag, bool | np.bool_):
+            raise EnvFailure(f"{name} must be a bool, got {shortened(flag)}")
+
+
 def opening_of(info: Info) -> Info:
     """Copy the env's own values at reset, so that a value which the env changes in place is seen to change."""
     own = {name: value for name, value in info.items() if name not in INFO_KEYS}

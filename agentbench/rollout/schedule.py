@@ -20,7 +20,7 @@ from ..errors import ContextFull, ContractError, CorruptData, EngineDown, UsageE
 from ..policy import Decision, InstantPolicy, Policy, View, poll_policy
 from ..types import End, Failure, Trajectory, Turn, author_of
 from .episode import Episode, Limits, engine_down, replay
-from .record import broken, check_moment, failure_of, make_turn, opening_of, scored
+from .record import broken, check_flags, check_moment, failure_of, make_turn, opening_of, scored
 from .workers import EnvThreads, Overdue
 
 _GLANCE = 0.05  # seconds between two looks at steps in threads
@@ -250,6 +250,7 @@ class _Rollout:
         try:
             observation, reward, terminated, truncated, info = result
             check_moment(observation, info)
+            check_flags(terminated, truncated)
             view.turns.append(make_turn(view, decision, label, reward, info, run.opening))
         except Exception as error:
             self._drop(run, failure_of(error, "env"))
@@ -306,7 +307,7 @@ class _Rollout:
             self.finished.append(lost)
             return
         self.silent.append(lost)
-        if len(self.silent) >= self.limits.give_up_after:
+        if len(self.silent) == self.limits.give_up_after:  # others that break meanwhile change no message
             self.down = engine_down(self.silent)
 
 

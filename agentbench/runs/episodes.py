@@ -40,16 +40,36 @@ def decode_episode(record: Mapping[str, Any]) -> Trajectory:
     """
     values = dict(record)
     schema = values.pop("schema", None)
-    if schema not in (1, SCHEMA):
+    if type(schema) is not int or schema not in (1, SCHEMA):
         raise ValueError(f"schema {schema!r}, this release reads 1 and {SCHEMA}")
     try:
         if schema == 1:
             values["turns"] = [_from_schema_1(turn) for turn in values["turns"]]
+        _forms(values)
         episode = trajectory_from_dict(values)
     except (AttributeError, KeyError, TypeError, ValueError, ContractError) as error:
         raise ValueError(f"not an episode: {type(error).__name__}: {error}") from error
     _check(episode)
     return episode
+
+
+def _forms(values: Mapping[str, Any]) -> None:
+    """Refuse what only looks empty: "" or 0 where a list, a record or null belongs.
+
+    Raises: ValueError: names the field and what it holds.
+    """
+    forms = [(values, "", ("turns",), (list,)), (values, "", ("error", "parent"), (dict, type(None)))]
+    for number, turn in enumerate(values["turns"] if isinstance(values["turns"], list) else ()):
+        where = f"turns.{number}."
+        forms += [(turn, where, ("context_ids",), (list,)), (turn, where, ("label",), (dict, type(None)))]
+        said = [(name, turn.get(name)) for name in ("action", "label")]
+        forms += [
+            (one, f"{where}{name}.", ("token_ids", "logprobs"), (list, tuple)) for name, one in said if one
+        ]
+    for record, where, names, kinds in forms:
+        for name in names:
+            if not isinstance(record.get(name, kinds[-1]()), kinds):
+                raise ValueError(f"{where}{name} is {shortened(record[name])}")
 
 
 _NUMBER, _TEXT = (int, float), (str,)

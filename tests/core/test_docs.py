@@ -87,3 +87,10 @@ def test_make_targets_of_the_readme_exist():
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"^make (\w+)", README, re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+
+
+def test_every_test_that_the_list_of_faults_names_exists():
+    named = re.findall(r"`([\w/]+\.py)::(test_\w+)`", (ROOT / "results/fault-kinds/README.md").read_text())
+    assert len(named) > 100
+    for path, name in named:
+        assert f"def {name}(" in (ROOT / "tests" / path).read_text(), f"{path}::{name}"
