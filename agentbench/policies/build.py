@@ -237,8 +237,9 @@ class _ScriptedFile(ScriptedPolicy):
     def __init__(self, path: Path) -> None:
         try:
             data = path.read_bytes()
-        except OSError as error:
-            raise MissingData(f"cannot read the script {path}: {error.strerror}") from error
+        except (OSError, ValueError) as error:  # a name that no file can have is a ValueError
+            told = getattr(error, "strerror", None) or error
+            raise MissingData(f"cannot read the script {printable(str(path), 300)}: {told}") from error
         self._digest = hashlib.sha256(data).hexdigest()
         super().__init__(_script_lines(path, data))
 

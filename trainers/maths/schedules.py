@@ -177,7 +177,7 @@ def from_config(config: float | Mapping[str, Any] | Schedule) -> Schedule:
         raise ConfigError(f"a schedule is a number or a mapping with 'kind', not {config!r}")
     given = dict(config)
     kind = given.pop("kind", None)
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise ConfigError(f"no schedule kind {kind!r}; choose one of {', '.join(KINDS)}{_near(kind, KINDS)}")
     allowed = {f.name: f.default is MISSING for f in fields(KINDS[kind])}
     for name in given:

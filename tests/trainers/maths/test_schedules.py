@@ -75,6 +75,8 @@ def test_every_kind_is_covered():
     [
         ({"kind": "liner", "start": 1, "end": 0, "steps": 2}, "Did you mean 'linear'"),
         ({"start": 1}, "no schedule kind None"),
+        ({"kind": ["linear"]}, r"no schedule kind \['linear'\]"),
+        ({"kind": {"linear": 1}}, "no schedule kind {'linear': 1}"),
         ({"kind": "linear", "start": 1, "end": 0, "step": 2}, "no field 'step'.*Did you mean 'steps'"),
         ({"kind": "linear", "start": 1, "end": 0}, "lacks steps"),
         ({"kind": "linear", "start": 1, "end": 0, "steps": 0}, "at least 1"),
