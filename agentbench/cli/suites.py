@@ -35,13 +35,16 @@ def suite(
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="Go on without absent tasks.")
     ] = False,
+    published: Annotated[
+        Path | None,
+        typer.Option(help="YAML list of numbers that others report, marked as copied.", show_default=False),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with what is in --output.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
 ) -> int:
     """Play a suite with every model and policy named, and write one table."""
     from ..errors import UsageError
-    from ..evaluation.suite import Player, load_suite, run_suite, table
-    from ..runs.files import encode_json, write_whole
+    from ..evaluation.suite import RECORD, TABLE, Player, load_published, load_suite, run_suite, write_suite
 
     players = [Player(item) for item in policy or []]
     players += [Player("model", found) for item in model or [] for found in _models(item)]
@@ -56,31 +59,13 @@ def suite(
     }
     changes |= {"allow_missing": True} if allow_missing else {}
     chosen = load_suite(name)
+    known = load_published(published, chosen) if published else []
     with episode_progress() as progress:
         cells = run_suite(
             chosen, players, output, seeds=seed or [0], changes=changes, resume=resume, progress=progress
         )
-    text = table(chosen, cells)
-    record = {
-        "suite": chosen.model_dump(mode="json"),
-        "cells": [
-            {
-                "player": cell.player,
-                "panel": cell.panel,
-                "values": cell.values,
-                "refused": cell.refused,
-                "seeds": {str(at): summary.model_dump(mode="json") for at, summary in cell.summaries.items()},
-            }
-            for cell in cells
-        ],
-    }
-    output.mkdir(parents=True, exist_ok=True)
-    write_whole(output / "suite.md", text.encode())
-    write_whole(output / "suite.json", encode_json(record))
-    if json:
-        print_json(record)
-    else:
-        print(text, end="")
+    write_suite(output, chosen, cells, known)
+    print((output / (RECORD if json else TABLE)).read_text(encoding="utf-8"), end="")
     short = any(cell.refused or any(found.fell_short for found in cell.summaries.values()) for cell in cells)
     return 1 if short else 0
 

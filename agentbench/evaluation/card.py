@@ -28,6 +28,7 @@ Card = dict[str, dict[str, Any]]
 _BOOKKEEPING = frozenset(
     {
         *("output_dir", "panel", "policy", "model_name_or_path", "engine", "engine_options", "prompt"),
+        "env_options",
         *("concurrency", "retries", "step_seconds", "episode_seconds", "max_error_rate", "give_up_after"),
     }
 )
@@ -69,6 +70,7 @@ def card_of(run: Path) -> Card:
             "parser": policy.get("parser"),
             **dict(policy.get("sampling") or {}),
             **{key: value for key, value in config.items() if key not in _BOOKKEEPING},
+            "env_options": facts.get("options", config.get("env_options", {})),  # the panel's own among them
             "history": _or(config.get("history"), spec.history),
             "max_turns": _or(config.get("max_turns"), spec.max_turns),
         },

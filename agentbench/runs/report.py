@@ -59,6 +59,12 @@ def _banners(summary: Summary) -> list[str]:
             "count as failures. Lower max_new_tokens or history, or serve a longer context"
         )
     turns, refused = summary.turns_total, summary.refused or 0
+    if 2 * summary.unread > turns:
+        found.append(
+            f"{summary.unread} of {turns} replies held no command ({_listed(summary.invalid)}), the first of them: "
+            f"{cell(summary.unread_reply)!r}. Is this the prompt that the model knows? Another one: --prompt "
+            "(agentbench list prompts), another reading: --parser"
+        )
     if summary.cut > _WORTH_A_WORD * turns:
         found.append(
             f"{summary.cut} of {turns} replies were cut at max_new_tokens: what they would have said is not known; "

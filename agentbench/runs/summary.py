@@ -16,7 +16,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from ..config import Section, validate
 from ..errors import CorruptData, MissingData
-from ..foreign import shortened
+from ..foreign import shortened, writable
 from ..types import Trajectory
 from .files import read_json
 from .folder import CONFIG, VERSIONS, Timings, read_timings, run_config
@@ -108,7 +108,8 @@ class Summary(Section):
             official size" as large as it officially is.
         pass_at_k: k -> estimate averaged over the tasks that have at least k scored episodes.
         sampled_tokens: mean per episode; None for policies without tokens. `prompt_tokens` are those newly read.
-        invalid: parse failures by kind, of `turns_total` turns.
+        invalid: parse failures by kind, of `turns_total` turns; `unread` counts those that held no command at all, and
+            `unread_reply` is the first of them.
         cut: replies that ended at max_new_tokens, of `turns_total`.
         refused: commands that the env did not carry out, of `commands`, as the env's own `valid` says, or else its list
             of admissible commands; None where it has neither.
@@ -136,6 +137,8 @@ class Summary(Section):
     invalid: dict[str, int]
     counted: dict[str, int] = Field(default_factory=dict)
     turns_total: int
+    unread: int = 0
+    unread_reply: str = ""
     cut: int = 0
     refused: int | None = None
     commands: int = 0
@@ -146,7 +149,7 @@ class Summary(Section):
 
     @model_serializer(mode="wrap")
     def _short(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return _without_empty(write(self), "means")
+        return _without_empty(write(self), "means", "unread", "unread_reply")
 
     @property
     def fell_short(self) -> bool:
@@ -193,6 +196,7 @@ def summarise(
         by_type.setdefault(item.task_type, []).append(item)
     with_types = sorted(by_type) if set(by_type) - {""} else []
     types = {name: _rates(by_type[name], plan.figures) for name in with_types}
+    unread = [turn.action.text for item in scored for turn in item.turns if turn.env_action is None]
     return Summary(
         plan=plan,
         policy=dict(policy),
@@ -215,6 +219,8 @@ def summarise(
             for key, text in plan.counted.items()
         },
         turns_total=sum(len(item.turns) for item in scored),
+        unread=len(unread),
+        unread_reply=writable(unread[0], 200) if unread else "",
         cut=sum(turn.action.finish == "length" for item in scored for turn in item.turns),
         refused=_refused(scored),
         commands=sum(turn.env_action is not None for item in scored for turn in item.turns),
