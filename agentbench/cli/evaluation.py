@@ -45,7 +45,7 @@ _OPTIONS = (
     _Option("model_name_or_path", str, ("--model",), _WHO, "Model folder or hub id."),
     _Option("engine", str, ("--engine",), _WHO, "Engine plug-in; default hf."),
     _Option("engine_options", list[str], ("--engine-option",), _WHO, "key=value for the engine; repeatable."),
-    _Option("prompt", str, ("--prompt",), _WHO, "Prompt reference or file; the env's own when left out."),
+    _Option("prompt", str, ("--prompt",), _WHO, "Prompt name (agentbench list prompts) or file."),
     _Option("parser", str, ("--parser",), _WHO, "tags:N, lenient or plain; the prompt's own when left out."),
     _Option("template_options", list[str], ("--template-option",), _WHO, "key=value for the chat template."),
     _Option("history", int, ("--history",), _WHO, "Observation-action pairs in a prompt."),

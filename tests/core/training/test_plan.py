@@ -52,7 +52,7 @@ def test_branches_are_told_with_their_roots(model, tmp_path):
     changes = {
         "algorithm": "opad",
         "teachers": [{"model_name_or_path": model}],
-        "trainer": {"prefix": "student", "states_per_episode": 4, "steps": 1},
+        "trainer": {"prefix": "onpolicy", "states_per_episode": 4, "steps": 1},
         "eval": None,
     }
     lines = list(plan_lines(validate(TrainConfig, values(model, tmp_path / "run", **changes)), 1))
