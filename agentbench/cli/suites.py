@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .output import episode_progress, key_values, print_json
+from .output import episode_progress, key_values, note, print_json
 
 
 def register(app: typer.Typer) -> None:
@@ -71,7 +71,7 @@ def suite(
 
 
 def card(
-    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    run: Annotated[Path, typer.Argument(help="Evaluation, or training run (its last evaluation).")],
     other: Annotated[
         Path | None, typer.Argument(help="Another one: list what differs.", show_default=False)
     ] = None,
@@ -79,16 +79,22 @@ def card(
         Path | None,
         typer.Option("--output", "-o", help="card.md or card.html; else printed.", show_default=False),
     ] = None,
+    teacher: Annotated[
+        Path | None,
+        typer.Option(help="Evaluation of the teacher: its own score is shown.", show_default=False),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> int:
     """Write a run's reproduction card, or list in what two runs differ."""
     from ..errors import UsageError
     from ..evaluation.card import as_html, as_markdown, card_differences, card_of
     from ..runs.files import write_whole
+    from ..runs.sides import last_evaluation
 
-    found = card_of(run)
+    run = last_evaluation(run, note)
+    found = card_of(run, teacher and last_evaluation(teacher, note))
     if other is not None:
-        lines = card_differences(found, card_of(other))
+        lines = card_differences(found, card_of(last_evaluation(other, note)))
         if json:
             print_json(lines)
         else:

@@ -105,6 +105,7 @@ def test_the_page_holds_tasks_prompts_and_result(play):
         "corridor/test@1",
         card["tasks"]["digest of the ids"],
         "prompt digest",
+        "| parser | tags:30 |",
         "first prompts",
         "n=4",
     ):
@@ -117,3 +118,39 @@ def test_foreign_text_stays_text_in_html(play):
     card = play("a")
     card["who plays"]["model"] = "<script>alert(1)</script>"
     assert "<script>" not in as_html(card, "a")
+
+
+def test_the_card_of_a_training_run_tells_of_the_training_and_its_teacher(play, tmp_path):
+    import json
+
+    import yaml
+
+    from agentbench.cli import run as agentbench
+
+    home = tmp_path / "trained"
+    home.mkdir()
+    config = {"algorithm": "gkd", "max_steps": 2, "seed": 3, "trainer": {"beta": 0.5}}
+    config["teachers"] = [{"model_name_or_path": "T"}]
+    (home / "config.yaml").write_text(yaml.safe_dump(config))
+    (home / "versions.json").write_text(json.dumps({"engine": {"weights": "abc"}}))
+    (home / "metrics.jsonl").write_text(json.dumps({"step": 2, "engine_gap": 0.25}) + "\n")
+    for step in (0, 2):
+        play(f"trained/eval/step-{step}")
+    play("teacher", limit=2)
+    assert (
+        agentbench(("card", str(home), "--teacher", str(tmp_path / "teacher"), "-o", str(tmp_path / "c.md")))
+        == 0
+    )
+    page = (tmp_path / "c.md").read_text()
+    for row in (
+        "| step | 2 of 2 |",
+        "| started from weights | abc |",
+        "| teachers | T |",
+        "| engine_gap of the step (nats) | 0.25 |",
+        "| trainer.beta | 0.5 |",
+        "| panel | corridor/test@1 (other tasks than this run's) |",
+        f"| command | agentbench eval {home / 'eval' / 'step-2' / 'config.yaml'} --output FOLDER |",
+        "## hardware",
+    ):
+        assert row in page
+    assert "## training" not in as_markdown(play("alone"), "alone")  # nothing is said where nothing is known
