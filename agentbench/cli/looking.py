@@ -39,11 +39,11 @@ def view(
     """Look at the episodes of a run, turn by turn: a page with -o, text without."""
     from ..errors import UsageError
     from ..runs.files import write_whole
-    from ..runs.view import Pieces, as_html, as_text, choose, read_source
+    from ..runs.view import Pieces, as_html, as_text, choose, read_recorded
 
     if output is not None and output.suffix not in (".html", ".htm"):
         raise UsageError(f"a page is written as .html, not {output.name!r}")
-    source = read_source(run, step)
+    source = read_recorded(run, step)
     episodes, notes = choose(source, tasks=task or (), lost=lost, limit=limit)
     for text in notes:
         note(text)

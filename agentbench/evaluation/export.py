@@ -21,7 +21,7 @@ from ..registry import env_spec
 from ..runs.files import read_json
 from ..runs.folder import VERSIONS, run_config
 from ..runs.sides import is_training
-from ..runs.view import read_source
+from ..runs.view import read_recorded
 from ..types import Trajectory, Turn
 
 
@@ -46,7 +46,7 @@ def conversations(run: Path, *, step: int | None = None, won: bool = False) -> I
         prompts were written from.
     """
     terms = _terms(run)
-    for episode in read_source(run, step).episodes:
+    for episode in read_recorded(run, step).episodes:
         if episode.ok and (episode.success or not won):
             yield from _rows(episode, terms)
 

@@ -52,7 +52,7 @@ for (const link of document.querySelectorAll("nav a"))
 
 
 @dataclass(frozen=True)
-class Source:
+class Recorded:
     """Episodes to look at, and what is known of the run that played them.
 
     Attributes:
@@ -67,7 +67,7 @@ class Source:
     tokenizers: Sequence[str] = field(default_factory=tuple)
 
 
-def read_source(path: Path, step: int | None = None) -> Source:
+def read_recorded(path: Path, step: int | None = None) -> Recorded:
     """Find the episodes of a run folder, of a training run, or of a file of episodes.
 
     Args:
@@ -80,7 +80,7 @@ def read_source(path: Path, step: int | None = None) -> Source:
     if step is not None:
         raise UsageError(f"--step is for training runs, and {path} is none")
     if path.is_file():
-        return Source(path.name, _episodes(path))
+        return Recorded(path.name, _episodes(path))
     episodes = read_episodes(path)
     facts = []
     if (path / SUMMARY).exists():
@@ -100,10 +100,10 @@ def read_source(path: Path, step: int | None = None) -> Source:
     above = path.parent.parent  # TRAINING/eval/step-N: its checkpoint may be gone, the tokenizer is the same
     if is_training(above) and (above / CONFIG).exists():
         named.append(str(run_config(above).get("model_name_or_path", "")))
-    return Source(str(path), episodes, facts, named)
+    return Recorded(str(path), episodes, facts, named)
 
 
-def _training(path: Path, step: int | None) -> Source:
+def _training(path: Path, step: int | None) -> Recorded:
     found = sorted((path / "rollouts").glob("step-*.jsonl"))
     files = {
         int(file.stem.removeprefix("step-")) + 1: file for file in found
@@ -117,7 +117,7 @@ def _training(path: Path, step: int | None) -> Source:
         )
     config = run_config(path)
     facts = [f"collected for step {chosen} of {config.get('max_steps', '?')}, {config.get('algorithm', '?')}"]
-    return Source(
+    return Recorded(
         f"{path}, step {chosen}", _episodes(files[chosen]), facts, [str(config.get("model_name_or_path", ""))]
     )
 
@@ -136,7 +136,7 @@ def _episodes(file: Path) -> list[Trajectory]:
 
 
 def choose(
-    source: Source, *, tasks: Sequence[str] = (), lost: bool = False, limit: int | None = None
+    source: Recorded, *, tasks: Sequence[str] = (), lost: bool = False, limit: int | None = None
 ) -> tuple[list[Trajectory], list[str]]:
     """Pick the episodes that are shown.
 
@@ -194,7 +194,9 @@ class Pieces:
         return self._known[token]
 
 
-def as_html(source: Source, episodes: Sequence[Trajectory], pieces: Pieces, notes: Sequence[str] = ()) -> str:
+def as_html(
+    source: Recorded, episodes: Sequence[Trajectory], pieces: Pieces, notes: Sequence[str] = ()
+) -> str:
     """Write the page."""
     notes = list(notes)
     if any(turn.action.token_ids for item in episodes for turn in item.turns):

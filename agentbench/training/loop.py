@@ -275,7 +275,7 @@ def _loop(run: Run, first: int, report: Callable[[str], None]) -> dict[str, floa
     return metrics
 
 
-_SHOWN = ("success", "reward", "loss", "entropy", "eval/success", "eval/score")
+_SHOWN = ("success", "reward", "loss", "entropy", "eval/success")
 
 
 def _line(done: int, steps: int, metrics: Mapping[str, float], seconds: float = 0.0) -> str:

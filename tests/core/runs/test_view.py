@@ -15,7 +15,7 @@ from agentbench.evaluation.evaluate import EvalConfig, evaluate
 from agentbench.policies.ready import ScriptedPolicy
 from agentbench.registry import load
 from agentbench.runs.episodes import encode_episode
-from agentbench.runs.view import Pieces, Source, as_html, as_text, choose, outcome, read_source
+from agentbench.runs.view import Pieces, Recorded, as_html, as_text, choose, outcome, read_recorded
 from agentbench.types import Action, Failure, Trajectory, Turn
 
 write_panel = load("envs", f"{TOY}:write_panel")
@@ -62,7 +62,7 @@ class Letters:
 
 
 def write(*episodes, pieces=None):
-    return as_html(Source("a run", episodes), episodes, pieces or Pieces([]))
+    return as_html(Recorded("a run", episodes), episodes, pieces or Pieces([]))
 
 
 def test_foreign_text_stays_text_wherever_it_stands():
@@ -71,7 +71,7 @@ def test_foreign_text_stays_text_wherever_it_stands():
         EVIL, **turns, shown={EVIL: [EVIL]}, annotations={EVIL: 1.0}, final_observation=EVIL, task_type=EVIL
     )
     broken = episode("b", success=None, end="error", error=Failure(EVIL, EVIL, "env"))
-    words = Words(as_html(Source(EVIL, [item], [EVIL]), [item, broken], Pieces([]), notes=[EVIL]))
+    words = Words(as_html(Recorded(EVIL, [item], [EVIL]), [item, broken], Pieces([]), notes=[EVIL]))
     assert [tag for tag, _ in words.tags].count("script") == 1  # our own
     assert not [tag for tag, _ in words.tags if tag == "img"]
     assert not [name for _, attributes in words.tags for name in attributes if name.startswith("on")]
@@ -111,7 +111,7 @@ def test_won_lost_broke_and_played_are_told_apart():
     kinds = [episode(), episode(success=False), broken, episode(success=None)]
     assert [outcome(item) for item in kinds] == ["won", "lost", "broke", "played"]
     assert "broke in the env: EnvFailure: it fell" in write(broken)
-    source = Source("x", kinds)
+    source = Recorded("x", kinds)
     assert choose(source, lost=True)[0] == [kinds[1], broken]
     assert choose(source, tasks=["b"])[0] == [broken]
     assert choose(source, limit=2) == (kinds[:2], ["only the first 2 of 4 are shown (--limit)"])
@@ -155,15 +155,15 @@ def test_a_training_runs_episodes_are_found_by_step(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("")
     (tmp_path / "config.yaml").write_text("algorithm: gkd\nmax_steps: 9\nmodel_name_or_path: some/model\n")
     with pytest.raises(MissingData, match="no collected episodes"):
-        read_source(tmp_path)
+        read_recorded(tmp_path)
     for number in (0, 1):  # the file of step 1 is number 0; a group plays its task twice
         lines = [encode_episode(episode(f"t{number}")) + b"\n"] * 2
         (tmp_path / "rollouts" / f"step-{number:06d}.jsonl").write_bytes(b"".join(lines))
-    newest = read_source(tmp_path)
+    newest = read_recorded(tmp_path)
     assert [item.task for item in newest.episodes] == ["t1", "t1"]
     assert newest.title.endswith("step 2")
     assert newest.facts == ["collected for step 2 of 9, gkd"]
     assert newest.tokenizers == ["some/model"]
-    assert [item.task for item in read_source(tmp_path, 1).episodes] == ["t0", "t0"]
+    assert [item.task for item in read_recorded(tmp_path, 1).episodes] == ["t0", "t0"]
     with pytest.raises(UsageError, match="there are steps 1 to 2"):
-        read_source(tmp_path, 7)
+        read_recorded(tmp_path, 7)

@@ -4,7 +4,7 @@ import pytest
 
 from agentbench.cli import run as agentbench
 from agentbench.config import validate
-from agentbench.runs.view import read_source
+from agentbench.runs.view import read_recorded
 from agentbench.training.config import TrainConfig
 from agentbench.training.loop import train
 from agentbench.training.plan import plan_lines
@@ -44,7 +44,7 @@ def test_the_tasks_that_are_named_are_those_that_are_played(model, tmp_path):
     train(config, report=lambda line: None)
     for step in (1, 2):
         named = [line.split()[0] for line in lines[4 * step - 3 : 4 * step]]
-        played = read_source(tmp_path / "run", step).episodes
+        played = read_recorded(tmp_path / "run", step).episodes
         assert sorted(2 * named) == sorted(item.task for item in played)
 
 
