@@ -27,6 +27,11 @@ def render(summary: Summary) -> str:
     played = f"Env: {cell(plan.env)}, rules {cell(plan.rules)}, split {cell(plan.split)}."
     lines += [f"Policy: {_policy_name(summary.policy)}. {played}"]
     lines += [f"Episodes: {summary.recorded} of {summary.planned} ({plan.tasks} tasks × {plan.repeats}).", ""]
+    if plan.repeats > 1:
+        lines += [
+            "n counts episodes; the intervals are over tasks, since repeats of one task are much alike.",
+            "",
+        ]
     if summary.overall is not None:
         lines += _rates_table({"all": summary.overall, **summary.task_types})
         lines += _own_table(summary)

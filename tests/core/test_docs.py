@@ -87,3 +87,17 @@ def test_make_targets_of_the_readme_exist():
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"^make (\w+)", README, re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+
+
+def test_the_page_on_training_shows_every_key_with_its_default():
+    page = (ROOT / "docs" / "training.md").read_text()
+    shown = yaml.safe_load(re.search(r"```yaml\n(.*?)```", page, re.DOTALL).group(1))
+    config = validate(TrainConfig, shown)
+    given = {"algorithm", "output_dir", "model_name_or_path", "name", "split", "panel"}
+    sections = [(shown, config), (shown["env"], config.env), (shown["rollout"], config.rollout)]
+    sections += [(shown["teachers"][0], config.teachers[0]), (shown["eval"], config.eval)]
+    for values, section in sections:
+        fields = type(section).model_fields
+        assert values.keys() == fields.keys()
+        for key in values.keys() - given - {"env", "rollout", "teachers", "eval"}:
+            assert getattr(section, key) == fields[key].get_default(call_default_factory=True), key
