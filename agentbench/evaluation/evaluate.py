@@ -132,7 +132,10 @@ def evaluate(
     if policy is None:
         config, notes = follow(config, spec)
     if config.output_dir is not None:  # before a model is loaded for nothing
-        check_output(Path(config.output_dir), config.model_dump(mode="json"), resume=resume, free=EVALUATION)
+        folder = Path(config.output_dir)
+        check_output(folder, config.model_dump(mode="json"), resume=resume, free=EVALUATION)
+        if resume and not (folder / EPISODES).exists():
+            (say or _mute)(f"nothing to resume in {folder}: starting from the beginning")
     resolved = panel.resolve(spec, allow_missing=config.allow_missing)
     tasks = resolved.tasks[: config.limit]
     plan = _plan(config, resolved, spec, tasks, notes)

@@ -74,6 +74,7 @@ def _banners(summary: Summary) -> list[str]:
         found.append(
             f"{summary.cut} of {turns} replies were cut at max_new_tokens: what they would have said is not known; "
             "raise --max-new-tokens, or turn thinking off"
+            + (f". The first of them ends: {cell(summary.cut_reply)!r}" if summary.cut_reply else "")
         )
     if 2 * refused > summary.commands:
         found.append(

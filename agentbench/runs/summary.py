@@ -110,7 +110,7 @@ class Summary(Section):
         sampled_tokens: mean per episode; None for policies without tokens. `prompt_tokens` are those newly read.
         invalid: parse failures by kind, of `turns_total` turns; `unread` counts those that held no command at all, and
             `unread_reply` is the first of them.
-        cut: replies that ended at max_new_tokens, of `turns_total`.
+        cut: replies that ended at max_new_tokens, of `turns_total`; `cut_reply` is how the first of them ends.
         refused: commands that the env did not carry out, of `commands`, as the env's own `valid` says, or else its list
             of admissible commands; None where it has neither.
         ends: episodes by how they ended, errors included.
@@ -140,6 +140,7 @@ class Summary(Section):
     unread: int = 0
     unread_reply: str = ""
     cut: int = 0
+    cut_reply: str = ""
     refused: int | None = None
     commands: int = 0
     ends: dict[str, int]
@@ -149,7 +150,7 @@ class Summary(Section):
 
     @model_serializer(mode="wrap")
     def _short(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return _without_empty(write(self), "means", "unread", "unread_reply")
+        return _without_empty(write(self), "means", "unread", "unread_reply", "cut_reply")
 
     @property
     def fell_short(self) -> bool:
@@ -196,6 +197,7 @@ def summarise(
         by_type.setdefault(item.task_type, []).append(item)
     with_types = sorted(by_type) if set(by_type) - {""} else []
     types = {name: _rates(by_type[name], plan.figures) for name in with_types}
+    cut = [turn.action.text for item in scored for turn in item.turns if turn.action.finish == "length"]
     unread = [turn.action.text for item in scored for turn in item.turns if turn.env_action is None]
     return Summary(
         plan=plan,
@@ -221,7 +223,8 @@ def summarise(
         turns_total=sum(len(item.turns) for item in scored),
         unread=len(unread),
         unread_reply=writable(unread[0], 200) if unread else "",
-        cut=sum(turn.action.finish == "length" for item in scored for turn in item.turns),
+        cut=len(cut),
+        cut_reply=writable(cut[0][-200:]) if cut else "",
         refused=_refused(scored),
         commands=sum(turn.env_action is not None for item in scored for turn in item.turns),
         ends=_counts(item.end for item in items),
