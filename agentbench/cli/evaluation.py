@@ -172,6 +172,7 @@ def report(
             show_default=False,
         ),
     ] = None,
+    over: Annotated[str, typer.Option(help="Curves over steps, episodes, tokens or hours.")] = "steps",
     json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
 ) -> int:
     """Compute the numbers of runs again from what is on record, and write their pages."""
@@ -183,7 +184,7 @@ def report(
         if not run.is_dir():
             raise MissingData(f"no run folder {run}")
     if any(is_training(run) for run in runs):
-        return _report_training(runs, output or [], check=check, json=json)
+        return _report_training(runs, output or [], over, check=check, json=json)
     if len(runs) > 1:
         raise UsageError(
             "several folders are reported on together where all are training runs; else name one"
@@ -223,13 +224,15 @@ def _report_suite(folder: Path, *, check: bool, json: bool) -> int:
     return 0
 
 
-def _report_training(runs: list[Path], output: list[Path], *, check: bool, json: bool) -> int:
-    from ..errors import UsageError
-    from ..runs.curves import read_curve
+def _report_training(runs: list[Path], output: list[Path], over: str, *, check: bool, json: bool) -> int:
+    from ..errors import UsageError, unknown_name
+    from ..runs.curves import OVER, read_curve
     from ..runs.curves_page import draw_curves, page, record
     from ..runs.files import write_whole
     from ..runs.tables import PICTURES, check_suffix
 
+    if over not in OVER:
+        raise unknown_name("axis", over, OVER, "--over chooses it.")
     for path in output:
         check_suffix(path, (".md", *PICTURES))
     if check and not any(path.suffix == ".md" for path in output):
@@ -245,7 +248,7 @@ def _report_training(runs: list[Path], output: list[Path], *, check: bool, json:
         if path.suffix == ".md":
             write_whole(path, text.encode())
         else:
-            draw_curves(curves, path)
+            draw_curves(curves, path, over)
     if json:
         print_json(record(curves))
     else:

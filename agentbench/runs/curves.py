@@ -8,15 +8,15 @@ checkpoint is still there: a number that no weights belong to is nobody's. Leave
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from ..errors import CorruptData, MissingData
 from .episodes import decode_episode
 from .files import read_lines
-from .folder import TIMINGS, run_config
+from .folder import METRICS, TIMINGS, run_config
 from .resume import TRAINING, changes, is_free
 from .sides import evaluations
 from .stats import Estimate
@@ -27,27 +27,40 @@ _SECONDS = "seconds/"
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
-    """One evaluation: after which step, the headline with its interval, and the checkpoint that has it (None: gone)."""
-
-    step: int
-    value: Estimate
-    checkpoint: Path | None
-
-
-@dataclass(frozen=True, slots=True)
 class Cost:
     """What the training steps of a run took.
 
     Attributes:
         episodes: collected; `sampled` tokens in them, `read` newly read before those.
+        trained: tokens that an update learned from, where the algorithm says so.
         seconds: wall time of rollouts, updates and publishing; evaluations left out.
     """
 
-    episodes: int
-    sampled: int
-    read: int
-    seconds: float
+    episodes: int = 0
+    sampled: int = 0
+    read: int = 0
+    trained: int = 0
+    seconds: float = 0.0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(*(getattr(self, item.name) + getattr(other, item.name) for item in fields(Cost)))
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One evaluation.
+
+    Attributes:
+        step: after which it was made.
+        value: the headline with its interval.
+        checkpoint: that has it; None where it is gone.
+        cost: of all steps up to it.
+    """
+
+    step: int
+    value: Estimate
+    checkpoint: Path | None
+    cost: Cost
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +71,7 @@ class Curve:
         points: its evaluations by step, at least one.
         panel: what they played.
         steps: what the run set out to do.
+        cost: of all steps, those after the last evaluation too.
     """
 
     run: Path
@@ -92,12 +106,13 @@ def read_curve(run: Path) -> Curve:
     """
     config = run_config(run)
     found = [(step, folder, load_summary(folder)) for step, folder in evaluations(run)]
+    costs = _costs(run)
     points = tuple(
-        Point(step, _headline(summary, folder), _existing(run / f"checkpoint-{step}"))
+        Point(step, _headline(summary, folder), _existing(run / f"checkpoint-{step}"), _until(costs, step))
         for step, folder, summary in found
     )
     steps = int(config.get("max_steps", points[-1].step))
-    return Curve(run, config, points, found[-1][2].plan.id, steps, _cost(run))
+    return Curve(run, config, points, found[-1][2].plan.id, steps, _until(costs, max(costs, default=0)))
 
 
 def methods(curves: Sequence[Curve]) -> dict[str, list[Curve]]:
@@ -116,12 +131,37 @@ def methods(curves: Sequence[Curve]) -> dict[str, list[Curve]]:
     return named
 
 
-def band(group: Sequence[Curve]) -> tuple[list[int], list[float], list[float], list[float]]:
-    """Steps that every seed of a method evaluated, with mean, lowest and highest value there."""
-    by_step = [{point.step: point.value.value for point in curve.points} for curve in group]
+OVER: dict[str, Callable[[Point], float]] = {
+    "steps": lambda point: point.step,
+    "episodes": lambda point: point.cost.episodes,
+    "tokens": lambda point: point.cost.sampled,
+    "hours": lambda point: point.cost.seconds / 3600,
+}
+"""What a curve may be drawn over; tokens are those that the student sampled in training."""
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """A method's seeds at the steps that all of them evaluated: mean place and value, lowest and highest value."""
+
+    at: tuple[float, ...]
+    mean: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+
+def band(group: Sequence[Curve], over: str = "steps") -> Band:
+    """The seeds of one method together, over one of `OVER`."""
+    by_step = [{point.step: point for point in curve.points} for curve in group]
     steps = sorted(set.intersection(*map(set, by_step)))
     rows = [[seed[step] for seed in by_step] for step in steps]
-    return steps, [sum(row) / len(row) for row in rows], list(map(min, rows)), list(map(max, rows))
+    values = [[point.value.value for point in row] for row in rows]
+    return Band(
+        at=tuple(sum(map(OVER[over], row)) / len(row) for row in rows),
+        mean=tuple(sum(row) / len(row) for row in values),
+        low=tuple(map(min, values)),
+        high=tuple(map(max, values)),
+    )
 
 
 def _headline(summary: Summary, folder: Path) -> Estimate:
@@ -134,20 +174,37 @@ def _existing(folder: Path) -> Path | None:
     return folder if folder.is_dir() else None
 
 
-def _cost(run: Path) -> Cost:
-    episodes = sampled = read = 0
+def _costs(run: Path) -> dict[int, Cost]:
+    """Step -> what it took, by its episodes, its metrics and its timings."""
+    found: dict[int, Cost] = {}
     for file in sorted((run / "rollouts").glob("step-*.jsonl")):
+        step = int(file.stem.removeprefix("step-")) + 1  # files count from 0, steps from 1
         for number, line in read_lines(file):
             try:
                 turns = decode_episode(line).turns
             except ValueError as error:
                 raise CorruptData(f"{file} line {number}: {error}") from error
-            episodes += 1
-            sampled += sum(len(turn.action.token_ids) for turn in turns)
-            read += sum(len(turn.context_ids) for turn in turns)
-    lines = (line for _, line in read_lines(run / TIMINGS))
-    seconds = sum(value for line in lines for name, value in line.items() if name.startswith(_SECONDS))
-    return Cost(episodes, sampled, read, float(seconds))
+            sampled = sum(len(turn.action.token_ids) for turn in turns)
+            read = sum(len(turn.context_ids) for turn in turns)
+            found[step] = found.get(step, Cost()) + Cost(episodes=1, sampled=sampled, read=read)
+    for step, line in _by_step(run / METRICS):
+        found[step] = found.get(step, Cost()) + Cost(trained=int(line.get("trained_tokens", 0)))
+    for step, line in _by_step(run / TIMINGS):
+        seconds = sum(value for name, value in line.items() if name.startswith(_SECONDS))
+        found[step] = found.get(step, Cost()) + Cost(seconds=seconds)
+    return found
+
+
+def _by_step(file: Path) -> Iterator[tuple[int, dict[str, float]]]:
+    for number, line in read_lines(file):
+        values = {name: value for name, value in line.items() if type(value) in (int, float)}
+        if not isinstance(line.get("step"), int):
+            raise CorruptData(f"{file} line {number} names no step; it is no line of a training run")
+        yield line["step"], values
+
+
+def _until(costs: Mapping[int, Cost], step: int) -> Cost:
+    return sum((cost for at, cost in costs.items() if at <= step), Cost())
 
 
 def _alike(one: dict[str, Any], other: dict[str, Any]) -> bool:

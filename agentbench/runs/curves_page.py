@@ -16,7 +16,14 @@ from .tables import markdown_table
 
 _METHOD = ("method", "seeds", "panel", "step", "last, every seed", "mean", "sd", "95 % interval")
 _RUN = ("run", "seed", "last", "95 % interval", "n", "mean of last 3", "best saved", "its checkpoint")
-_COST = ("run", "steps", "episodes", "sampled tokens", "read tokens", "hours")
+_COST = ("run", "steps", "episodes", "sampled tokens", "read tokens", "trained tokens", "hours")
+
+_AXES = {
+    "steps": "training step",
+    "episodes": "episodes collected for training",
+    "tokens": "tokens sampled by the student in training",
+    "hours": "hours of training, evaluations left out",
+}
 
 
 def page(curves: Sequence[Curve]) -> str:
@@ -62,9 +69,13 @@ def record(curves: Sequence[Curve]) -> dict[str, Any]:
     }
 
 
-def draw_curves(curves: Sequence[Curve], path: Path) -> None:
-    """Draw the evaluations by step: a line for each method, a band from its lowest to its highest seed.
+def draw_curves(curves: Sequence[Curve], path: Path, over: str = "steps") -> None:
+    """Draw the evaluations: a line for each method, a band from its lowest to its highest seed.
 
+    Args:
+        curves: the runs.
+        path: of the picture.
+        over: one of `curves.OVER`; its value is the mean over the seeds.
     Raises: MissingDependency: matplotlib is not installed.
     """
     try:
@@ -76,13 +87,13 @@ def draw_curves(curves: Sequence[Curve], path: Path) -> None:
 
     figure, axes = pyplot.subplots(figsize=(7, 4.2), layout="constrained")
     for number, (name, group) in enumerate(methods(curves).items()):
-        steps, *values = band(group)
-        means, low, high = ([100 * value for value in row] for row in values)
+        found = band(group, over)
+        mean, low, high = ([100 * value for value in row] for row in (found.mean, found.low, found.high))
         seeds = f"{len(group)} seed{'s' if len(group) > 1 else ''}"
-        axes.fill_between(steps, low, high, color=f"C{number}", alpha=0.2, linewidth=0)
-        axes.plot(steps, means, marker="o", color=f"C{number}", label=f"{printable(name, 60)} ({seeds})")
+        axes.fill_between(found.at, low, high, color=f"C{number}", alpha=0.2, linewidth=0)
+        axes.plot(found.at, mean, marker="o", color=f"C{number}", label=f"{printable(name, 60)} ({seeds})")
     title = f"{printable(curves[0].panel, 80)}: mean of the seeds, band from lowest to highest"
-    axes.set(xlabel="training step", ylabel="%", title=title)
+    axes.set(xlabel=_AXES[over], ylabel="%", title=title)
     axes.set_ylim(0, 100)
     axes.grid(alpha=0.3)
     axes.legend()
@@ -125,7 +136,7 @@ def _run(curve: Curve) -> list[str]:
 
 def _cost(curve: Curve) -> list[str]:
     cost = curve.cost
-    counts = (curve.last.step, cost.episodes, cost.sampled, cost.read)
+    counts = (curve.last.step, cost.episodes, cost.sampled, cost.read, cost.trained)
     return [cell(str(curve.run)), *(f"{count:,}" for count in counts), f"{cost.seconds / 3600:.2f}"]
 
 

@@ -9,7 +9,7 @@ from places import TOY
 
 from agentbench.cli import run as agentbench
 from agentbench.config import validate
-from agentbench.errors import MissingData
+from agentbench.errors import CorruptData, MissingData
 from agentbench.evaluation.evaluate import EvalConfig, evaluate
 from agentbench.policies.ready import ScriptedPolicy
 from agentbench.registry import load
@@ -43,6 +43,7 @@ def trained(tmp_path):
         (folder / "rollouts").mkdir()
         first = (folder / "eval" / "step-0" / "episodes.jsonl").read_bytes().splitlines(keepends=True)[0]
         (folder / "rollouts" / "step-000000.jsonl").write_bytes(first * 2)  # a group plays one task twice
+        (folder / "metrics.jsonl").write_bytes(orjson.dumps({"step": 1, "trained_tokens": 77.0}) + b"\n")
         lines = [{"step": 1, "seconds/rollout": 1200.0, "seconds/update": 600.0, "other": 5.0}]
         (folder / "timings.jsonl").write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in lines))
         return folder
@@ -60,7 +61,8 @@ def test_last_is_the_headline_and_best_is_among_the_saved(trained):
         folder / "checkpoint-4",
     )  # step 2 was better and is gone
     assert curve.last_three == pytest.approx((12 + 8 + 4) / 36)
-    assert (curve.cost.episodes, curve.cost.seconds) == (2, 1800.0)
+    assert (curve.cost.episodes, curve.cost.seconds, curve.cost.trained) == (2, 1800.0, 77)
+    assert (curve.points[0].cost.episodes, curve.points[1].cost.episodes) == (0, 2)
 
 
 def test_a_run_without_checkpoints_or_three_evaluations_says_so(trained):
@@ -79,10 +81,12 @@ def test_seeds_of_one_configuration_are_one_method(trained):
     other = read_curve(trained("slow-1", {0: 4, 6: 8}, learning_rate=0.01))
     found = methods([*curves, other])
     assert [(name, len(group)) for name, group in found.items()] == [("gkd", 3), (str(other.run), 1)]
-    steps, means, low, high = band(curves)
-    assert steps == [0, 6]
-    assert means == pytest.approx([1 / 3, 2 / 3])
-    assert (low[1], high[1]) == (pytest.approx(1 / 3), pytest.approx(1.0))
+    together = band(curves)
+    assert together.at == (0, 6)
+    assert together.mean == pytest.approx((1 / 3, 2 / 3))
+    assert (together.low[1], together.high[1]) == (pytest.approx(1 / 3), pytest.approx(1.0))
+    assert band(curves, "episodes").at == (0, 2)
+    assert band(curves, "hours").at == (0, 0.5)
     # 1/3, 2/3, 1: sd 1/3, and Student's 0.975 quantile for 2 degrees is 4.3026527: 66.7 ± 82.8
     assert "| gkd | 3 | toy/test@1 | 6 | 33.3, 66.7, 100.0 | 66.7 | 33.3 | -16.1 – 149.5 |" in page(curves)
     assert record(curves)["methods"] == {"gkd": [str(curve.run) for curve in curves]}
@@ -109,6 +113,8 @@ def test_the_command_writes_checks_and_tells_stale(trained, tmp_path, capsys):
     assert found["runs"][folders[1]]["best"] is None
     assert found["runs"][folders[0]]["best"]["checkpoint"].endswith("checkpoint-6")
     assert agentbench(("report", *folders, "-o", "table.txt")) == 2
+    assert agentbench(("report", *folders, "--over", "step")) == 2
+    assert "Did you mean 'steps'" in capsys.readouterr().err
     assert agentbench(("report", *folders, "--check")) == 2
     assert "needs the page that was written" in capsys.readouterr().err
 
@@ -118,3 +124,10 @@ def test_a_training_run_that_never_evaluated_is_named(tmp_path):
     (tmp_path / "config.yaml").write_text("max_steps: 3\n")
     with pytest.raises(MissingData, match="training run without evaluations"):
         read_curve(tmp_path)
+
+
+def test_lines_that_are_none_of_a_training_run_are_named(trained):
+    folder = trained("one", {0: 4, 6: 8})
+    (folder / "metrics.jsonl").write_text('{"loss": 1.0}\n')
+    with pytest.raises(CorruptData, match=r"metrics\.jsonl line 1 names no step"):
+        read_curve(folder)
