@@ -1,8 +1,11 @@
 """Groups of seeds: figures by hand, by scipy's and statsmodels' own words, and the page."""
 
+import json
+
 import pytest
 from places import TOY
 
+from agentbench.cli import run as agentbench
 from agentbench.config import validate
 from agentbench.errors import UsageError
 from agentbench.evaluation.evaluate import EvalConfig, evaluate
@@ -98,3 +101,23 @@ def test_the_page_shows_every_value_and_both_spreads(groups):
     assert "| all | 44.4 | 66.7 | +22.2 |" in page
     assert "| odd |" in page
     assert "No difference is shown (p = 0.116" in page
+
+
+def test_the_command_compares_globs_and_writes_every_format(groups, tmp_path, capsys):
+    words = ("compare", "--a", str(tmp_path / "few-*"), "--b", str(tmp_path / "many-*"))
+    outputs = [str(tmp_path / name) for name in ("page.md", "page.json", "page.svg")]
+    pytest.importorskip("matplotlib")
+    assert agentbench((*words, *(word for path in outputs for word in ("-o", path)))) == 0
+    page = capsys.readouterr().out
+    assert (tmp_path / "page.md").read_text() == page
+    found = json.loads((tmp_path / "page.json").read_text())
+    assert found["head"]["means_b"] == pytest.approx([2 / 3] * 3)
+    assert "<svg" in (tmp_path / "page.svg").read_text()
+    for wrong, message in (
+        ((*words, "-o", "page.doc"), "allowed: .md, .json, .png, .svg, .pdf"),
+        (words[:3], "groups need both --a and --b"),
+        (("compare", str(tmp_path / "few-0")), "name two runs or more"),
+        ((*words[:3], "--b", str(tmp_path / "nothing-*")), "no run folder matches"),
+    ):
+        assert agentbench(wrong) == 2
+        assert message in capsys.readouterr().err
