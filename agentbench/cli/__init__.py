@@ -19,7 +19,19 @@ from typer.core import TyperGroup
 
 from ..errors import AgentBenchError, UsageError
 from ..foreign import printable
-from . import bridges, data, environment, evaluation, judge, machine, model, serving, suites, training
+from . import (
+    bridges,
+    data,
+    environment,
+    evaluation,
+    judge,
+    looking,
+    machine,
+    model,
+    serving,
+    suites,
+    training,
+)
 
 _INTERRUPTED = 130
 
@@ -46,6 +58,7 @@ app = typer.Typer(
 )
 evaluation.register(app)
 suites.register(app)
+looking.register(app)
 training.register(app)
 environment.register(app)
 data.register(app)

@@ -207,7 +207,10 @@ def train(
     if saved:
         with next_step(checkpoints(folder)):
             trainer.load(saved[1])
-        report(f"resumed from {saved[1]}")
+        finished = (
+            f"; all {first} steps are done, max_steps=N asks for more" if first == config.max_steps else ""
+        )
+        report(f"resumed from {saved[1]}{finished}")
     engine = open_engine(config.rollout.engine, config.model_name_or_path, config.rollout.engine_options)
     if isinstance(engine, TextEngine):
         raise UsageError(
@@ -247,6 +250,7 @@ def _loop(run: Run, first: int, report: Callable[[str], None]) -> dict[str, floa
             before = run.evaluate(0)
             if log is not None:
                 log.write(0, before, {})
+                report(_line(0, config.max_steps, before))
         for step in range(first, config.max_steps):
             update, groups, seconds = run.step(step)
             done = step + 1
@@ -257,7 +261,7 @@ def _loop(run: Run, first: int, report: Callable[[str], None]) -> dict[str, floa
             if log is not None:
                 log.rollouts(step, episodes)
                 best = log.write(done, metrics, seconds)
-                report(_line(done, config.max_steps, metrics))
+                report(_line(done, config.max_steps, metrics, sum(seconds.values())))
             best = run.trainer.team.any(best)
             if last or best or done % config.save_steps == 0:
                 if log is not None:
@@ -271,6 +275,10 @@ def _loop(run: Run, first: int, report: Callable[[str], None]) -> dict[str, floa
     return metrics
 
 
-def _line(done: int, steps: int, metrics: Mapping[str, float]) -> str:
-    shown = [name for name in ("success", "loss", "eval/success") if name in metrics]
-    return f"step {done}/{steps}  " + "  ".join(f"{name} {metrics[name]:.4g}" for name in shown)
+_SHOWN = ("success", "reward", "loss", "entropy", "eval/success")
+
+
+def _line(done: int, steps: int, metrics: Mapping[str, float], seconds: float = 0.0) -> str:
+    figures = [f"{name} {metrics[name]:.4g}" for name in _SHOWN if name in metrics]
+    left = f"{seconds:.0f} s, {(steps - done) * seconds / 60:.0f} min left" if seconds else "before training"
+    return "  ".join([f"step {done}/{steps}", *figures, left])
