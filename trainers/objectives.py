@@ -2,7 +2,8 @@
 
 An objective makes, for each micro-batch and its token coefficients, the kernel that sums the loss and finishes its
 gradient chunk by chunk. All coefficients are known before the forward, so the result does not depend on how rows are
-cut. Owns the sampled-token objective, the full-vocabulary divergence and the divergence on the teacher's top K.
+cut. Owns the sampled-token objective, the full-vocabulary divergence, the divergence on the teacher's top K, and two
+ways to learn from several teachers: the weighted sum of such divergences, and one from the mixture of distributions.
 Leaves out coefficients (`losses`), accumulation (`base`) and the formulas (`divergences`, `fused`).
 """
 
@@ -12,30 +13,45 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from .batch.micro import Micro
-from .kernels.divergence import divergence
-from .kernels.fused import fused_sum
+from .kernels.divergence import DivergenceRule, divergence_rule
+from .kernels.fused import LinearHead, Rule, fused_sum
 from .kernels.head import Head
+from .kernels.several import MixtureRule, SumRule
 from .kernels.support import SupportRule
 from .kernels.tokens import token_loss
 from .maths.divergences import Kind, TailMode
 from .student.hidden import Kernel, Outputs
 from .student.student import Student
 from .teachers.contract import TeacherScores
-from .teachers.local import LocalTeacher
 
 
 class Objective(Protocol):
     """Minimised by `Algorithm.descend`."""
 
-    names: tuple[str, str]
-    """What the two token columns are that the kernel returns beside the loss."""
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the token columns are that the kernel returns beside the loss."""
+        ...
 
     def kernel(self, micro: Micro, coef_X: Tensor, student: Student) -> Kernel:
-        """Make the kernel: (hidden_XD, head) -> (loss, first_X, second_X)."""
+        """Make the kernel: (hidden_XD, head) -> (loss, column_X, ...)."""
         ...
+
+
+class WholeTeacher(Protocol):
+    """A teacher whose whole distribution can be had in this process."""
+
+    def linear_head(self, micro: Micro) -> LinearHead:
+        """Hidden states that predict the trained tokens, and the head."""
+        ...
+
+
+RuleMaker = Callable[[Tensor, Head], Rule]
+"""(hidden_XD, head) of the student -> the rule to be summed over the X trained tokens."""
 
 
 @dataclass(frozen=True)
@@ -77,32 +93,36 @@ class FullVocabulary:
         weight_BT: multiplies each token's divergence; None leaves it.
     """
 
-    teacher: LocalTeacher
+    teacher: WholeTeacher
     kind: Kind
     beta: float = 0.5
     kd_temperature: float = 1.0
     weight_BT: Tensor | None = None
     names = ("divergence", "divergence")
 
-    def kernel(self, micro: Micro, coef_X: Tensor, student: Student) -> Kernel:
-        """Sum weight times divergence; report the divergence."""
+    @property
+    def temperature(self) -> float:
+        """At which the student's log-probs are taken: distributions are compared, whatever the sampler's was."""
+        return self.kd_temperature
+
+    def rule(self, micro: Micro, coef_X: Tensor, student: Student) -> RuleMaker:
+        """Make the rule; runs the teacher."""
         weight_X = coef_X if self.weight_BT is None else coef_X * micro.pick(self.weight_BT)
         teacher = self.teacher.linear_head(micro)
+        return lambda hidden_XD, head: divergence_rule(
+            hidden_XD,
+            head,
+            teacher,
+            kind=self.kind,
+            weight_N=weight_X,
+            vocab_size=student.vocab_size,
+            beta=self.beta,
+            kd_temperature=self.kd_temperature,
+        )
 
-        def run(hidden_XD: Tensor, head: Head) -> Outputs:
-            result = divergence(
-                hidden_XD,
-                head,
-                teacher,
-                kind=self.kind,
-                weight_N=weight_X,
-                vocab_size=student.vocab_size,
-                beta=self.beta,
-                kd_temperature=self.kd_temperature,
-            )
-            return result.loss, result.value_N, result.value_N
-
-        return run
+    def kernel(self, micro: Micro, coef_X: Tensor, student: Student) -> Kernel:
+        """Sum weight times divergence; report the divergence."""
+        return _summed(self.rule(micro, coef_X, student), student, self.temperature)
 
 
 @dataclass(frozen=True)
@@ -121,8 +141,13 @@ class TopK:
     weight_BT: Tensor | None = None
     names = ("divergence", "support_mass")
 
-    def kernel(self, micro: Micro, coef_X: Tensor, student: Student) -> Kernel:
-        """Sum weight times divergence; report the divergence and the student's mass on the support."""
+    @property
+    def temperature(self) -> float:
+        """At which the student's log-probs are taken; `kd_temperature` works inside the support."""
+        return 1.0
+
+    def rule(self, micro: Micro, coef_X: Tensor, student: Student) -> RuleMaker:
+        """Make the rule."""
         weight_X = coef_X if self.weight_BT is None else coef_X * micro.pick(self.weight_BT)
         ids_BTK, logp_BTK = self.scores.topk_ids_BTK, self.scores.topk_logp_BTK
         if ids_BTK is None or logp_BTK is None:
@@ -139,5 +164,77 @@ class TopK:
             weight_X=weight_X,
             temperature=1.0,
         )
-        # At temperature 1, as the full vocabulary: distributions are compared, whatever the sampler's temperature.
-        return lambda hidden_XD, head: fused_sum(rule, hidden_XD, head, student.vocab_size, 1.0, None)
+        return lambda hidden_XD, head: rule
+
+    def kernel(self, micro: Micro, coef_X: Tensor, student: Student) -> Kernel:
+        """Sum weight times divergence; report the divergence and the student's mass on the support."""
+        return _summed(self.rule(micro, coef_X, student), student, self.temperature)
+
+
+def _summed(make: RuleMaker, student: Student, temperature: float) -> Kernel:
+    return lambda hidden_XD, head: fused_sum(
+        make(hidden_XD, head), hidden_XD, head, student.vocab_size, temperature, None
+    )
+
+
+@dataclass(frozen=True)
+class WeightedSum:
+    """sum_k w_k D(p_k, q): the parts' divergences, each under its own `weight_BT`.
+
+    Attributes:
+        parts: one for each teacher, at one temperature; a single part gives what it would give alone, to the bit.
+    """
+
+    parts: tuple[FullVocabulary | TopK, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The weighted sum, and every part's own divergence."""
+        return ("divergence", *(f"divergence/teacher_{k}" for k in range(1, len(self.parts) + 1)))
+
+    def kernel(self, micro: Micro, coef_X: Tensor, student: Student) -> Kernel:
+        """Sum over tokens and parts; report the weighted sum and the parts unweighted."""
+        makers = [part.rule(micro, coef_X, student) for part in self.parts]
+        weight_KX = [1.0 if part.weight_BT is None else micro.pick(part.weight_BT) for part in self.parts]
+        (temperature,) = {part.temperature for part in self.parts}
+
+        def run(hidden_XD: Tensor, head: Head) -> Outputs:
+            value_XK = torch.zeros(len(hidden_XD), len(makers), device=hidden_XD.device)
+            rule = SumRule(tuple(make(hidden_XD, head) for make in makers), value_XK)
+            loss, *_ = fused_sum(rule, hidden_XD, head, student.vocab_size, temperature, None)
+            values = value_XK.unbind(dim=1)
+            total_X = sum((w * x_X for w, x_X in zip(weight_KX, values, strict=True)), torch.zeros(()))
+            return loss, total_X, *values
+
+        return run
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """D(sum_k w_k p_k, q): one divergence from the mixture of the teachers' distributions.
+
+    Attributes:
+        teachers: K of them.
+        weight_BTK: w; not negative, of sum 1 on every token that counts.
+    """
+
+    teachers: tuple[WholeTeacher, ...]
+    weight_BTK: Tensor
+    kind: Kind
+    beta: float = 0.5
+    kd_temperature: float = 1.0
+    names = ("divergence", "divergence")
+
+    def kernel(self, micro: Micro, coef_X: Tensor, student: Student) -> Kernel:
+        """Sum the divergence; report it."""
+        parts = [FullVocabulary(t, self.kind, self.beta, self.kd_temperature) for t in self.teachers]
+        makers = [part.rule(micro, coef_X, student) for part in parts]
+        share_XK = micro.pick(self.weight_BTK)
+
+        def run(hidden_XD: Tensor, head: Head) -> Outputs:
+            rules = tuple(make(hidden_XD, head) for make in makers)
+            assert all(isinstance(rule, DivergenceRule) for rule in rules)
+            rule = MixtureRule(rules, share_XK)
+            return fused_sum(rule, hidden_XD, head, student.vocab_size, self.kd_temperature, None)
+
+        return run
