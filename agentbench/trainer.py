@@ -112,7 +112,8 @@ class TrainerSpec:
         id: plug-in name: "atod".
         config: pydantic model of the algorithm's own keys (`extra="forbid"`).
         build: makes the trainer from the run's configuration and the algorithm's settings; usually the class itself.
-        needs: subset of {"teacher", "expert"}; a run without them is refused, and so are teachers nobody needs.
+        needs: subset of {"teacher", "expert", "speaker"}; a run without teacher or expert is refused, and so are
+            teachers nobody needs, and speakers (`teachers.speaker`) nobody listens to.
         ignores: dotted keys of TrainConfig that the algorithm does not use; setting one is an error.
         paper: where the algorithm comes from.
         refuse: raises UsageError where the run's configuration and the algorithm's settings cannot work together;

@@ -59,6 +59,7 @@ TRAINING = (
     *(f"rollout.engine_options.{name}" for name in ENGINE),
     "teachers.*.base_url",
     *(f"teachers.*.engine_options.{name}" for name in ENGINE),
+    *(f"teachers.*.speaker.engine_options.{name}" for name in ENGINE),
 )
 """Keys of TrainConfig that may change on resume; `max_steps` may grow where the learning rate does not depend on it."""
 

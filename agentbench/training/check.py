@@ -44,6 +44,10 @@ def check(config: TrainConfig) -> tuple[TrainerSpec, Any, EnvSpec]:
         )
     if "teacher" not in spec.needs and config.teachers:
         raise ConfigError(f"algorithm {spec.id!r} uses no teacher; remove the key 'teachers'")
+    if "speaker" not in spec.needs and any(teacher.speaker is not None for teacher in config.teachers):
+        raise ConfigError(
+            f"algorithm {spec.id!r} lets no teacher speak; remove the key 'speaker' from 'teachers'"
+        )
     for key in sorted(spec.ignores):
         value, default = _lookup(config, key), _lookup(_defaults(config), key)
         if value != default:
@@ -90,6 +94,10 @@ def _check_models(config: TrainConfig) -> None:
     for teacher in config.teachers:
         if teacher.backend != "server":
             check_name(teacher.model_name_or_path)
+        if teacher.speaker is not None:
+            speaker = teacher.speaker
+            model = speaker.model_name_or_path or teacher.model_name_or_path
+            check_engine(speaker.engine, model, speaker.engine_options)
     check_engine(config.rollout.engine, config.model_name_or_path, config.rollout.engine_options)
 
 

@@ -80,6 +80,32 @@ class RolloutConfig(Section):
     behaviours: dict[str, float] = Field(default_factory=dict)
 
 
+class SpeakerConfig(Section):
+    """How a teacher says something of its own, such as its part of a debate.
+
+    Attributes:
+        engine: engine plug-in that speaks; `engine_options` are its own keyword options. "hf" without options, for a
+            teacher of backend "hf", speaks with the weights that score.
+        model_name_or_path: the model that speaks; None takes the teacher's own.
+        format: "chat" sends one user message through the model's chat template; "raw" sends the text as it is, to be
+            continued.
+        template_options: keyword options of that template; thinking is off unless told otherwise.
+        max_new_tokens: limit of one message, in tokens.
+        stop: texts that end a message, see `SamplingParams`.
+    """
+
+    engine: str = "hf"
+    engine_options: dict[str, Any] = Field(default_factory=dict)
+    model_name_or_path: str | None = None
+    format: Literal["chat", "raw"] = "chat"
+    template_options: dict[str, Any] = Field(default_factory=dict)
+    temperature: float = Field(default=0.7, ge=0, le=MOST_TEMPERATURE)
+    top_p: float = Field(default=0.8, gt=0, le=1)
+    top_k: int = Field(default=20, ge=0)
+    max_new_tokens: int = Field(default=4096, ge=1)
+    stop: StopStrings = Field(default_factory=list)
+
+
 class TeacherConfig(Section):
     """A frozen model that scores the student's tokens.
 
@@ -90,6 +116,7 @@ class TeacherConfig(Section):
         engine_options: keyword options of "vllm" and "server".
         extra_tokens: what becomes of ids that the teacher has and the student lacks: "refuse" such a teacher, or
             "ignore" them, which leaves them out of its distribution (it is normalised over the student's ids).
+        speaker: how it speaks, for algorithms in which teachers do; None is every default of `SpeakerConfig`.
     """
 
     model_name_or_path: str
@@ -99,6 +126,7 @@ class TeacherConfig(Section):
     base_url: str | None = None
     engine_options: dict[str, Any] = Field(default_factory=dict)
     extra_tokens: Literal["refuse", "ignore"] = "refuse"
+    speaker: SpeakerConfig | None = None
 
     @model_validator(mode="after")
     def _used(self) -> TeacherConfig:

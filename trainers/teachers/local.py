@@ -43,7 +43,7 @@ class LocalTeacher:
         dtype = student.dtype if config.dtype == "auto" else getattr(torch, config.dtype)
         loaded = load(name, dtype, student.device, config.revision)
         check_tokenizers(student.tokenizer, loaded.tokenizer, name, extra=config.extra_tokens)
-        self.vocabulary = student.vocabulary
+        self.tokenizer, self.vocabulary = loaded.tokenizer, student.vocabulary
         require_rows(self.vocabulary, loaded.vocabulary, name)
         net = HiddenHead(
             loaded.model, dtype, form=loaded.form, vocabulary=self.vocabulary, rescaled=loaded.rescaled
