@@ -23,8 +23,7 @@ from .kernels.tokens import token_loss
 from .maths.divergences import Kind, TailMode
 from .student.hidden import Kernel, Outputs
 from .student.student import Student
-from .teachers.contract import TeacherScores
-from .teachers.local import LocalTeacher
+from .teachers.contract import TeacherScores, WholeTeacher
 
 
 class Objective(Protocol):
@@ -71,13 +70,13 @@ class TokenObjective:
 
 @dataclass(frozen=True)
 class FullVocabulary:
-    """A divergence from a local teacher over the whole vocabulary.
+    """A divergence from a teacher in this process over the whole vocabulary.
 
     Attributes:
         weight_BT: multiplies each token's divergence; None leaves it.
     """
 
-    teacher: LocalTeacher
+    teacher: WholeTeacher
     kind: Kind
     beta: float = 0.5
     kd_temperature: float = 1.0
