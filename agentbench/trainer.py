@@ -20,10 +20,13 @@ class Update:
     Attributes:
         metrics: name -> number, written to metrics.jsonl.
         turn_columns: column -> {(trajectory id, turn index): value}; become turn annotations in the records.
+        notes: name -> {(trajectory id, turn index): text that a teacher read and the student did not}; become turn
+            notes in the records.
     """
 
     metrics: Mapping[str, float]
     turn_columns: Mapping[str, Mapping[tuple[str, int], float]] = field(default_factory=dict)
+    notes: Mapping[str, Mapping[tuple[str, int], str]] = field(default_factory=dict)
 
 
 class Team(Protocol):

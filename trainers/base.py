@@ -298,6 +298,8 @@ class Algorithm:
         episode: Standardised | None = None,
         columns: Mapping[str, Tensor] | None = None,
         figures: Mapping[str, float | Tensor] | None = None,
+        keep_BT: Tensor | None = None,
+        notes: Mapping[str, Mapping[tuple[str, int], str]] | None = None,
     ) -> Update:
         """Measure what an update hands over, raise alarms, and return it all as the step's `Update`.
 
@@ -310,17 +312,20 @@ class Algorithm:
             episode: group-relative advantages of the episodes.
             columns: token [B, T] or turn [N] values that become annotations of the turns; tokens are averaged by turn.
             figures: further numbers, or token tables [B, T] of which the mean is reported.
+            keep_BT: tokens of which the teacher, the columns and the figures speak; None where they speak of all.
+            notes: what a teacher read and the student did not, by name and turn.
         """
         meters, columns = descent.meters, columns or {}
+        spoken = batch if keep_BT is None else batch.only(keep_BT)
         measure_episodes(meters, batch)
         if old is not None:
             measure_student(meters, batch, old, comparable=self._comparable)
         if old is not None and teacher_BT is not None:
-            measure_teacher(meters, batch, old, teacher_BT)
+            measure_teacher(meters, spoken, old, teacher_BT)
         if episode is not None:
             measure_groups(meters, batch, episode)
-        measure_columns(meters, batch, columns)
-        measure_figures(meters, batch, figures or {})
+        measure_columns(meters, spoken, columns)
+        measure_figures(meters, spoken, figures or {})
         if descent.updates == 0:
             self.skipped += 1
         metrics = {
@@ -334,10 +339,11 @@ class Algorithm:
         if self.student.merge_error is not None:  # of the weights that sampled this step
             metrics["merge_error"] = self.student.merge_error
         by_turn = {
-            name: turn_mean(x, batch.turn_BT, batch.turns) if x.ndim == 2 else x
+            name: turn_mean(x, spoken.turn_BT, batch.turns) if x.ndim == 2 else x
             for name, x in columns.items()
         }
-        return Update({**metrics, **self.alarms.check(metrics, step)}, batch.columns(**by_turn))
+        metrics |= self.alarms.check(metrics, step)
+        return Update(metrics, spoken.columns(**by_turn), notes or {})
 
     @property
     def _comparable(self) -> bool:

@@ -26,7 +26,7 @@ from .kernels.tokens import token_loss
 from .maths.divergences import Kind, TailMode
 from .student.hidden import Kernel, Outputs
 from .student.student import Student
-from .teachers.contract import TeacherScores
+from .teachers.contract import TeacherScores, WholeTeacher
 
 
 class Objective(Protocol):
@@ -39,14 +39,6 @@ class Objective(Protocol):
 
     def kernel(self, micro: Micro, coef_X: Tensor, student: Student) -> Kernel:
         """Make the kernel: (hidden_XD, head) -> (loss, column_X, ...)."""
-        ...
-
-
-class WholeTeacher(Protocol):
-    """A teacher whose whole distribution can be had in this process."""
-
-    def linear_head(self, micro: Micro) -> LinearHead:
-        """Hidden states that predict the trained tokens, and the head."""
         ...
 
 
@@ -87,7 +79,7 @@ class TokenObjective:
 
 @dataclass(frozen=True)
 class FullVocabulary:
-    """A divergence from a local teacher over the whole vocabulary.
+    """A divergence from a teacher in this process over the whole vocabulary.
 
     Attributes:
         weight_BT: multiplies each token's divergence; None leaves it.

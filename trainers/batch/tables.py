@@ -76,6 +76,10 @@ class Batch:
         """Trajectory of each row."""
         return self.traj_N[self.turn_BT.amax(dim=1)]
 
+    def only(self, keep_BT: Tensor) -> Batch:
+        """The same tables with fewer trained tokens, for figures: rows may be left without any."""
+        return replace(self, turn_BT=self.turn_BT.masked_fill(~keep_BT, CONTEXT))
+
     def columns(self, **x_N: Tensor) -> dict[str, dict[tuple[str, int], float]]:
         """Key turn values by (trajectory id, turn index), for the records; untrained turns are left out."""
         seen_N = torch.zeros(self.turns, dtype=torch.bool)

@@ -108,6 +108,13 @@ class HiddenHead(nn.Module):
         return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
 
     @property
+    def max_context(self) -> int:
+        """Most tokens in a row that the model was made for."""
+        longest = getattr(self.plain.config.get_text_config(decoder=True), "max_position_embeddings", None)
+        limit = 2**31 if self.rescaled is None else self.rescaled.limit
+        return min(int(longest or 2**31), limit)
+
+    @property
     def head(self) -> Head:
         """The language-model head."""
         module = self.plain.get_output_embeddings()

@@ -52,6 +52,7 @@ class LocalTeacher:
         student.origins[name] = weights_digest(loaded.model)
         self.vocab_size, self.temperature = student.vocab_size, student.temperature
         self.device, self.budget = student.device, student.run.tokens_per_micro_batch
+        self.max_context = self.net.max_context
 
     def score(self, batch: Batch, top_k: int = 0) -> TeacherScores:
         """Score every trained token; with `top_k`, also keep the K likeliest ids of each."""
