@@ -1,0 +1,67 @@
+"""Decisions as samples: the states at which a student decides anew, and the divergence that suits its replies.
+
+Source: OPAD in MAD-OPD, arXiv:2605.01347, Eqs. 9-10 and the divergence principle. Leaves out who teaches there (`opad`,
+`mad_opd`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from agentbench.config import Section
+from agentbench.registry import env_spec
+from agentbench.types import RolloutPlan
+
+from .maths.divergences import Kind, check_kind
+from .maths.reductions import Reduction
+
+
+class DecisionConfig(Section):
+    """Keys of the algorithms that learn from decisions.
+
+    Attributes:
+        prefix: who plays up to the state: "onpolicy", the student itself, or "reference", the env's expert.
+        anchors: which states of a root are drawn, see `agentbench.rollout.anchors`.
+        states_per_episode: states drawn for each root, on average.
+        steps: turns the student plays from a state; the paper scores one decision at a time.
+        divergence: "auto" takes JSD where the env's replies are actions and reverse KL where they are programs
+            (the paper's divergence principle).
+        beta: weight of the teacher in "jsd".
+        reduction: mean over a decision's tokens, summed over an episode's decisions, then mean.
+    """
+
+    prefix: Literal["onpolicy", "reference"] = "onpolicy"
+    anchors: str = "uniform"
+    states_per_episode: int = Field(default=1, ge=1)
+    steps: int = Field(default=1, ge=1)
+    divergence: Literal["auto"] | Kind = "auto"
+    beta: float = 0.5
+    reduction: Reduction = "turn_sum"
+
+    @model_validator(mode="after")
+    def _divergence(self) -> DecisionConfig:
+        if self.divergence != "auto":
+            check_kind(self.divergence, self.beta)
+        return self
+
+
+def decision_plan(whole: RolloutPlan, settings: DecisionConfig) -> RolloutPlan:
+    """States drawn from the episodes of a plan, and the student's decisions from there."""
+    return replace(
+        whole,
+        mode="step",
+        anchors=settings.anchors,
+        anchors_per_root=settings.states_per_episode,
+        roots=(((0, "expert"),),) if settings.prefix == "reference" else None,
+        steps_per_member=settings.steps,
+    )
+
+
+def chosen_divergence(env: str, settings: DecisionConfig) -> Kind:
+    """JSD keeps gradients bounded on drifted prefixes; reverse KL keeps to one implementation of a program."""
+    if settings.divergence != "auto":
+        return settings.divergence
+    return "reverse_kl" if env_spec(env).replies == "programs" else "jsd"
