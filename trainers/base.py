@@ -54,6 +54,11 @@ _PROBE_SHARE = 16
 """One row in so many is scored to compare engine and trainer where an algorithm does not score the whole batch."""
 
 
+def probe_rows(batch: Batch) -> Tensor:
+    """The first rows, one in `_PROBE_SHARE` of all."""
+    return torch.arange(-(-len(batch.tokens_BT) // _PROBE_SHARE))
+
+
 @dataclass
 class Descent:
     """What `descend` did.
@@ -284,8 +289,20 @@ class Algorithm:
 
     def probe(self, batch: Batch) -> Scores:
         """Score a few rows before the update, for algorithms that need no scores of the whole batch."""
-        rows = -(-len(batch.tokens_BT) // _PROBE_SHARE)
-        return self.student.score(batch, torch.arange(rows))
+        return self.student.score(batch, probe_rows(batch))
+
+    @torch.no_grad()
+    def measure(self, batch: Batch, objective: Objective, rows_B: Tensor) -> dict[str, Tensor]:
+        """Token columns of an objective on some rows, with the weights of now and without a gradient; 0 elsewhere."""
+        self.student.net.eval()
+        columns = {name: torch.zeros(batch.tokens_BT.shape) for name in objective.names}
+        for micro in self.student.micro_batches(batch, rows_B):
+            no_coef_X = torch.zeros(len(micro.token_X), device=self.student.device)
+            _, *reported = self.student.apply(micro, objective.kernel(micro, no_coef_X, self.student))
+            for name, x_X in zip(objective.names, reported, strict=True):
+                micro.place(x_X, columns[name])
+        self.student.reshard()
+        return columns
 
     def report(
         self,

@@ -45,6 +45,8 @@ class DecisionConfig(Section):
     def _divergence(self) -> DecisionConfig:
         if self.divergence != "auto":
             check_kind(self.divergence, self.beta)
+        if self.divergence in ("forward_kl", "reverse_kl") and "beta" in self.model_fields_set:
+            raise ValueError("'beta' is used by divergence 'jsd' only; remove it")
         return self
 
 

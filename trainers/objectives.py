@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .batch.micro import Micro
 from .kernels.divergence import DivergenceRule, divergence_rule
-from .kernels.fused import LinearHead, Rule, fused_sum
+from .kernels.fused import Rule, fused_sum
 from .kernels.head import Head
 from .kernels.several import MixtureRule, SumRule
 from .kernels.support import SupportRule

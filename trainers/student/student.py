@@ -177,7 +177,7 @@ class Student:
             logp_X, entropy_X = self.logprobs(micro)
             micro.place(logp_X, scores.logp_BT)
             micro.place(entropy_X, scores.entropy_BT)
-        self._reshard()
+        self.reshard()
         return scores
 
     @torch.no_grad()
@@ -194,7 +194,7 @@ class Student:
                 hidden_XD, head, micro.token_X, vocab_size=self.vocab_size, temperature=1.0
             ),
         )
-        self._reshard()
+        self.reshard()
         scores: list[float] = logp_X.tolist()
         return scores
 
@@ -203,7 +203,7 @@ class Student:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self.dtype)
 
-    def _reshard(self) -> None:
+    def reshard(self) -> None:
         """Put the root's weights back into shards: only a backward pass does so by itself."""
         if self.processes.fsdp:
             self.runner.reshard()  # type: ignore[operator]

@@ -111,6 +111,14 @@ class Debate:
         return tuple(math.nan if said is None else read_confidence(said.text) for said in self.rounds[-1])
 
     @property
+    def likelihood(self) -> tuple[float, ...]:
+        """How likely each found its own last message, 100 exp(mean log-prob); NaN without log-probs."""
+        last = self.rounds[-1]
+        return tuple(
+            math.nan if said is None or said.logp is None else 100.0 * math.exp(said.logp) for said in last
+        )
+
+    @property
     def transcript(self) -> str:
         """Everything said, in order, under its expert and round."""
         parts = [

@@ -1,0 +1,312 @@
+"""MAD-OPD: several teachers debate each state before they score what the student replied there.
+
+They debate the student's state without its reply, say how confident they are, and then each one scores the student's
+very tokens after a prompt that holds the whole debate. The student reads none of it and learns from the sum of the
+teachers' divergences, weighted by their confidence. Source: MAD-OPD, arXiv:2605.01347, Eqs. 6-10. Without rounds it is
+MT-OPD, the paper's baseline of several silent teachers; with one teacher besides, full-vocabulary distillation.
+Leaves out how a debate goes (`teachers.debate`), who speaks (`teachers.speaking`) and private prompts
+(`teachers.contexts`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from agentbench.errors import ConfigError
+from agentbench.registry import env_spec
+from agentbench.trainer import TrainerSpec, Update
+from agentbench.training.config import TrainConfig
+from agentbench.types import Group, RolloutPlan, derive_seed
+
+from .base import Algorithm, probe_rows
+from .batch.tables import Batch
+from .decisions import DecisionConfig, chosen_divergence, decision_plan
+from .figures.debates import Tally, debate_figures, teachers_apart
+from .maths.divergences import TailMode
+from .maths.teacher_weights import confidence_weights
+from .maths.turns import per_token
+from .objectives import FullVocabulary, Mixture, Objective, TopK, WeightedSum
+from .teachers.contexts import PrivateTeacher, private_rows, teacher_reader
+from .teachers.contract import Teacher, WholeTeacher
+from .teachers.debate import Debate, DebateTexts, Key, hold_debates, load_debate, reply_texts, state_texts
+from .teachers.open import open_teacher, open_whole_teacher
+from .teachers.speaking import open_speaker
+
+
+class MadOpdConfig(DecisionConfig):
+    """Keys of `mad_opd`, beside those of `DecisionConfig`.
+
+    Attributes:
+        plan: "episode" takes every turn of whole episodes, as the paper's formula does; "step" draws states, as `opad`,
+            and alone uses `prefix`, `anchors`, `states_per_episode` and `steps`.
+        rounds: R, of the debate; 0 leaves it out (MT-OPD).
+        debate: what is said to the debaters: "agent", "code" or "general", or the three texts themselves; "auto"
+            takes "code" where the env's replies are programs and "agent" elsewhere.
+        confidence: where the teachers' weights come from: what they "reported", the mean "logprob" of their last
+            message, or "equal" weights.
+        confidence_temperature: T_conf; the larger, the more equal are the weights.
+        combine: "sum" of the divergences, or one divergence from the "mixture" of the distributions.
+        debate_sees_action: show the student's reply to the debaters.
+        support: "full" vocabulary, for teachers in this process, or each teacher's "top_k" likeliest ids.
+        k: ids of "top_k"; `tail` says what becomes of the others.
+    """
+
+    plan: Literal["episode", "step"] = "episode"
+    rounds: int = Field(default=2, ge=0)
+    debate: str | dict[str, Any] = "auto"
+    confidence: Literal["reported", "logprob", "equal"] = "reported"
+    confidence_temperature: float = Field(default=1.0, gt=0)
+    combine: Literal["sum", "mixture"] = "sum"
+    debate_sees_action: bool = False
+    support: Literal["full", "top_k"] = "full"
+    k: int = Field(default=64, ge=1)
+    tail: TailMode = "tail"
+
+    @model_validator(mode="after")
+    def _used(self) -> MadOpdConfig:
+        """Refuse keys that would be ignored."""
+        debating = {"debate", "confidence", "confidence_temperature", "debate_sees_action"}
+        for unused, keys, needed in (
+            (self.plan == "episode", {"prefix", "anchors", "states_per_episode", "steps"}, "plan 'step'"),
+            (self.rounds == 0, debating, "a debate (rounds)"),
+            (self.confidence == "equal", {"confidence_temperature"}, "weights by confidence"),
+            (self.support == "full", {"k", "tail"}, "support 'top_k'"),
+        ):
+            for key in sorted(keys & self.model_fields_set) if unused else ():
+                raise ValueError(f"{key!r} is used by {needed} only; remove it")
+        if self.combine == "mixture" and self.support == "top_k":
+            raise ValueError("combine 'mixture' needs whole distributions; use support 'full'")
+        return self
+
+
+@dataclass(frozen=True)
+class Panel:
+    """The teachers of a step, ready to score.
+
+    Attributes:
+        teachers: K, each with its private prompts where there was a debate.
+        weight_NK: w_k of each turn; 0 where a teacher is missing.
+        debates: by turn; {} without rounds.
+        prompt_tokens: of the private prompts, for each teacher.
+    """
+
+    teachers: tuple[Teacher, ...]
+    weight_NK: Tensor
+    debates: dict[Key, Debate]
+    prompt_tokens: tuple[Tensor, ...] = ()
+
+
+class MadOpd(Algorithm):
+    """Multi-agent debate distillation; see `MadOpdConfig`."""
+
+    def __init__(self, run: TrainConfig, settings: MadOpdConfig) -> None:
+        refuse(run, settings)
+        super().__init__(run)
+        self.settings = settings
+        self.divergence = chosen_divergence(run.env.name, settings)
+        self.teachers: list[Teacher] = [
+            open_whole_teacher(config, self.student)
+            if settings.support == "full"
+            else open_teacher(config, self.student, top_k=settings.k)
+            for config in run.teachers
+        ]
+        self.speakers = [
+            open_speaker(config, teacher, derive_seed(run.seed, "teacher", k))
+            for k, (config, teacher) in enumerate(zip(run.teachers, self.teachers, strict=True))
+            if settings.rounds
+        ]
+        self.tally = Tally(self.speakers)
+        self.texts = debate_texts(run, settings)
+        self.reader = teacher_reader(run, self)
+
+    def plan(self, step: int) -> RolloutPlan:
+        """Whole episodes, or decisions in states drawn from them."""
+        whole = super().plan(step)
+        return whole if self.settings.plan == "episode" else decision_plan(whole, self.settings)
+
+    def update(self, groups: Sequence[Group], step: int) -> Update:
+        """One iteration of the paper's algorithm, after the student has sampled y in every state s_m."""
+        batch = self.collate(groups)
+        old = self.probe(batch)
+        panel = self._debated(groups, batch) if self.settings.rounds else self._silent(batch)
+        heard_BT = per_token(panel.weight_NK.sum(dim=1), batch.turn_BT) > 0
+        objective = self._objective(panel, batch)  # sum_k w_k D(p_k(.|s_m, H, y_<t), q(.|s_m, y_<t)), Eq. 8
+        figures = self._figures(panel, batch, heard_BT)  # before anything changes
+        descent = self.descend(  # sum over m, Eqs. 9-10
+            batch, objective, reduction=self.settings.reduction, step=step, keep_BT=heard_BT
+        )
+        for k in range(len(panel.teachers)) if self.settings.combine == "sum" else ():
+            name, present_BT = (
+                f"divergence/teacher_{k + 1}",
+                per_token(panel.weight_NK[:, k], batch.turn_BT) > 0,
+            )
+            figures[name] = descent.columns[name][present_BT]
+        weights = {f"weight_teacher_{k + 1}": w_N for k, w_N in enumerate(panel.weight_NK.unbind(dim=1))}
+        return self.report(
+            step,
+            batch,
+            descent,
+            old=old,
+            keep_BT=heard_BT,
+            columns={"divergence": descent.columns["divergence"], **weights},
+            figures=figures,
+            notes={"debate": {key: debate.transcript for key, debate in panel.debates.items()}},
+        )
+
+    def _silent(self, batch: Batch) -> Panel:
+        """R = 0: every teacher reads what the student read, and all count the same."""
+        count = len(self.teachers)
+        return Panel(tuple(self.teachers), torch.full((batch.turns, count), 1.0 / count), {})
+
+    def _debated(self, groups: Sequence[Group], batch: Batch) -> Panel:
+        """Let the teachers debate every state, and give each one the debate to read."""
+        settings, turn_of = self.settings, _trained_turns(batch)
+        keys = list(turn_of)
+        debates = hold_debates(  # H, without y
+            self.speakers,
+            state_texts(groups, keys, self.tokenizer),
+            self.texts,
+            settings.rounds,
+            actions=reply_texts(groups, keys) if settings.debate_sees_action else None,
+        )
+        teachers, lengths = [], []
+        for k, teacher in enumerate(self.teachers):
+            read = {
+                key: self.texts.write("answer", me=k, transcript=debate.transcript)
+                for key, debate in debates.items()
+                if debate.present[k]
+            }
+            rows = private_rows(groups, batch, read, self.reader, teacher.max_context)
+            teachers.append(PrivateTeacher(teacher, rows))  # p_k(.|s, H, y_<t)
+            lengths.append(rows.prompt_tokens())
+        weight_NK = torch.zeros(batch.turns, len(teachers))
+        if keys:
+            weight_NK[list(turn_of.values())] = self._weights(list(debates.values()))  # w_k, Eqs. 6-7
+        return Panel(tuple(teachers), weight_NK, debates, tuple(lengths))
+
+    def _weights(self, debates: Sequence[Debate]) -> Tensor:
+        present_DK = torch.tensor([debate.present for debate in debates])
+        return confidence_weights(
+            self._confidence(debates), present_DK, temperature=self.settings.confidence_temperature
+        )
+
+    def _confidence(self, debates: Sequence[Debate]) -> Tensor:
+        """c_k of each debate [D, K], 0 to 100; NaN where there is none."""
+        kind, none = self.settings.confidence, [float("nan")] * len(self.teachers)
+        said = {
+            "reported": lambda debate: debate.confidence,
+            "logprob": lambda debate: debate.likelihood,
+            "equal": lambda debate: none,
+        }[kind]
+        return torch.tensor([said(debate) for debate in debates]).reshape(-1, len(self.teachers))
+
+    def _objective(self, panel: Panel, batch: Batch) -> Objective:
+        chosen = self.settings
+        weight_KBT = [per_token(w_N, batch.turn_BT) for w_N in panel.weight_NK.unbind(dim=1)]
+        if chosen.combine == "mixture":
+            whole = cast(tuple[WholeTeacher, ...], panel.teachers)
+            return Mixture(whole, torch.stack(weight_KBT, dim=-1), self.divergence, chosen.beta)
+        return WeightedSum(
+            tuple(
+                FullVocabulary(cast(WholeTeacher, teacher), self.divergence, chosen.beta, weight_BT=weight_BT)
+                if chosen.support == "full"
+                else TopK(
+                    teacher.score(batch, chosen.k),
+                    self.divergence,
+                    chosen.tail,
+                    chosen.beta,
+                    weight_BT=weight_BT,
+                )
+                for teacher, weight_BT in zip(panel.teachers, weight_KBT, strict=True)
+            )
+        )
+
+    def _figures(self, panel: Panel, batch: Batch, heard_BT: Tensor) -> dict[str, float | Tensor]:
+        """Figures of the debate, and on a few rows what it changed: the privileged gap."""
+        found: dict[str, float | Tensor] = {}
+        rows_B, device = probe_rows(batch), self.student.device
+        whole = self.settings.support == "full"
+        if panel.debates:
+            at = list(_trained_turns(batch).values())
+            confidence_DK = self._confidence(list(panel.debates.values()))
+            found |= debate_figures(panel.debates, confidence_DK, panel.weight_NK[at])
+            found |= self.tally.figures(int(batch.mask_BT.sum()))
+        for k, tokens_P in enumerate(panel.prompt_tokens):
+            found[f"debate/prompt_tokens/teacher_{k + 1}"] = tokens_P
+        if self.settings.rounds and whole:
+            found |= self._privileged_gap(panel, batch, rows_B)
+        if whole and len(panel.teachers) > 1:
+            all_BT = per_token((panel.weight_NK > 0).all(dim=1).float(), batch.turn_BT) > 0
+            teachers = cast(Sequence[WholeTeacher], panel.teachers)
+            found["teachers_apart"] = teachers_apart(
+                teachers, batch, rows_B, all_BT, self.student.vocab_size, device
+            )
+        return found
+
+    def _privileged_gap(self, panel: Panel, batch: Batch, rows_B: Tensor) -> dict[str, Tensor]:
+        """D with the debate minus D without it, of each teacher, before the update."""
+        with_, without = (
+            self.measure(
+                batch,
+                WeightedSum(
+                    tuple(
+                        FullVocabulary(cast(WholeTeacher, teacher), self.divergence, self.settings.beta)
+                        for teacher in teachers
+                    )
+                ),
+                rows_B,
+            )
+            for teachers in (panel.teachers, self.teachers)
+        )
+        probed_BT = torch.zeros_like(batch.mask_BT)
+        probed_BT[rows_B] = batch.mask_BT[rows_B]
+        found = {}
+        for k, weight_N in enumerate(panel.weight_NK.unbind(dim=1)):
+            name, there_BT = f"teacher_{k + 1}", probed_BT & (per_token(weight_N, batch.turn_BT) > 0)
+            gap_BT = with_[f"divergence/{name}"] - without[f"divergence/{name}"]
+            found[f"privileged_gap/{name}"] = gap_BT[there_BT]
+        return found
+
+
+def _trained_turns(batch: Batch) -> dict[Key, int]:
+    """(trajectory id, turn index) -> row of the turn table, of every turn with a trained token."""
+    rows = sorted(set(batch.turn_BT[batch.mask_BT].tolist()))
+    return {(batch.ids_M[int(batch.traj_N[n])], int(batch.index_N[n])): n for n in rows}
+
+
+def debate_texts(run: TrainConfig, settings: MadOpdConfig) -> DebateTexts:
+    """The texts that the settings name."""
+    if settings.debate != "auto":
+        return load_debate(settings.debate)
+    return load_debate("code" if env_spec(run.env.name).replies == "programs" else "agent")
+
+
+def refuse(run: TrainConfig, settings: MadOpdConfig) -> None:
+    """Refuse what cannot work, before a model is loaded."""
+    for number, teacher in enumerate(run.teachers):
+        if settings.rounds == 0 and teacher.speaker is not None:
+            raise ConfigError(
+                f"teachers.{number}.speaker is not used without a debate (rounds: 0); remove it"
+            )
+        if settings.rounds and teacher.backend != "hf" and teacher.speaker is None:
+            raise ConfigError(
+                f"teachers.{number} has backend {teacher.backend!r} and shall debate; name who speaks for it with "
+                f"teachers.{number}.speaker.engine, such as vllm-server, or set trainer.rounds: 0"
+            )
+    debate_texts(run, settings)
+
+
+SPEC = TrainerSpec(
+    id="mad_opd",
+    config=MadOpdConfig,
+    build=MadOpd,
+    refuse=refuse,
+    needs=frozenset({"teacher", "speaker"}),
+    paper="MAD-OPD, arXiv:2605.01347",
+)
