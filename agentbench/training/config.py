@@ -84,8 +84,8 @@ class SpeakerConfig(Section):
     """How a teacher says something of its own, such as its part of a debate.
 
     Attributes:
-        engine: engine plug-in that speaks; `engine_options` are its own keyword options. "hf" without options, for a
-            teacher of backend "hf", speaks with the weights that score.
+        engine: engine plug-in that speaks; `engine_options` are its own keyword options. "hf" speaks with the very
+            weights of a teacher of backend "hf", unless the options say how to load others (dtype, device ...).
         model_name_or_path: the model that speaks; None takes the teacher's own.
         format: "chat" sends one user message through the model's chat template; "raw" sends the text as it is, to be
             continued.

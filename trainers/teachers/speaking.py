@@ -27,6 +27,9 @@ from .local import LocalTeacher
 
 K = TypeVar("K", bound=Hashable)
 
+_LOADING = {"dtype", "device", "trust_remote_code", "revision", "attn_implementation"}
+"""Options of engine "hf" with which it loads weights of its own."""
+
 _KEPT = 8192
 """Answers that are remembered; the oldest are forgotten, and would be the same again."""
 
@@ -96,14 +99,17 @@ class Speaker:
         self._asked = {self._name(prompt): prompt for prompt in fresh}
         new = [name for name in self._asked if name not in self._known]
         self.recalled += len(prompts) - len(new)
+        self._waiting = set(new)
+        if not new:
+            return
         if isinstance(self.engine, TextEngine):
             self.engine.ask([self._text_request(name) for name in new])
-            self._waiting = set(new)
             return
         requests = [self._request(name) for name in new]
         room = self.engine.max_context - self.sampling.max_new_tokens
         fitting = [request for request in requests if len(request.token_ids) <= room]
-        self.faults["ContextFull"] += len(requests) - len(fitting)
+        if len(fitting) < len(requests):
+            self.faults["ContextFull"] += len(requests) - len(fitting)
         self._waiting = {request.key for request in fitting}
         self.engine.submit(fitting)
 
@@ -175,20 +181,24 @@ def open_speaker(config: TeacherConfig, teacher: Teacher, seed: int) -> Speaker:
 
     Args:
         config: of the teacher.
-        teacher: opened from it; a local one lends its weights to engine "hf" without options.
+        teacher: opened from it; a local one lends its weights to engine "hf" where nothing says how to load others.
         seed: of the run and the speaker.
     Raises: UsageError: the engine cannot be opened, or cannot speak so.
     """
     chosen = config.speaker or SpeakerConfig()
     model = chosen.model_name_or_path or config.model_name_or_path
-    own = chosen.engine == "hf" and not chosen.engine_options and model == config.model_name_or_path
+    own = (
+        chosen.engine == "hf"
+        and model == config.model_name_or_path
+        and not _LOADING & set(chosen.engine_options)
+    )
     if own and isinstance(teacher, LocalTeacher):
-        return Speaker(_shared(teacher, model), chosen, seed)
+        return Speaker(_shared(teacher, model, chosen.engine_options), chosen, seed)
     return Speaker(open_engine(chosen.engine, model, chosen.engine_options), chosen, seed)
 
 
-def _shared(teacher: LocalTeacher, name: str) -> Engine:
+def _shared(teacher: LocalTeacher, name: str, options: Mapping[str, Any]) -> Engine:
     """An engine on the very weights that score."""
     from agentbench.engines.hf.engine import HFEngine
 
-    return HFEngine(teacher.net.plain, teacher.tokenizer, name=name)
+    return HFEngine(teacher.net.plain, teacher.tokenizer, name=name, **options)
