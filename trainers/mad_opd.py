@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -101,6 +101,10 @@ class Panel:
     debates: dict[Key, Debate]
     prompt_tokens: tuple[Tensor, ...] = ()
 
+    def present(self, batch: Batch) -> list[Tensor]:
+        """For each teacher, the tokens [B, T] of which it speaks."""
+        return [per_token(w_N > 0, batch.turn_BT) for w_N in self.weight_NK.unbind(dim=1)]
+
 
 class MadOpd(Algorithm):
     """Multi-agent debate distillation; see `MadOpdConfig`."""
@@ -135,18 +139,16 @@ class MadOpd(Algorithm):
         batch = self.collate(groups)
         old = self.probe(batch)
         panel = self._debated(groups, batch) if self.settings.rounds else self._silent(batch)
-        heard_BT = per_token(panel.weight_NK.sum(dim=1), batch.turn_BT) > 0
+        heard_BT = per_token((panel.weight_NK > 0).any(dim=1), batch.turn_BT)
         objective = self._objective(panel, batch)  # sum_k w_k D(p_k(.|s_m, H, y_<t), q(.|s_m, y_<t)), Eq. 8
-        figures = self._figures(panel, batch, heard_BT)  # before anything changes
+        figures = self._figures(panel, batch)  # before anything changes
         descent = self.descend(  # sum over m, Eqs. 9-10
             batch, objective, reduction=self.settings.reduction, step=step, keep_BT=heard_BT
         )
-        for k in range(len(panel.teachers)) if self.settings.combine == "sum" else ():
-            name, present_BT = (
-                f"divergence/teacher_{k + 1}",
-                per_token(panel.weight_NK[:, k], batch.turn_BT) > 0,
-            )
-            figures[name] = descent.columns[name][present_BT]
+        for k, present_BT in enumerate(panel.present(batch)):
+            if self.settings.combine == "sum":
+                name = f"divergence/teacher_{k + 1}"
+                figures[name] = descent.columns[name][present_BT]
         weights = {f"weight_teacher_{k + 1}": w_N for k, w_N in enumerate(panel.weight_NK.unbind(dim=1))}
         return self.report(
             step,
@@ -207,71 +209,63 @@ class MadOpd(Algorithm):
         return torch.tensor([said(debate) for debate in debates]).reshape(-1, len(self.teachers))
 
     def _objective(self, panel: Panel, batch: Batch) -> Objective:
-        chosen = self.settings
         weight_KBT = [per_token(w_N, batch.turn_BT) for w_N in panel.weight_NK.unbind(dim=1)]
-        if chosen.combine == "mixture":
-            whole = cast(tuple[WholeTeacher, ...], panel.teachers)
-            return Mixture(whole, torch.stack(weight_KBT, dim=-1), self.divergence, chosen.beta)
-        return WeightedSum(
-            tuple(
-                FullVocabulary(cast(WholeTeacher, teacher), self.divergence, chosen.beta, weight_BT=weight_BT)
-                if chosen.support == "full"
-                else TopK(
-                    teacher.score(batch, chosen.k),
-                    self.divergence,
-                    chosen.tail,
-                    chosen.beta,
-                    weight_BT=weight_BT,
-                )
-                for teacher, weight_BT in zip(panel.teachers, weight_KBT, strict=True)
-            )
-        )
+        if self.settings.combine == "mixture":
+            weight_BTK = torch.stack(weight_KBT, dim=-1)
+            return Mixture(_whole(panel.teachers), weight_BTK, self.divergence, self.settings.beta)
+        parts = zip(panel.teachers, weight_KBT, strict=True)
+        return WeightedSum(tuple(self._part(teacher, batch, weight_BT) for teacher, weight_BT in parts))
 
-    def _figures(self, panel: Panel, batch: Batch, heard_BT: Tensor) -> dict[str, float | Tensor]:
-        """Figures of the debate, and on a few rows what it changed: the privileged gap."""
+    def _part(self, teacher: Teacher, batch: Batch, weight_BT: Tensor | None = None) -> FullVocabulary | TopK:
+        """D(p_k, q)."""
+        chosen = self.settings
+        if chosen.support == "top_k":
+            scores = teacher.score(batch, chosen.k)
+            return TopK(scores, self.divergence, chosen.tail, chosen.beta, weight_BT=weight_BT)
+        (whole,) = _whole([teacher])
+        return FullVocabulary(whole, self.divergence, chosen.beta, weight_BT=weight_BT)
+
+    def _figures(self, panel: Panel, batch: Batch) -> dict[str, float | Tensor]:
+        """Figures of the debate, and on a few rows what it changed and how far the teachers are apart."""
         found: dict[str, float | Tensor] = {}
-        rows_B, device = probe_rows(batch), self.student.device
-        whole = self.settings.support == "full"
-        if panel.debates:
+        if self.settings.rounds:
             at = list(_trained_turns(batch).values())
             confidence_DK = self._confidence(list(panel.debates.values()))
             found |= debate_figures(panel.debates, confidence_DK, panel.weight_NK[at])
             found |= self.tally.figures(int(batch.mask_BT.sum()))
         for k, tokens_P in enumerate(panel.prompt_tokens):
             found[f"debate/prompt_tokens/teacher_{k + 1}"] = tokens_P
-        if self.settings.rounds and whole:
-            found |= self._privileged_gap(panel, batch, rows_B)
-        if whole and len(panel.teachers) > 1:
-            all_BT = per_token((panel.weight_NK > 0).all(dim=1).float(), batch.turn_BT) > 0
-            teachers = cast(Sequence[WholeTeacher], panel.teachers)
+        if self.settings.support == "full" and self.settings.rounds:
+            found |= self._privileged_gap(panel, batch)
+        if self.settings.support == "full" and len(panel.teachers) > 1:
+            all_BT = per_token((panel.weight_NK > 0).all(dim=1), batch.turn_BT)
             found["teachers_apart"] = teachers_apart(
-                teachers, batch, rows_B, all_BT, self.student.vocab_size, device
+                _whole(panel.teachers), batch, probe_rows(batch), all_BT, self.student
             )
         return found
 
-    def _privileged_gap(self, panel: Panel, batch: Batch, rows_B: Tensor) -> dict[str, Tensor]:
-        """D with the debate minus D without it, of each teacher, before the update."""
+    def _privileged_gap(self, panel: Panel, batch: Batch) -> dict[str, Tensor]:
+        """D with the debate minus D without it, of each teacher, on a few rows."""
+        rows_B = probe_rows(batch)
         with_, without = (
-            self.measure(
-                batch,
-                WeightedSum(
-                    tuple(
-                        FullVocabulary(cast(WholeTeacher, teacher), self.divergence, self.settings.beta)
-                        for teacher in teachers
-                    )
-                ),
-                rows_B,
-            )
+            self.measure(batch, WeightedSum(tuple(self._part(t, batch) for t in teachers)), rows_B)
             for teachers in (panel.teachers, self.teachers)
         )
         probed_BT = torch.zeros_like(batch.mask_BT)
         probed_BT[rows_B] = batch.mask_BT[rows_B]
         found = {}
-        for k, weight_N in enumerate(panel.weight_NK.unbind(dim=1)):
-            name, there_BT = f"teacher_{k + 1}", probed_BT & (per_token(weight_N, batch.turn_BT) > 0)
+        for k, present_BT in enumerate(panel.present(batch)):
+            name = f"teacher_{k + 1}"
             gap_BT = with_[f"divergence/{name}"] - without[f"divergence/{name}"]
-            found[f"privileged_gap/{name}"] = gap_BT[there_BT]
+            found[f"privileged_gap/{name}"] = gap_BT[probed_BT & present_BT]
         return found
+
+
+def _whole(teachers: Sequence[Teacher]) -> tuple[WholeTeacher, ...]:
+    """Teachers whose whole distributions can be had; they were opened as such."""
+    whole = tuple(teacher for teacher in teachers if isinstance(teacher, WholeTeacher))
+    assert len(whole) == len(teachers)
+    return whole
 
 
 def _trained_turns(batch: Batch) -> dict[Key, int]:

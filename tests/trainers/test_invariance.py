@@ -6,7 +6,7 @@ import pytest
 import torch
 from trainer_cases import assert_close, gradient, make_run, make_turn, random_groups, write_model
 
-from agentbench.trainers import atod, gigpo, gkd, grpo, opd, sft
+from agentbench.trainers import atod, gigpo, gkd, grpo, mad_opd, opd, sft
 from agentbench.types import Group
 
 CASES = {
@@ -15,6 +15,7 @@ CASES = {
     "gkd_full": (gkd.SPEC, {"reduction": "trajectory_mean"}),
     "gkd_top_k": (gkd.SPEC, {"support": "top_k", "k": 8}),
     "atod": (atod.SPEC, {"reduction": "trajectory_mean"}),
+    "mad_opd": (mad_opd.SPEC, {"rounds": 0}),
     "grpo": (grpo.SPEC, {"ref_kl_coef": 0.0}),
     "gigpo": (gigpo.SPEC, {"ref_kl_coef": 0.0, "reduction": "turn_sum"}),
     "sft": (sft.SPEC, {"mode": "takeover", "takeover": (0, 0), "reduction": "trajectory_mean"}),

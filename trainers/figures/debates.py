@@ -10,6 +10,7 @@ from torch import Tensor
 from ..batch.micro import micro_batches
 from ..batch.tables import Batch
 from ..kernels.divergence import divergence
+from ..student.student import Student
 from ..teachers.contract import WholeTeacher
 from ..teachers.debate import Debate, Key
 from ..teachers.speaking import Speaker
@@ -77,12 +78,7 @@ class Tally:
 
 @torch.no_grad()
 def teachers_apart(
-    teachers: Sequence[WholeTeacher],
-    batch: Batch,
-    rows_B: Tensor,
-    keep_BT: Tensor,
-    vocab_size: int,
-    device: torch.device,
+    teachers: Sequence[WholeTeacher], batch: Batch, rows_B: Tensor, keep_BT: Tensor, student: Student
 ) -> Tensor:
     """KL(a, b) + KL(b, a) of every pair of teachers at the tokens of some rows, nats; one list for all pairs.
 
@@ -90,13 +86,12 @@ def teachers_apart(
         teachers: K of them.
         batch: the student's tables.
         rows_B: which rows.
-        keep_BT: tokens on which every teacher has a signal.
-        vocab_size: of the student.
-        device: where teachers are.
+        keep_BT: bool, tokens of which every teacher speaks.
+        student: gives vocabulary and device.
     """
     found: list[Tensor] = [torch.zeros(0)]
-    for micro in micro_batches(batch, teachers[0].budget, device, rows_B):
-        keep_X, no_weight_X = micro.pick(keep_BT), torch.zeros(len(micro.token_X), device=device)
+    for micro in micro_batches(batch, teachers[0].budget, student.device, rows_B):
+        keep_X, no_weight_X = micro.pick(keep_BT), torch.zeros(len(micro.token_X), device=student.device)
         heads = [teacher.linear_head(micro) for teacher in teachers]
         for j, a in enumerate(heads):
             for b in heads[j + 1 :]:
@@ -107,7 +102,7 @@ def teachers_apart(
                         other,
                         kind="reverse_kl",
                         weight_N=no_weight_X,
-                        vocab_size=vocab_size,
+                        vocab_size=student.vocab_size,
                     ).value_N
                     for one, other in ((a, b), (b, a))
                 ]
