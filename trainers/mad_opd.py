@@ -200,13 +200,11 @@ class MadOpd(Algorithm):
 
     def _confidence(self, debates: Sequence[Debate]) -> Tensor:
         """c_k of each debate [D, K], 0 to 100; NaN where there is none."""
-        kind, none = self.settings.confidence, [float("nan")] * len(self.teachers)
-        said = {
-            "reported": lambda debate: debate.confidence,
-            "logprob": lambda debate: debate.likelihood,
-            "equal": lambda debate: none,
-        }[kind]
-        return torch.tensor([said(debate) for debate in debates]).reshape(-1, len(self.teachers))
+        kind = self.settings.confidence
+        if kind == "equal":
+            return torch.full((len(debates), len(self.teachers)), float("nan"))
+        said = [debate.confidence if kind == "reported" else debate.likelihood for debate in debates]
+        return torch.tensor(said).reshape(-1, len(self.teachers))
 
     def _objective(self, panel: Panel, batch: Batch) -> Objective:
         weight_KBT = [per_token(w_N, batch.turn_BT) for w_N in panel.weight_NK.unbind(dim=1)]

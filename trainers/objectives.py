@@ -97,7 +97,9 @@ class FullVocabulary:
         """At which the student's log-probs are taken: distributions are compared, whatever the sampler's was."""
         return self.kd_temperature
 
-    def rule(self, micro: Micro, coef_X: Tensor, student: Student) -> RuleMaker:
+    def rule(
+        self, micro: Micro, coef_X: Tensor, student: Student
+    ) -> Callable[[Tensor, Head], DivergenceRule]:
         """Make the rule; runs the teacher."""
         weight_X = coef_X if self.weight_BT is None else coef_X * micro.pick(self.weight_BT)
         teacher = self.teacher.linear_head(micro)
@@ -224,9 +226,7 @@ class Mixture:
         share_XK = micro.pick(self.weight_BTK)
 
         def run(hidden_XD: Tensor, head: Head) -> Outputs:
-            rules = tuple(make(hidden_XD, head) for make in makers)
-            assert all(isinstance(rule, DivergenceRule) for rule in rules)
-            rule = MixtureRule(rules, share_XK)
+            rule = MixtureRule(tuple(make(hidden_XD, head) for make in makers), share_XK)
             return fused_sum(rule, hidden_XD, head, student.vocab_size, self.kd_temperature, None)
 
         return run

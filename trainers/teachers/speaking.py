@@ -154,7 +154,8 @@ class Speaker:
         return TextRequest(name, (message,), self.sampling, self._seed(name))
 
     def _request(self, name: str) -> Request:
-        prompt, template, ends = self._control.hide(self._asked[name]), self._template, ()
+        prompt, template = self._control.hide(self._asked[name]), self._template
+        ends: tuple[int, ...] = ()
         if template is not None:
             ids = self._control.encode(template.text([{"role": "user", "content": prompt}]))
             ends = (template.border.end,)
