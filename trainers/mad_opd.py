@@ -86,7 +86,7 @@ class MadOpdConfig(DecisionConfig):
 
 
 @dataclass(frozen=True)
-class Panel:
+class Council:
     """The teachers of a step, ready to score.
 
     Attributes:
@@ -138,18 +138,18 @@ class MadOpd(Algorithm):
         """One iteration of the paper's algorithm, after the student has sampled y in every state s_m."""
         batch = self.collate(groups)
         old = self.probe(batch)
-        panel = self._debated(groups, batch) if self.settings.rounds else self._silent(batch)
-        heard_BT = per_token((panel.weight_NK > 0).any(dim=1), batch.turn_BT)
-        objective = self._objective(panel, batch)  # sum_k w_k D(p_k(.|s_m, H, y_<t), q(.|s_m, y_<t)), Eq. 8
-        figures = self._figures(panel, batch)  # before anything changes
+        council = self._debated(groups, batch) if self.settings.rounds else self._silent(batch)
+        heard_BT = per_token((council.weight_NK > 0).any(dim=1), batch.turn_BT)
+        objective = self._objective(council, batch)  # sum_k w_k D(p_k(.|s_m, H, y_<t), q(.|s_m, y_<t)), Eq. 8
+        figures = self._figures(council, batch)  # before anything changes
         descent = self.descend(  # sum over m, Eqs. 9-10
             batch, objective, reduction=self.settings.reduction, step=step, keep_BT=heard_BT
         )
-        for k, present_BT in enumerate(panel.present(batch)):
+        for k, present_BT in enumerate(council.present(batch)):
             if self.settings.combine == "sum":
                 name = f"divergence/teacher_{k + 1}"
                 figures[name] = descent.columns[name][present_BT]
-        weights = {f"weight_teacher_{k + 1}": w_N for k, w_N in enumerate(panel.weight_NK.unbind(dim=1))}
+        weights = {f"weight_teacher_{k + 1}": w_N for k, w_N in enumerate(council.weight_NK.unbind(dim=1))}
         return self.report(
             step,
             batch,
@@ -158,15 +158,15 @@ class MadOpd(Algorithm):
             keep_BT=heard_BT,
             columns={"divergence": descent.columns["divergence"], **weights},
             figures=figures,
-            notes={"debate": {key: debate.transcript for key, debate in panel.debates.items()}},
+            notes={"debate": {key: debate.transcript for key, debate in council.debates.items()}},
         )
 
-    def _silent(self, batch: Batch) -> Panel:
+    def _silent(self, batch: Batch) -> Council:
         """R = 0: every teacher reads what the student read, and all count the same."""
         count = len(self.teachers)
-        return Panel(tuple(self.teachers), torch.full((batch.turns, count), 1.0 / count), {})
+        return Council(tuple(self.teachers), torch.full((batch.turns, count), 1.0 / count), {})
 
-    def _debated(self, groups: Sequence[Group], batch: Batch) -> Panel:
+    def _debated(self, groups: Sequence[Group], batch: Batch) -> Council:
         """Let the teachers debate every state, and give each one the debate to read."""
         settings, turn_of = self.settings, _trained_turns(batch)
         keys = list(turn_of)
@@ -190,7 +190,7 @@ class MadOpd(Algorithm):
         weight_NK = torch.zeros(batch.turns, len(teachers))
         if keys:
             weight_NK[list(turn_of.values())] = self._weights(list(debates.values()))  # w_k, Eqs. 6-7
-        return Panel(tuple(teachers), weight_NK, debates, tuple(lengths))
+        return Council(tuple(teachers), weight_NK, debates, tuple(lengths))
 
     def _weights(self, debates: Sequence[Debate]) -> Tensor:
         present_DK = torch.tensor([debate.present for debate in debates])
@@ -206,12 +206,12 @@ class MadOpd(Algorithm):
         said = [debate.confidence if kind == "reported" else debate.likelihood for debate in debates]
         return torch.tensor(said).reshape(-1, len(self.teachers))
 
-    def _objective(self, panel: Panel, batch: Batch) -> Objective:
-        weight_KBT = [per_token(w_N, batch.turn_BT) for w_N in panel.weight_NK.unbind(dim=1)]
+    def _objective(self, council: Council, batch: Batch) -> Objective:
+        weight_KBT = [per_token(w_N, batch.turn_BT) for w_N in council.weight_NK.unbind(dim=1)]
         if self.settings.combine == "mixture":
             weight_BTK = torch.stack(weight_KBT, dim=-1)
-            return Mixture(_whole(panel.teachers), weight_BTK, self.divergence, self.settings.beta)
-        parts = zip(panel.teachers, weight_KBT, strict=True)
+            return Mixture(_whole(council.teachers), weight_BTK, self.divergence, self.settings.beta)
+        parts = zip(council.teachers, weight_KBT, strict=True)
         return WeightedSum(tuple(self._part(teacher, batch, weight_BT) for teacher, weight_BT in parts))
 
     def _part(self, teacher: Teacher, batch: Batch, weight_BT: Tensor | None = None) -> FullVocabulary | TopK:
@@ -223,36 +223,36 @@ class MadOpd(Algorithm):
         (whole,) = _whole([teacher])
         return FullVocabulary(whole, self.divergence, chosen.beta, weight_BT=weight_BT)
 
-    def _figures(self, panel: Panel, batch: Batch) -> dict[str, float | Tensor]:
+    def _figures(self, council: Council, batch: Batch) -> dict[str, float | Tensor]:
         """Figures of the debate, and on a few rows what it changed and how far the teachers are apart."""
         found: dict[str, float | Tensor] = {}
         if self.settings.rounds:
             at = list(_trained_turns(batch).values())
-            confidence_DK = self._confidence(list(panel.debates.values()))
-            found |= debate_figures(panel.debates, confidence_DK, panel.weight_NK[at])
+            confidence_DK = self._confidence(list(council.debates.values()))
+            found |= debate_figures(council.debates, confidence_DK, council.weight_NK[at])
             found |= self.tally.figures(int(batch.mask_BT.sum()))
-        for k, tokens_P in enumerate(panel.prompt_tokens):
+        for k, tokens_P in enumerate(council.prompt_tokens):
             found[f"debate/prompt_tokens/teacher_{k + 1}"] = tokens_P
         if self.settings.support == "full" and self.settings.rounds:
-            found |= self._privileged_gap(panel, batch)
-        if self.settings.support == "full" and len(panel.teachers) > 1:
-            all_BT = per_token((panel.weight_NK > 0).all(dim=1), batch.turn_BT)
+            found |= self._privileged_gap(council, batch)
+        if self.settings.support == "full" and len(council.teachers) > 1:
+            all_BT = per_token((council.weight_NK > 0).all(dim=1), batch.turn_BT)
             found["teachers_apart"] = teachers_apart(
-                _whole(panel.teachers), batch, probe_rows(batch), all_BT, self.student
+                _whole(council.teachers), batch, probe_rows(batch), all_BT, self.student
             )
         return found
 
-    def _privileged_gap(self, panel: Panel, batch: Batch) -> dict[str, Tensor]:
+    def _privileged_gap(self, council: Council, batch: Batch) -> dict[str, Tensor]:
         """D with the debate minus D without it, of each teacher, on a few rows."""
         rows_B = probe_rows(batch)
         with_, without = (
             self.measure(batch, WeightedSum(tuple(self._part(t, batch) for t in teachers)), rows_B)
-            for teachers in (panel.teachers, self.teachers)
+            for teachers in (council.teachers, self.teachers)
         )
         probed_BT = torch.zeros_like(batch.mask_BT)
         probed_BT[rows_B] = batch.mask_BT[rows_B]
         found = {}
-        for k, present_BT in enumerate(panel.present(batch)):
+        for k, present_BT in enumerate(council.present(batch)):
             name = f"teacher_{k + 1}"
             gap_BT = with_[f"divergence/{name}"] - without[f"divergence/{name}"]
             found[f"privileged_gap/{name}"] = gap_BT[probed_BT & present_BT]

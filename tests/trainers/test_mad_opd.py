@@ -191,12 +191,12 @@ def reference_rows(trainer, pair, groups, student):
     ]
     size = len(pair["tokenizer"])
     batch = trainer.collate(groups)
-    panel = trainer._debated(groups, batch)
+    council = trainer._debated(groups, batch)
     for group in groups:
         for member in group.members:
             for turn in member.turns:
                 key, said = (member.id, turn.index), list(turn.action.token_ids)
-                debate, ps = panel.debates[key], []
+                debate, ps = council.debates[key], []
                 own = [
                     i
                     for past in member.turns[: turn.index]
@@ -296,8 +296,8 @@ def test_each_teacher_reads_the_debate_and_the_student_none_of_it(pair):
     trainer = debating(pair, [says(90), says(40)])
     groups = spoken_groups(trainer.run, pair["tokenizer"])
     batch = trainer.collate(groups)
-    panel = trainer._debated(groups, batch)
-    for k, teacher in enumerate(panel.teachers):
+    council = trainer._debated(groups, batch)
+    for k, teacher in enumerate(council.teachers):
         for row in teacher.rows.batch.tokens_BT:
             text = pair["tokenizer"].decode(row.tolist())
             assert f"{'AB'[k]} read {{Expert A, round 1:" in text

@@ -25,7 +25,7 @@ from agentbench.config import Section, parse_mapping, validate
 from agentbench.errors import unknown_name
 from agentbench.types import Group, Trajectory
 
-from .speaking import Said, Speaker, speak
+from .speaking import Speaker, Spoken, speak
 
 Key = tuple[str, int]
 """(trajectory id, turn index)."""
@@ -98,7 +98,7 @@ class Debate:
         rounds: [R][K] messages; None where a teacher failed, in this round or before.
     """
 
-    rounds: tuple[tuple[Said | None, ...], ...]
+    rounds: tuple[tuple[Spoken | None, ...], ...]
 
     @property
     def present(self) -> tuple[bool, ...]:
@@ -159,7 +159,7 @@ def hold_debates(
         rounds: R, at least 1.
         actions: the student's replies to show (an ablation); None keeps the debate blind.
     """
-    held: dict[Key, tuple[tuple[Said | None, ...], ...]] = dict.fromkeys(states, ())
+    held: dict[Key, tuple[tuple[Spoken | None, ...], ...]] = dict.fromkeys(states, ())
     for number in range(rounds):
         asked = []
         for k, speaker in enumerate(speakers):

@@ -35,7 +35,7 @@ _KEPT = 8192
 
 
 @dataclass(frozen=True)
-class Said:
+class Spoken:
     """One message.
 
     Attributes:
@@ -76,7 +76,7 @@ class Speaker:
         )
         self.faults: Counter[str] = Counter()
         self.recalled = self.tokens = 0
-        self._known: OrderedDict[str, Said] = OrderedDict()
+        self._known: OrderedDict[str, Spoken] = OrderedDict()
         self._asked: dict[str, str] = {}
         self._waiting: set[str] = set()
         self._template: ChatTemplate | None = None
@@ -113,7 +113,7 @@ class Speaker:
         self._waiting = {request.key for request in fitting}
         self.engine.submit(fitting)
 
-    def answers(self, prompts: Mapping[K, str]) -> dict[K, Said]:
+    def answers(self, prompts: Mapping[K, str]) -> dict[K, Spoken]:
         """Wait for the answers to what was asked; a prompt that was not answered is absent."""
         found = {name: self._known[name] for name in self._asked if name in self._known}
         while self._waiting:
@@ -129,14 +129,14 @@ class Speaker:
         names = {key: self._name(prompt) for key, prompt in prompts.items()}
         return {key: found[name] for key, name in names.items() if name in found}
 
-    def _read(self, completion: Completion) -> Said | None:
+    def _read(self, completion: Completion) -> Spoken | None:
         action = completion.action
         if action is None or action.finish == "abort":
             self.faults[type(completion.failure).__name__ if action is None else "abort"] += 1
             return None
         count = len(action.token_ids)
         self.tokens += count
-        return Said(
+        return Spoken(
             action.text.strip(),
             action.finish == "length",
             count,
@@ -170,7 +170,7 @@ def _first_ids(tokenizer: Any) -> list[int]:
     return [begin] if begin is not None and begin in tokenizer.encode("") else []
 
 
-def speak(asked: Sequence[tuple[Speaker, Mapping[K, str]]]) -> list[dict[K, Said]]:
+def speak(asked: Sequence[tuple[Speaker, Mapping[K, str]]]) -> list[dict[K, Spoken]]:
     """Ask several speakers at once, each its own prompts, and wait for all of them."""
     for speaker, prompts in asked:
         speaker.ask(prompts)
