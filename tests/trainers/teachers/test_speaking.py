@@ -141,3 +141,14 @@ def test_a_speaker_that_nobody_listens_to_is_refused(models):
     assert "speaker" not in GKD.needs
     with pytest.raises(ConfigError, match="lets no teacher speak; remove the key 'speaker'"):
         check(run.model_copy(update={"teachers": (teacher,)}))
+
+
+def test_an_engine_that_is_not_there_is_refused_before_a_model_is_loaded(models):
+    run = make_run(models, "mad_opd")
+    for speaker_of, message in (
+        (SpeakerConfig(engine="nobody"), "no engine 'nobody'"),
+        (SpeakerConfig(engine_options={"slot": 3}), "unexpected keyword argument 'slot'"),
+    ):
+        teacher = run.teachers[0].model_copy(update={"speaker": speaker_of})
+        with pytest.raises(UsageError, match=message):
+            check(run.model_copy(update={"teachers": (teacher,)}))
