@@ -1,8 +1,8 @@
 """Several teachers, as rules for `fused`: a sum of divergences, or one divergence from a mixture.
 
 The student's logits are computed once for all teachers and each teacher's in turn, so one more teacher costs a product
-with its head, its hidden states [N, D] and, after the first, one [chunk, V] buffer; separate sums would hold the gradient
-of the student's head, [V, D], once for each.
+with its head, its hidden states [N, D] and a [chunk, V] buffer; separate sums would hold the gradient of the student's
+head, [V, D], once for each.
 Leaves out the weights themselves, and who the teachers are.
 """
 
