@@ -22,6 +22,7 @@ from .maths.losses import (
     truncated_importance,
 )
 from .maths.reductions import Reduction
+from .maths.schedules import Measured, ScheduleConfig, from_config
 from .objectives import TokenObjective
 from .student.student import Scores, Student
 from .teachers.local import LocalTeacher
@@ -36,15 +37,22 @@ class SurrogateConfig(Section):
         importance_cap: weight tokens by min(trainer probability / engine probability, cap), for engines of lower
             precision; None leaves them.
         reduction: how tokens are averaged.
+        balance: alpha of the reduction "turn_balanced", a schedule: 0 is "trajectory_mean", 1 lets every turn of an
+            episode count the same.
     """
 
     clip: float | None = Field(default=0.2, gt=0, le=1)
     clip_high: float | None = Field(default=None, gt=0)
     importance_cap: float | None = Field(default=None, ge=1)
     reduction: Reduction = "token_mean"
+    balance: ScheduleConfig = 1.0
 
     @model_validator(mode="after")
     def _clip_is_on(self) -> SurrogateConfig:
+        if self.reduction != "turn_balanced" and "balance" in self.model_fields_set:
+            raise ValueError(f"'balance' is used by reduction 'turn_balanced' only; it is {self.reduction!r}")
+        if isinstance(from_config(self.balance), Measured):
+            raise ValueError("'balance' follows the step alone; a measured schedule is not allowed")
         if self.clip is None and self.clip_high is not None:
             raise ValueError("clip_high is set but clip is off")
         return self
@@ -54,6 +62,10 @@ class PolicyGradient(Algorithm):
     """Base of the methods that follow a policy gradient: `ascend` raises the clipped surrogate of their advantages."""
 
     settings: SurrogateConfig
+
+    def balance(self, step: int) -> float:
+        """Alpha of "turn_balanced" at this step, kept within [0, 1]."""
+        return min(1.0, max(0.0, from_config(self.settings.balance)(step)))
 
     def ascend(
         self,
@@ -94,7 +106,9 @@ class PolicyGradient(Algorithm):
 
         reference = () if reference_BT is None or ref_kl_coef == 0.0 else (reference_BT,)
         objective = TokenObjective(loss, (old.logp_BT, advantage_BT, *reference))
-        descent = self.descend(batch, objective, reduction=settings.reduction, step=step)
+        descent = self.descend(
+            batch, objective, reduction=settings.reduction, step=step, balance=self.balance(step)
+        )
         self._measure_ratio(descent, batch, old, advantage_BT)
         return descent
 
