@@ -2,7 +2,7 @@
 
 An objective makes, for each micro-batch and its token coefficients, the kernel that sums the loss and finishes its
 gradient chunk by chunk. All coefficients are known before the forward, so the result does not depend on how rows are
-cut. Owns the sampled-token objective, the full-vocabulary divergence and the divergence on the teacher's top K.
+cut. Owns the sampled-token objective, the divergence on the full vocabulary or the teacher's top K, and their mixture.
 Leaves out coefficients (`losses`), accumulation (`base`) and the formulas (`divergences`, `fused`).
 """
 
@@ -65,6 +65,47 @@ class TokenObjective:
                 temperature=student.temperature,
             )
             return result.loss, result.logp_N, result.entropy_N
+
+        return run
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """Two objectives of one batch under one denominator, each on its own tokens.
+
+    What the student said is distilled, say, and what another author said is imitated.
+
+    Attributes:
+        first: reports the columns; `second` must report the same ones.
+        second_BT: whether a token belongs to `second`.
+    """
+
+    first: Objective
+    second: Objective
+    second_BT: Tensor
+
+    @property
+    def names(self) -> tuple[str, str]:
+        return self.first.names
+
+    def kernel(self, micro: Micro, coef_X: Tensor, student: Student) -> Kernel:
+        """Add up both sums; every token is reported by its own objective."""
+        second_X = micro.pick(self.second_BT)
+        shares = [(~second_X, self.first), (second_X, self.second)]
+        kernels = [
+            (where_X, objective.kernel(micro.only(where_X), coef_X[where_X], student))
+            for where_X, objective in shares
+            if where_X.any() or objective is self.first
+        ]
+
+        def run(hidden_XD: Tensor, head: Head) -> Outputs:
+            total, columns = hidden_XD.new_zeros(()), [coef_X.new_zeros(coef_X.shape) for _ in self.names]
+            for where_X, kernel in kernels:
+                loss, *reported = kernel(hidden_XD[where_X], head)
+                total = total + loss
+                for column_X, own_X in zip(columns, reported, strict=True):
+                    column_X[where_X] = own_X.detach().to(column_X.dtype)
+            return total, *columns
 
         return run
 

@@ -23,7 +23,7 @@ from .maths.losses import (
 )
 from .maths.reductions import Reduction
 from .maths.schedules import Measured, ScheduleConfig, from_config
-from .objectives import TokenObjective
+from .objectives import Mixed, Objective, TokenObjective
 from .student.student import Scores, Student
 from .teachers.local import LocalTeacher
 
@@ -76,6 +76,7 @@ class PolicyGradient(Algorithm):
         step: int,
         reference_BT: Tensor | None = None,
         ref_kl_coef: float = 0.0,
+        imitated_BT: Tensor | None = None,
     ) -> Descent:
         """Raise the clipped surrogate.
 
@@ -86,6 +87,8 @@ class PolicyGradient(Algorithm):
             step: of the run.
             reference_BT: log-probs of the policy to stay near.
             ref_kl_coef: weight of that penalty.
+            imitated_BT: where not 0, tokens of another author: weight of their cross-entropy, which stands in the place
+                of the surrogate.
         Source: PPO, arXiv:1707.06347, Eq. 7; the penalty as in GRPO, arXiv:2402.03300, Eq. 4.
         """
         settings = self.settings
@@ -105,7 +108,9 @@ class PolicyGradient(Algorithm):
             return loss_X + ref_kl_coef * low_variance_kl(logp_X, reference_X[0]) if reference_X else loss_X
 
         reference = () if reference_BT is None or ref_kl_coef == 0.0 else (reference_BT,)
-        objective = TokenObjective(loss, (old.logp_BT, advantage_BT, *reference))
+        objective: Objective = TokenObjective(loss, (old.logp_BT, advantage_BT, *reference))
+        if imitated_BT is not None and bool(imitated_BT.any()):
+            objective = Mixed(objective, TokenObjective(_cross_entropy, (imitated_BT,)), imitated_BT != 0)
         descent = self.descend(
             batch, objective, reduction=settings.reduction, step=step, balance=self.balance(step)
         )
@@ -124,6 +129,10 @@ class PolicyGradient(Algorithm):
                 ratio_BT, advantage_BT, clip_low=clip, clip_high=self.settings.clip_high
             )
             meters.mean("clip_share", clipped_BT, mask_BT)
+
+
+def _cross_entropy(logp_X: Tensor, weight_X: Tensor) -> Tensor:
+    return -weight_X * logp_X
 
 
 class EpisodeAdvantageConfig(SurrogateConfig):
