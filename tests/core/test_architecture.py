@@ -54,7 +54,7 @@ ROOMS = {
     ],
     "agentbench.trainers": [
         *("maths", "batch", "kernels", "student", "teachers", "figures"),
-        *("objectives", "base", "surrogate", "preconditions"),
+        *("objectives", "base", "surrogate", "decisions", "preconditions"),
     ],
 }
 """Rooms in the order of who may import whom: only what stands before. Algorithms come last, and never meet."""
