@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from .policy import Policy
 from .types import Group, RolloutPlan
 
 
@@ -117,6 +118,9 @@ class TrainerSpec:
         build: makes the trainer from the run's configuration and the algorithm's settings; usually the class itself.
         needs: subset of {"teacher", "expert", "speaker"}; a run without teacher or expert is refused, and so are
             teachers nobody needs, and speakers (`teachers.speaker`) nobody listens to.
+        replays: whether it may use `rollout.recordings`; for others the key is an error.
+        authors: makes further authors that the algorithm's plans name, from the trainer and the run's `Voice` (see
+            `agentbench.training.authors`): name -> policy. A name of the table ("student", "expert" ...) is taken.
         ignores: dotted keys of TrainConfig that the algorithm does not use; setting one is an error.
         paper: where the algorithm comes from.
         refuse: raises UsageError where the run's configuration and the algorithm's settings cannot work together;
@@ -130,3 +134,5 @@ class TrainerSpec:
     ignores: frozenset[str] = frozenset()
     paper: str = ""
     refuse: Callable[[Any, Any], None] | None = None
+    replays: bool = False
+    authors: Callable[[Any, Any], Mapping[str, Policy]] | None = None

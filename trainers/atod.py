@@ -7,7 +7,7 @@ Source: Annealed Turn-aware On-policy Distillation, arXiv:2606.27814.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -19,7 +19,7 @@ from agentbench.types import Group
 
 from .batch.tables import Batch
 from .maths.advantages import sampled_distillation
-from .maths.schedules import from_config
+from .maths.schedules import ScheduleConfig, from_config
 from .maths.turn_weights import (
     DisagreementUncertainty,
     TurnStatistics,
@@ -32,8 +32,6 @@ from .preconditions import require_comparable, require_groups, require_one_teach
 from .student.student import Scores
 from .surrogate import EpisodeAdvantageConfig, PolicyGradient, episode_advantage
 from .teachers.open import open_teacher
-
-ScheduleConfig = float | dict[str, Any]
 
 
 class AtodConfig(EpisodeAdvantageConfig):
@@ -85,7 +83,7 @@ class Atod(PolicyGradient):
         super().__init__(run)
         self.settings = settings
         self.teacher = open_teacher(run.teachers[0], self.student)
-        self.kappa, self.rho = from_config(settings.kappa), from_config(settings.rho)
+        self.kappa, self.rho = self.schedule("kappa", settings.kappa), self.schedule("rho", settings.rho)
         self.switches = DisagreementUncertainty(
             min_turns=settings.min_turns,
             min_gap=settings.min_gap,

@@ -44,6 +44,7 @@ from .figures.measures import (
 from .figures.meters import Meters
 from .maths.advantages import Standardised
 from .maths.reductions import Reduction, reduction_denominator, token_coefficients
+from .maths.schedules import Measured, Schedule, ScheduleConfig, from_config
 from .maths.turns import turn_mean
 from .objectives import Objective
 from .student import checkpoint
@@ -102,6 +103,7 @@ class Algorithm:
         self.student = Student(run, self.team, temperature=at, dropout=self.takes_dropout)
         self.tokenizer = self.student.tokenizer
         self.alarms = Alarms(speaks=self.team.first)
+        self.measured: dict[str, Measured] = {}
         self.updates = 0
         self.skipped = 0
 
@@ -146,6 +148,7 @@ class Algorithm:
             "updates": self.updates,
             "skipped": self.skipped,
             "alarms": self.alarms.state(),
+            "schedules": {name: schedule.state() for name, schedule in self.measured.items()},
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -156,6 +159,15 @@ class Algorithm:
             )
         self.updates, self.skipped = state["updates"], state["skipped"]
         self.alarms.load_state(state["alarms"])
+        for name, schedule in self.measured.items():
+            schedule.load_state(state["schedules"][name])
+
+    def schedule(self, name: str, config: ScheduleConfig) -> Schedule:
+        """Make the schedule of a key; one that follows measured figures sees those of every step and is saved."""
+        made = from_config(config)
+        if isinstance(made, Measured):
+            self.measured[name] = made
+        return made
 
     # --- parts of an update -------------------------------------------------------------------------------------------
 
@@ -171,6 +183,7 @@ class Algorithm:
         reduction: Reduction,
         step: int,
         keep_BT: Tensor | None = None,
+        balance: float = 1.0,
     ) -> Descent:
         """Minimise an objective on a batch in `updates_per_step` optimizer steps.
 
@@ -180,6 +193,7 @@ class Algorithm:
             reduction: how tokens are averaged, counted over all processes.
             step: decides which trajectories share an update, and the learning rate.
             keep_BT: tokens that count among the trained ones; None keeps all.
+            balance: alpha of the reduction "turn_balanced"; the others ignore it.
         Returns: with `updates` 0 when no token counts anywhere, or nothing has a gradient.
         Raises: TrainingError: a loss or gradient is not finite; the weights are those before this update.
         """
@@ -192,7 +206,9 @@ class Algorithm:
             total = self.team.sum(reduction_denominator(reduction, *counted, keep_BT=keep_BT))
             if total == 0:
                 continue
-            coef_BT = token_coefficients(reduction, *counted, keep_BT=keep_BT, denominator=total)
+            coef_BT = token_coefficients(
+                reduction, *counted, keep_BT=keep_BT, denominator=total, balance=balance
+            )
             result.loss += self._accumulate(batch, rows_B, objective, coef_BT, step, result.columns)
             norm = self._step(batch, rows_B, step)
             result.grad_norm += norm
@@ -291,19 +307,6 @@ class Algorithm:
         """Score a few rows before the update, for algorithms that need no scores of the whole batch."""
         return self.student.score(batch, probe_rows(batch))
 
-    @torch.no_grad()
-    def measure(self, batch: Batch, objective: Objective, rows_B: Tensor) -> dict[str, Tensor]:
-        """Token columns of an objective on some rows, with the weights of now and without a gradient; 0 elsewhere."""
-        self.student.net.eval()
-        columns = {name: torch.zeros(batch.tokens_BT.shape) for name in objective.names}
-        for micro in self.student.micro_batches(batch, rows_B):
-            no_coef_X = torch.zeros(len(micro.token_X), device=self.student.device)
-            _, *reported = self.student.apply(micro, objective.kernel(micro, no_coef_X, self.student))
-            for name, x_X in zip(objective.names, reported, strict=True):
-                micro.place(x_X, columns[name])
-        self.student.reshard()
-        return columns
-
     def report(
         self,
         step: int,
@@ -355,6 +358,8 @@ class Algorithm:
         }
         if self.student.merge_error is not None:  # of the weights that sampled this step
             metrics["merge_error"] = self.student.merge_error
+        for schedule in self.measured.values():  # figures of all processes, so every process sees the same
+            schedule.observe(metrics)
         by_turn = {
             name: turn_mean(x, spoken.turn_BT, batch.turns) if x.ndim == 2 else x
             for name, x in columns.items()

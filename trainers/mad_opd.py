@@ -26,12 +26,12 @@ from agentbench.types import Group, RolloutPlan, derive_seed
 
 from .base import Algorithm, probe_rows
 from .batch.tables import Batch
-from .decisions import DecisionConfig, chosen_divergence, decision_plan
+from .decisions import DecisionConfig, chosen_divergence, decision_plan, require_recordings
 from .figures.debates import Tally, debate_figures, teachers_apart
 from .maths.divergences import TailMode
 from .maths.teacher_weights import confidence_weights
 from .maths.turns import per_token
-from .objectives import FullVocabulary, Mixture, Objective, TopK, WeightedSum
+from .objectives import FullVocabulary, Objective, TeacherMixture, TopK, WeightedSum, read_columns
 from .teachers.contexts import PrivateTeacher, private_rows, teacher_reader
 from .teachers.contract import Teacher, WholeTeacher
 from .teachers.debate import Debate, DebateTexts, Key, hold_debates, load_debate, reply_texts, state_texts
@@ -44,7 +44,7 @@ class MadOpdConfig(DecisionConfig):
 
     Attributes:
         plan: "episode" takes every turn of whole episodes, as the paper's formula does; "step" draws states, as `opad`,
-            and alone uses `prefix`, `anchors`, `states_per_episode` and `steps`.
+            and alone uses `prefix`, `anchors`, `states_per_episode`, `most_states` and `steps`.
         rounds: R, of the debate; 0 leaves it out (MT-OPD).
         debate: what is said to the debaters: "agent", "code" or "general", or the three texts themselves; "auto"
             takes "code" where the env's replies are programs and "agent" elsewhere.
@@ -73,7 +73,11 @@ class MadOpdConfig(DecisionConfig):
         """Refuse keys that would be ignored."""
         debating = {"debate", "confidence", "confidence_temperature", "debate_sees_action"}
         for unused, keys, needed in (
-            (self.plan == "episode", {"prefix", "anchors", "states_per_episode", "steps"}, "plan 'step'"),
+            (
+                self.plan == "episode",
+                {"prefix", "anchors", "states_per_episode", "most_states", "steps"},
+                "plan 'step'",
+            ),
             (self.rounds == 0, debating, "a debate (rounds)"),
             (self.confidence == "equal", {"confidence_temperature"}, "weights by confidence"),
             (self.support == "full", {"k", "tail"}, "support 'top_k'"),
@@ -210,7 +214,7 @@ class MadOpd(Algorithm):
         weight_KBT = [per_token(w_N, batch.turn_BT) for w_N in council.weight_NK.unbind(dim=1)]
         if self.settings.combine == "mixture":
             weight_BTK = torch.stack(weight_KBT, dim=-1)
-            return Mixture(_whole(council.teachers), weight_BTK, self.divergence, self.settings.beta)
+            return TeacherMixture(_whole(council.teachers), weight_BTK, self.divergence, self.settings.beta)
         parts = zip(council.teachers, weight_KBT, strict=True)
         return WeightedSum(tuple(self._part(teacher, batch, weight_BT) for teacher, weight_BT in parts))
 
@@ -246,7 +250,12 @@ class MadOpd(Algorithm):
         """D with the debate minus D without it, of each teacher, on a few rows."""
         rows_B = probe_rows(batch)
         with_, without = (
-            self.measure(batch, WeightedSum(tuple(self._part(t, batch) for t in teachers)), rows_B)
+            read_columns(
+                WeightedSum(tuple(self._part(teacher, batch) for teacher in teachers)),
+                batch,
+                rows_B,
+                self.student,
+            )
             for teachers in (council.teachers, self.teachers)
         )
         probed_BT = torch.zeros_like(batch.mask_BT)
@@ -292,6 +301,7 @@ def refuse(run: TrainConfig, settings: MadOpdConfig) -> None:
                 f"teachers.{number}.speaker.engine, such as vllm-server, or set trainer.rounds: 0"
             )
     debate_texts(run, settings)
+    require_recordings(run, settings)
 
 
 SPEC = TrainerSpec(
@@ -300,5 +310,6 @@ SPEC = TrainerSpec(
     build=MadOpd,
     refuse=refuse,
     needs=frozenset({"teacher", "speaker"}),
+    replays=True,
     paper="MAD-OPD, arXiv:2605.01347",
 )

@@ -2,8 +2,9 @@
 
 An objective makes, for each micro-batch and its token coefficients, the kernel that sums the loss and finishes its
 gradient chunk by chunk. All coefficients are known before the forward, so the result does not depend on how rows are
-cut. Owns the sampled-token objective, the full-vocabulary divergence, the divergence on the teacher's top K, and two
-ways to learn from several teachers: the weighted sum of such divergences, and one from the mixture of distributions.
+cut. Owns the sampled-token objective, the divergence on the full vocabulary or the teacher's top K, two ways to learn
+from several teachers (the weighted sum of divergences, and one from the mixture of distributions), and the mixture of
+objectives that belong to different tokens.
 Leaves out coefficients (`losses`), accumulation (`base`) and the formulas (`divergences`, `fused`).
 """
 
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from .batch.micro import Micro
+from .batch.tables import Batch
 from .kernels.divergence import DivergenceRule, divergence_rule
 from .kernels.fused import Rule, fused_sum
 from .kernels.head import Head
@@ -46,6 +48,20 @@ RuleMaker = Callable[[Tensor, Head], Rule]
 """(hidden_XD, head) of the student -> the rule to be summed over the X trained tokens."""
 
 
+@torch.no_grad()
+def read_columns(objective: Objective, batch: Batch, rows_B: Tensor, student: Student) -> dict[str, Tensor]:
+    """Token columns of an objective on some rows, with the weights of now; 0 elsewhere. All processes call it at once."""
+    student.net.eval()
+    columns = {name: torch.zeros(batch.tokens_BT.shape) for name in objective.names}
+    for micro in student.micro_batches(batch, rows_B):
+        no_coef_X = torch.zeros(len(micro.token_X), device=student.device)
+        _, *reported = student.apply(micro, objective.kernel(micro, no_coef_X, student))
+        for name, x_X in zip(objective.names, reported, strict=True):
+            micro.place(x_X, columns[name])
+    student.reshard()
+    return columns
+
+
 @dataclass(frozen=True)
 class TokenObjective:
     """A function of each trained token's log-prob.
@@ -73,6 +89,47 @@ class TokenObjective:
                 temperature=student.temperature,
             )
             return result.loss, result.logp_N, result.entropy_N
+
+        return run
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """Two objectives of one batch under one denominator, each on its own tokens.
+
+    What the student said is distilled, say, and what another author said is imitated.
+
+    Attributes:
+        first: reports the columns; `second` must report the same ones.
+        second_BT: whether a token belongs to `second`.
+    """
+
+    first: Objective
+    second: Objective
+    second_BT: Tensor
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.first.names
+
+    def kernel(self, micro: Micro, coef_X: Tensor, student: Student) -> Kernel:
+        """Add up both sums; every token is reported by its own objective."""
+        second_X = micro.pick(self.second_BT)
+        shares = [(~second_X, self.first), (second_X, self.second)]
+        kernels = [
+            (where_X, objective.kernel(micro.only(where_X), coef_X[where_X], student))
+            for where_X, objective in shares
+            if where_X.any() or objective is self.first
+        ]
+
+        def run(hidden_XD: Tensor, head: Head) -> Outputs:
+            total, columns = hidden_XD.new_zeros(()), [coef_X.new_zeros(coef_X.shape) for _ in self.names]
+            for where_X, kernel in kernels:
+                loss, *reported = kernel(hidden_XD[where_X], head)
+                total = total + loss
+                for column_X, own_X in zip(columns, reported, strict=True):
+                    column_X[where_X] = own_X.detach().to(column_X.dtype)
+            return total, *columns
 
         return run
 
@@ -204,7 +261,7 @@ class WeightedSum:
 
 
 @dataclass(frozen=True)
-class Mixture:
+class TeacherMixture:
     """D(sum_k w_k p_k, q): one divergence from the mixture of the teachers' distributions.
 
     Attributes:

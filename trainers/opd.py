@@ -98,7 +98,9 @@ class Opd(PolicyGradient):
             return -importance_ratio(logp_X, old_X) * advantage_X
 
         objective = TokenObjective(loss, (teacher_BT, batch.behaviour_BT))
-        return self.descend(batch, objective, reduction=self.settings.reduction, step=step)
+        return self.descend(
+            batch, objective, reduction=self.settings.reduction, step=step, balance=self.balance(step)
+        )
 
 
 def refuse(run: TrainConfig, settings: OpdConfig) -> None:

@@ -22,7 +22,8 @@ from .maths.losses import (
     truncated_importance,
 )
 from .maths.reductions import Reduction
-from .objectives import TokenObjective
+from .maths.schedules import Measured, ScheduleConfig, from_config
+from .objectives import Mixed, Objective, TokenObjective
 from .student.student import Scores, Student
 from .teachers.local import LocalTeacher
 
@@ -36,15 +37,22 @@ class SurrogateConfig(Section):
         importance_cap: weight tokens by min(trainer probability / engine probability, cap), for engines of lower
             precision; None leaves them.
         reduction: how tokens are averaged.
+        balance: alpha of the reduction "turn_balanced", a schedule: 0 is "trajectory_mean", 1 lets every turn of an
+            episode count the same.
     """
 
     clip: float | None = Field(default=0.2, gt=0, le=1)
     clip_high: float | None = Field(default=None, gt=0)
     importance_cap: float | None = Field(default=None, ge=1)
     reduction: Reduction = "token_mean"
+    balance: ScheduleConfig = 1.0
 
     @model_validator(mode="after")
     def _clip_is_on(self) -> SurrogateConfig:
+        if self.reduction != "turn_balanced" and "balance" in self.model_fields_set:
+            raise ValueError(f"'balance' is used by reduction 'turn_balanced' only; it is {self.reduction!r}")
+        if isinstance(from_config(self.balance), Measured):
+            raise ValueError("'balance' follows the step alone; a measured schedule is not allowed")
         if self.clip is None and self.clip_high is not None:
             raise ValueError("clip_high is set but clip is off")
         return self
@@ -55,6 +63,10 @@ class PolicyGradient(Algorithm):
 
     settings: SurrogateConfig
 
+    def balance(self, step: int) -> float:
+        """Alpha of "turn_balanced" at this step, kept within [0, 1]."""
+        return min(1.0, max(0.0, from_config(self.settings.balance)(step)))
+
     def ascend(
         self,
         batch: Batch,
@@ -64,6 +76,7 @@ class PolicyGradient(Algorithm):
         step: int,
         reference_BT: Tensor | None = None,
         ref_kl_coef: float = 0.0,
+        imitated_BT: Tensor | None = None,
     ) -> Descent:
         """Raise the clipped surrogate.
 
@@ -74,6 +87,8 @@ class PolicyGradient(Algorithm):
             step: of the run.
             reference_BT: log-probs of the policy to stay near.
             ref_kl_coef: weight of that penalty.
+            imitated_BT: where not 0, tokens of another author: weight of their cross-entropy, which stands in the place
+                of the surrogate.
         Source: PPO, arXiv:1707.06347, Eq. 7; the penalty as in GRPO, arXiv:2402.03300, Eq. 4.
         """
         settings = self.settings
@@ -93,8 +108,12 @@ class PolicyGradient(Algorithm):
             return loss_X + ref_kl_coef * low_variance_kl(logp_X, reference_X[0]) if reference_X else loss_X
 
         reference = () if reference_BT is None or ref_kl_coef == 0.0 else (reference_BT,)
-        objective = TokenObjective(loss, (old.logp_BT, advantage_BT, *reference))
-        descent = self.descend(batch, objective, reduction=settings.reduction, step=step)
+        objective: Objective = TokenObjective(loss, (old.logp_BT, advantage_BT, *reference))
+        if imitated_BT is not None and bool(imitated_BT.any()):
+            objective = Mixed(objective, TokenObjective(_cross_entropy, (imitated_BT,)), imitated_BT != 0)
+        descent = self.descend(
+            batch, objective, reduction=settings.reduction, step=step, balance=self.balance(step)
+        )
         self._measure_ratio(descent, batch, old, advantage_BT)
         return descent
 
@@ -110,6 +129,10 @@ class PolicyGradient(Algorithm):
                 ratio_BT, advantage_BT, clip_low=clip, clip_high=self.settings.clip_high
             )
             meters.mean("clip_share", clipped_BT, mask_BT)
+
+
+def _cross_entropy(logp_X: Tensor, weight_X: Tensor) -> Tensor:
+    return -weight_X * logp_X
 
 
 class EpisodeAdvantageConfig(SurrogateConfig):

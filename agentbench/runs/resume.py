@@ -55,7 +55,7 @@ TRAINING = (
     *("output_dir", "report_to", "save_steps", "save_total_limit"),
     *("tokens_per_micro_batch", "gradient_checkpointing"),
     *("rollout.concurrency", "rollout.publish_tolerance"),
-    *("env.prompt", "eval.panel"),  # pinned by digest, too
+    *("env.prompt", "eval.panel", "rollout.recordings"),  # pinned by digest, too
     *(f"rollout.engine_options.{name}" for name in ENGINE),
     "teachers.*.base_url",
     *(f"teachers.*.engine_options.{name}" for name in ENGINE),

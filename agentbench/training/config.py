@@ -55,7 +55,10 @@ class RolloutConfig(Section):
             they may come apart on top of twice their distance before the first update, in nats a token; null does not
             look.
         demonstrator: who plays the author "expert", gives labels, and is the expert of mixed behaviour: the env's
-            all-knowing "expert", or its "explorer" that knows only the text.
+            all-knowing "expert", its "explorer" that knows only the text, or a policy of one's own that answers at
+            once ("file.py:Name", "package.module:Name").
+        recordings: run folder or episodes file (`agentbench eval` writes one) that the author "replay" says again; of
+            several tries of a task the best one. Belongs to algorithms that replay.
         behaviours: shares of the mixed-behaviour author: random, half_random, other_goal, expert, impossible.
     """
 
@@ -76,7 +79,8 @@ class RolloutConfig(Section):
     episode_seconds: float | None = Field(default=None, gt=0)
     retries: int = Field(default=1, ge=0)
     publish_tolerance: float | None = Field(default=0.05, gt=0)
-    demonstrator: Literal["expert", "explorer"] = "expert"
+    demonstrator: str = "expert"
+    recordings: str | None = None
     behaviours: dict[str, float] = Field(default_factory=dict)
 
 

@@ -221,7 +221,7 @@ def train(
         config,
         env,
         trainer,
-        build_stage(config, env, trainer, engine),
+        build_stage(config, env, trainer, engine, spec.authors),
         engine,
         Publisher(engine, trainer, config.rollout.publish_tolerance),
         TaskOrder(tasks, config.seed),

@@ -42,6 +42,7 @@ class Batch:
         group_M: row of the group.
         ok_M: free of infrastructure failures.
         ids_M: trajectory ids.
+        author_N: who said the turn.
     """
 
     tokens_BT: Tensor
@@ -60,6 +61,7 @@ class Batch:
     ok_M: Tensor
     ids_M: tuple[str, ...]
     pad_id: int
+    author_N: tuple[str, ...] = ()
 
     @property
     def mask_BT(self) -> Tensor:
@@ -131,6 +133,7 @@ class _Table:
     def __init__(self) -> None:
         self.rows: list[tuple[Segment, int]] = []
         self.turns: list[tuple[int, int, float, float, int, bool]] = []
+        self.authors: list[str] = []
         self.trajectories: list[tuple[float, float, int, bool]] = []
         self.ids: dict[str, int] = {}
         self.anchors: dict[tuple[str, str], int] = {}
@@ -149,6 +152,7 @@ class _Table:
             place = self.anchors.setdefault((group.key, turn.observation), len(self.anchors))
             cut = turn.action.finish == "length"
             self.turns.append((m, turn.index, turn.reward, turn.penalty, place, cut))
+            self.authors.append(turn.action.author)
         if not trajectory.ok:
             return
         if labels:
@@ -192,6 +196,7 @@ class _Table:
             ok_M=torch.tensor(ok, dtype=torch.bool),
             ids_M=tuple(self.ids),
             pad_id=pad_id,
+            author_N=tuple(self.authors),
         )
 
 
