@@ -50,7 +50,7 @@ RuleMaker = Callable[[Tensor, Head], Rule]
 
 @torch.no_grad()
 def read_columns(objective: Objective, batch: Batch, rows_B: Tensor, student: Student) -> dict[str, Tensor]:
-    """Token columns of an objective on some rows, with the weights of now; 0 elsewhere. All processes call it at once."""
+    """Token columns of an objective on some rows, with the weights of now; 0 elsewhere. All processes call it."""
     student.net.eval()
     columns = {name: torch.zeros(batch.tokens_BT.shape) for name in objective.names}
     for micro in student.micro_batches(batch, rows_B):
