@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 from trainer_cases import make_run, random_groups, student_weights
 
-from agentbench.trainers import atod, gkd, opd
+from agentbench.trainers import atod, gkd, grpo, opd
+from agentbench.trainers.teachers.own import MovingAverage
 
 
 def learn(student, teacher, algorithm, processes, fsdp, output=None):
@@ -20,6 +21,7 @@ def learn(student, teacher, algorithm, processes, fsdp, output=None):
         "token": (atod.SPEC, {"weights": "token"}),
         "opd": (opd.SPEC, {}),
         "full": (gkd.SPEC, {}),
+        "averaged": (grpo.SPEC, {"ref_kl_coef": 0.0}),
     }[algorithm]
     settings = spec.config(**keys)
     run = make_run(
@@ -31,17 +33,26 @@ def learn(student, teacher, algorithm, processes, fsdp, output=None):
         tokens_per_micro_batch=40,
         learning_rate=1e-3,
     )
-    trainer = spec.build(run, settings)
+
+    def build():
+        trainer = spec.build(run, settings)
+        if algorithm == "averaged":
+            MovingAverage(trainer.student, 0.25)
+        return trainer
+
+    trainer = build()
     groups = random_groups(250, seed=3, groups=4)
     share = len(groups) // processes
     mine = groups[share * trainer.team.index : share * (trainer.team.index + 1)]
     metrics = [dict(trainer.update(mine, step).metrics) for step in range(3)]
     weights = student_weights(trainer)
+    for average in trainer.student.averages:
+        weights |= {f"average.{name}": tensor for name, tensor in average.state().items()}
     if output is not None:
         trainer.save(Path(output) / "checkpoint")
         trainer.team.wait()
         after = trainer.update(mine, 3).metrics["loss"]
-        again = spec.build(run, settings)
+        again = build()
         again.load(Path(output) / "checkpoint")
         resumed = again.update(mine, 3).metrics["loss"]
         if trainer.team.index == 0:
