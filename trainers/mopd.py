@@ -130,7 +130,8 @@ class Mopd(Algorithm):
         blocks = sum(context.blocks for context in shown)
         figures: dict[str, float | Tensor] = {
             "context_share": len(shown) / len(members),
-            "masked_share": 1.0 - len(rows.batch.tokens_BT) / max(1, len(_trained_turns(batch))),
+            "masked_share": 1.0
+            - len(rows.batch.tokens_BT) / max(1, len(set(batch.turn_BT[batch.mask_BT].tolist()))),
             "failure_block_share": sum(context.failed for context in shown) / max(1, len(shown)),
             "cut_block_share": sum(context.cut for context in shown) / max(1, blocks),
             "teacher_prompt_tokens": rows.prompt_tokens().double(),
@@ -167,10 +168,6 @@ class Mopd(Algorithm):
             return None
         scores, wins = zip(*pairs, strict=True)
         return auc(torch.tensor(scores, dtype=torch.float64), torch.tensor(wins, dtype=torch.bool))
-
-
-def _trained_turns(batch: Batch) -> Tensor:
-    return batch.turn_BT[batch.mask_BT].unique()
 
 
 def _measure_strata(descent: Descent, batch: Batch, signal_BT: Tensor, won_M: Tensor) -> None:

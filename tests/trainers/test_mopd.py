@@ -137,7 +137,7 @@ def test_strata_are_told_apart(long_models):
         tokens[name] += sum(len(t.action.token_ids) for m in group.members for t in m.turns)
     mean = sum(metrics[f"divergence/groups_{name}"] * n for name, n in tokens.items()) / sum(tokens.values())
     assert mean == pytest.approx(metrics["loss"], rel=1e-5)
-    # the winner of a mixed group sees a loser, and each of its two losers sees the other one: 3 of 3, as without winners
+    # the winner of a mixed group sees a loser, each of its two losers the other one: 3 of 3, as without winners
     assert metrics["failure_block_share"] == pytest.approx((0 + 3 + 3 + 3) / 12)
 
 
