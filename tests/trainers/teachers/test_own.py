@@ -76,6 +76,7 @@ def test_the_average_follows_by_its_rate(models):
     assert not same_weights(average.state(), dict(trainer.student.net.named_parameters()))
 
 
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft's, not ours
 def test_adapters_are_averaged_and_their_base_is_shared(models):
     trainer, average = averaging(models, lora={"r": 4, "alpha": 8})
     assert all("lora_" in name for name in average.state())
