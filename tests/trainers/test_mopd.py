@@ -155,7 +155,7 @@ def test_the_teachers_scores_are_held_against_success(long_models):
             said = torch.tensor(turn.action.token_ids)
             logits_TV = model(input_ids=torch.tensor([[*ids, *said.tolist()]])).logits[0]
             found.append(logits_TV.log_softmax(-1)[len(ids) - 1 : -1].gather(1, said[:, None])[:, 0])
-        scored.append((float(torch.cat(found).mean()), member.success))
+        scored.append((float(torch.cat(found).detach().mean()), member.success))
     pairs = [one > two for one, won in scored if won for two, lost in scored if not lost]
     assert update.metrics["teacher_auc"] == pytest.approx(sum(pairs) / len(pairs))
 

@@ -152,7 +152,7 @@ def test_the_student_is_no_teacher_where_it_reads_nothing_more(models, backend):
 
 def test_a_sharded_student_is_refused_by_the_dry_run_and_by_the_teacher(models, tmp_path, capsys):
     config = TrainConfig(
-        algorithm="opd",
+        algorithm="sdar",
         output_dir=str(tmp_path / "run"),
         model_name_or_path=models["student"],
         env={"name": "corridor", "split": "train"},
