@@ -32,7 +32,6 @@ from .maths.reductions import Reduction
 from .maths.turns import per_token, turn_sum
 from .objectives import OwnTopK
 from .preconditions import require_comparable, require_groups, require_one_teacher
-from .student.student import Scores
 from .teachers.contexts import PrivateRows, PrivateTeacher, private_rows, teacher_reader
 from .teachers.open import open_whole_teacher
 from .teachers.peers import PeerConfig, PeerContext, peer_contexts
@@ -106,43 +105,8 @@ class Mopd(Algorithm):
         descent = self.descend(
             batch, objective, reduction=settings.reduction, step=step, keep_BT=rows.signal_BT
         )  # the average follows
-        return self._reported(groups, step, batch, old, contexts, rows, descent, {"peers": texts})
-
-    @property
-    def _weighs(self) -> bool:
-        """Whether tokens have weights, which need the scores of all of them."""
-        return self.settings.importance_cap is not None or self.run.updates_per_step > 1
-
-    def _reported(
-        self,
-        groups: Sequence[Group],
-        step: int,
-        batch: Batch,
-        old: Scores,
-        contexts: Mapping[str, PeerContext],
-        rows: PrivateRows,
-        descent: Descent,
-        notes: Mapping[str, Mapping[tuple[str, int], str]],
-    ) -> Update:
-        shown = list(contexts.values())
-        members = [member for group in groups for member in group.members]
-        won_M = torch.tensor([self.settings.succeeded(member) for member in members], dtype=torch.bool)
-        blocks = sum(context.blocks for context in shown)
-        figures: dict[str, float | Tensor] = {
-            "context_share": len(shown) / len(members),
-            "masked_share": 1.0
-            - len(rows.batch.tokens_BT) / max(1, len(set(batch.turn_BT[batch.mask_BT].tolist()))),
-            "failure_block_share": sum(context.failed for context in shown) / max(1, len(shown)),
-            "cut_block_share": sum(context.cut for context in shown) / max(1, blocks),
-            "teacher_prompt_tokens": rows.prompt_tokens().double(),
-            "teacher_logp": descent.columns["teacher_logp"],
-        }
-        spoken_BT = descent.columns["teacher_logp"]
-        told = self._told_apart(batch, rows.signal_BT, spoken_BT, won_M)
-        if told is not None:
-            figures["teacher_auc"] = (
-                told  # the paper's evidence: does the teacher score good attempts higher?
-            )
+        won_M = torch.tensor([settings.succeeded(m) for group in groups for m in group.members])
+        told = self._told_apart(batch, rows.signal_BT, descent.columns["teacher_logp"], won_M)
         _measure_strata(descent, batch, rows.signal_BT, won_M)
         return self.report(
             step,
@@ -150,10 +114,20 @@ class Mopd(Algorithm):
             descent,
             old=old,
             columns={"divergence": descent.columns["divergence"]},
-            figures=figures,
+            figures={
+                **_context_figures(batch, rows, contexts),
+                "teacher_logp": descent.columns["teacher_logp"],
+                # the paper's evidence: does the teacher score good attempts higher?
+                **({} if told is None else {"teacher_auc": told}),
+            },
             keep_BT=rows.signal_BT,
-            notes=notes,
+            notes={"peers": texts},
         )
+
+    @property
+    def _weighs(self) -> bool:
+        """Whether tokens have weights, which need the scores of all of them."""
+        return self.settings.importance_cap is not None or self.run.updates_per_step > 1
 
     def _told_apart(self, batch: Batch, signal_BT: Tensor, spoken_BT: Tensor, won_M: Tensor) -> float | None:
         """AUC of the teacher's mean log-prob of an attempt against its success, over all processes."""
@@ -168,6 +142,21 @@ class Mopd(Algorithm):
             return None
         scores, wins = zip(*pairs, strict=True)
         return auc(torch.tensor(scores, dtype=torch.float64), torch.tensor(wins, dtype=torch.bool))
+
+
+def _context_figures(
+    batch: Batch, rows: PrivateRows, contexts: Mapping[str, PeerContext]
+) -> dict[str, Tensor]:
+    """What was read: one number for each attempt, turn or block, so that processes may be averaged over."""
+    shown = list(contexts.values())
+    read, trained = (set(table.turn_BT[table.mask_BT].tolist()) for table in (rows.batch, batch))
+    return {
+        "context_share": torch.tensor([float(name in contexts) for name in batch.ids_M]),
+        "masked_share": torch.tensor([float(n not in read) for n in trained]),
+        "failure_block_share": torch.tensor([float(context.failed) for context in shown]),
+        "cut_block_share": torch.tensor([float(n < c.cut) for c in shown for n in range(c.blocks)]),
+        "teacher_prompt_tokens": rows.prompt_tokens().double(),
+    }
 
 
 def _measure_strata(descent: Descent, batch: Batch, signal_BT: Tensor, won_M: Tensor) -> None:

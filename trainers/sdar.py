@@ -85,11 +85,11 @@ class Sdar(PolicyGradient):
         )
         gap_BT = teacher_BT - old.logp_BT
         gate_BT = self._gate(gap_BT)
-        known = [float(member.task_type in self.skills.by_type) for member in members]
+        known_M = torch.tensor([float(member.task_type in self.skills.by_type) for member in members])
         figures: dict[str, float | Tensor] = {
             "gate_active_share": 1.0 * (gate_BT > 0.5),
             "skill_gap": gap_BT,
-            "task_skills_share": sum(known) / len(known),
+            "task_skills_share": known_M,
             "teacher_prompt_tokens": rows.prompt_tokens().double(),
         }
         if reference_BT is not None:

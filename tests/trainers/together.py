@@ -8,10 +8,12 @@ import sys
 from pathlib import Path
 
 import torch
+from spoken import GROWING, prompted, spoken_groups
 from trainer_cases import make_run, random_groups, student_weights
 
-from agentbench.trainers import atod, gkd, grpo, opd
+from agentbench.trainers import atod, gkd, grpo, mopd, opd
 from agentbench.trainers.teachers.own import MovingAverage
+from agentbench.training.config import TeacherConfig
 
 
 def learn(student, teacher, algorithm, processes, fsdp, output=None):
@@ -22,6 +24,7 @@ def learn(student, teacher, algorithm, processes, fsdp, output=None):
         "opd": (opd.SPEC, {}),
         "full": (gkd.SPEC, {}),
         "averaged": (grpo.SPEC, {"ref_kl_coef": 0.0}),
+        "mopd": (mopd.SPEC, {"failure": "never", "feedback": False, "k": 16}),
     }[algorithm]
     settings = spec.config(**keys)
     run = make_run(
@@ -33,6 +36,9 @@ def learn(student, teacher, algorithm, processes, fsdp, output=None):
         tokens_per_micro_batch=40,
         learning_rate=1e-3,
     )
+    if algorithm == "mopd":
+        averaging = (TeacherConfig(backend="ema", rate=0.25),)
+        run = prompted(run, GROWING).model_copy(update={"teachers": averaging})
 
     def build():
         trainer = spec.build(run, settings)
@@ -42,6 +48,8 @@ def learn(student, teacher, algorithm, processes, fsdp, output=None):
 
     trainer = build()
     groups = random_groups(250, seed=3, groups=4)
+    if algorithm == "mopd":  # one process may have nothing to read in a micro-batch, or nothing at all
+        groups = spoken_groups(run, trainer.tokenizer, groups=4, successes=({0, 2}, {1}, set(), set()))
     share = len(groups) // processes
     mine = groups[share * trainer.team.index : share * (trainer.team.index + 1)]
     metrics = [dict(trainer.update(mine, step).metrics) for step in range(3)]

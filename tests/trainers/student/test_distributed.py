@@ -49,6 +49,10 @@ def test_two_processes_learn_what_one_learns(models, tmp_path, algorithm, fsdp):
     two_as_one(models, tmp_path, algorithm, fsdp=fsdp)
 
 
+def test_two_processes_read_the_same_peers_as_one(long_models, tmp_path):
+    two_as_one(long_models, tmp_path, "mopd")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["phi", "gemma2", "gpt2", "qwen3_moe", "glm4_moe"])
 def test_families_learn_on_two_processes_what_they_learn_on_one(models, tmp_path, family):
