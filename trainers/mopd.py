@@ -121,7 +121,7 @@ class Mopd(Algorithm):
                 **({} if told is None else {"teacher_auc": told}),
             },
             keep_BT=rows.signal_BT,
-            notes={"peers": texts},
+            notes={"peers": rows.read(texts)},
         )
 
     @property

@@ -103,7 +103,7 @@ class Sdar(PolicyGradient):
             episode=episode,
             columns={"advantage": episode.value_X, "gate": gate_BT},
             figures=figures,
-            notes={"skills": texts},
+            notes={"skills": rows.read(texts)},
         )
 
     def _gate(self, gap_X: Tensor) -> Tensor:

@@ -98,6 +98,13 @@ class PrivateRows:
         x_BT[self.signal_BT] = x_PS[self.batch.mask_BT][self.number_BT[self.signal_BT]]
         return x_BT
 
+    def read(self, texts: Texts) -> Texts:
+        """The texts that were read: those of turns that have a row."""
+        batch = self.batch
+        turns = set(batch.turn_BT[batch.mask_BT].tolist())
+        keys = ((batch.ids_M[int(batch.traj_N[n])], int(batch.index_N[n])) for n in sorted(turns))
+        return {key: texts[key] for key in keys}
+
     def prompt_tokens(self) -> Tensor:
         """Tokens of each teacher's prompt, int64 [P]."""
         return self.batch.length_B - self.batch.mask_BT.sum(dim=1)
