@@ -213,6 +213,8 @@ class Algorithm:
             norm = self._step(batch, rows_B, step)
             result.grad_norm += norm
             result.updates += norm > 0.0
+        for average in self.student.averages if result.updates else ():
+            average.follow()
         self.updates += result.updates
         result.loss /= max(1, result.updates)
         result.grad_norm /= max(1, result.updates)

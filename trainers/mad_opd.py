@@ -295,10 +295,14 @@ def refuse(run: TrainConfig, settings: MadOpdConfig) -> None:
             raise ConfigError(
                 f"teachers.{number}.speaker is not used without a debate (rounds: 0); remove it"
             )
-        if settings.rounds and teacher.backend != "hf" and teacher.speaker is None:
+        named = teacher.speaker is not None and (
+            teacher.model_name_or_path or teacher.speaker.model_name_or_path
+        )
+        if settings.rounds and teacher.backend != "hf" and not named:
             raise ConfigError(
                 f"teachers.{number} has backend {teacher.backend!r} and shall debate; name who speaks for it with "
-                f"teachers.{number}.speaker.engine, such as vllm-server, or set trainer.rounds: 0"
+                f"teachers.{number}.speaker (engine, such as vllm-server, and model_name_or_path), or set "
+                "trainer.rounds: 0"
             )
     debate_texts(run, settings)
     require_recordings(run, settings)

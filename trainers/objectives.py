@@ -20,8 +20,9 @@ from torch import Tensor
 from .batch.micro import Micro
 from .batch.tables import Batch
 from .kernels.divergence import DivergenceRule, divergence_rule
-from .kernels.fused import Rule, fused_sum
+from .kernels.fused import LinearHead, Rule, fused_sum
 from .kernels.head import Head
+from .kernels.own_support import OwnSupportRule
 from .kernels.several import MixtureRule, SumRule
 from .kernels.support import SupportRule
 from .kernels.tokens import token_loss
@@ -174,6 +175,48 @@ class FullVocabulary:
     def kernel(self, micro: Micro, coef_X: Tensor, student: Student) -> Kernel:
         """Sum weight times divergence; report the divergence."""
         return _summed(self.rule(micro, coef_X, student), student, self.temperature)
+
+
+@dataclass(frozen=True)
+class OwnTopK:
+    """A divergence on the student's own K likeliest ids of the moment; all others are one outcome more.
+
+    Distributions are compared at temperature 1. With `old_BT` each token also counts by how much likelier it has become
+    since it was scored, min(q / q_old, cap): the importance weight of a step that is not the first on its batch.
+
+    Attributes:
+        teacher: in this process, since it has to speak of ids that the student chose.
+        weight_BT: multiplies each token's divergence; None leaves it.
+        old_BT: log-probs of the sampled tokens before the first step, at temperature 1; None for the first step.
+    """
+
+    teacher: WholeTeacher
+    k: int
+    kind: Kind
+    beta: float = 0.5
+    weight_BT: Tensor | None = None
+    old_BT: Tensor | None = None
+    ratio_cap: float = 2.0
+    names = ("divergence", "teacher_logp")
+
+    def kernel(self, micro: Micro, coef_X: Tensor, student: Student) -> Kernel:
+        """Sum weight times divergence; report the divergence and the teacher's log-prob of the sampled token."""
+        weight_X = coef_X if self.weight_BT is None else coef_X * micro.pick(self.weight_BT)
+        teacher = self.teacher.linear_head(micro)
+        ready = teacher.head.ready(
+            student.vocab_size, teacher.hidden_ND.dtype
+        )  # cast once, not for each chunk
+        rule = OwnSupportRule(
+            teacher=LinearHead(teacher.hidden_ND, ready),
+            k=self.k,
+            kind=self.kind,
+            beta=self.beta,
+            token_X=micro.token_X,
+            weight_X=weight_X,
+            old_X=None if self.old_BT is None else micro.pick(self.old_BT),
+            ratio_cap=self.ratio_cap,
+        )
+        return lambda hidden_XD, head: fused_sum(rule, hidden_XD, head, student.vocab_size, 1.0, None)
 
 
 @dataclass(frozen=True)

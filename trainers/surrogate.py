@@ -5,6 +5,9 @@ Leaves out how each algorithm makes its advantages (its own file) and the formul
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 from pydantic import Field, model_validator
 from torch import Tensor
 
@@ -58,6 +61,19 @@ class SurrogateConfig(Section):
         return self
 
 
+@dataclass(frozen=True)
+class Term:
+    """A loss that is added to the surrogate's, with the same coefficients.
+
+    Attributes:
+        loss: (logp_X, *columns) -> loss_X, unreduced, to be minimised.
+        columns: token columns of the batch that it reads.
+    """
+
+    loss: Callable[..., Tensor]
+    columns: tuple[Tensor, ...] = ()
+
+
 class PolicyGradient(Algorithm):
     """Base of the methods that follow a policy gradient: `ascend` raises the clipped surrogate of their advantages."""
 
@@ -77,6 +93,7 @@ class PolicyGradient(Algorithm):
         reference_BT: Tensor | None = None,
         ref_kl_coef: float = 0.0,
         imitated_BT: Tensor | None = None,
+        beside: Term | None = None,
     ) -> Descent:
         """Raise the clipped surrogate.
 
@@ -89,6 +106,7 @@ class PolicyGradient(Algorithm):
             ref_kl_coef: weight of that penalty.
             imitated_BT: where not 0, tokens of another author: weight of their cross-entropy, which stands in the place
                 of the surrogate.
+            beside: what else is minimised.
         Source: PPO, arXiv:1707.06347, Eq. 7; the penalty as in GRPO, arXiv:2402.03300, Eq. 4.
         """
         settings = self.settings
@@ -97,7 +115,9 @@ class PolicyGradient(Algorithm):
                 old.logp_BT, batch.behaviour_BT, settings.importance_cap
             )
 
-        def loss(logp_X: Tensor, old_X: Tensor, advantage_X: Tensor, *reference_X: Tensor) -> Tensor:
+        reference = () if reference_BT is None or ref_kl_coef == 0.0 else (reference_BT,)
+
+        def loss(logp_X: Tensor, old_X: Tensor, advantage_X: Tensor, *others: Tensor) -> Tensor:
             ratio_X = importance_ratio(logp_X, old_X)
             if settings.clip is None:
                 loss_X = -ratio_X * advantage_X
@@ -105,10 +125,12 @@ class PolicyGradient(Algorithm):
                 loss_X = -clipped_surrogate(
                     ratio_X, advantage_X, clip_low=settings.clip, clip_high=settings.clip_high
                 )
-            return loss_X + ref_kl_coef * low_variance_kl(logp_X, reference_X[0]) if reference_X else loss_X
+            if reference:
+                loss_X = loss_X + ref_kl_coef * low_variance_kl(logp_X, others[0])
+            return loss_X if beside is None else loss_X + beside.loss(logp_X, *others[len(reference) :])
 
-        reference = () if reference_BT is None or ref_kl_coef == 0.0 else (reference_BT,)
-        objective: Objective = TokenObjective(loss, (old.logp_BT, advantage_BT, *reference))
+        columns = () if beside is None else beside.columns
+        objective: Objective = TokenObjective(loss, (old.logp_BT, advantage_BT, *reference, *columns))
         if imitated_BT is not None and bool(imitated_BT.any()):
             objective = Mixed(objective, TokenObjective(_cross_entropy, (imitated_BT,)), imitated_BT != 0)
         descent = self.descend(

@@ -141,7 +141,7 @@ def _read(reference: str) -> str:
     return read_text(reference, "the prompt")
 
 
-_OF_TEACHERS = ("debate",)
+_OF_TEACHERS = ("debate", "skills")
 """Folders of `agentbench.prompts` that hold what teachers read among themselves, and no prompt of an environment."""
 
 

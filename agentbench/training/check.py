@@ -100,11 +100,16 @@ def _check_models(config: TrainConfig) -> None:
     """Student, teachers and engine, as far as names and options tell."""
     check_name(config.model_name_or_path)
     for teacher in config.teachers:
-        if teacher.backend != "server":
+        if teacher.backend in ("hf", "vllm"):
             check_name(teacher.model_name_or_path)
+        elif teacher.backend in ("student", "ema") and config.fsdp:
+            raise ConfigError(
+                f"teachers.backend {teacher.backend!r} reads the student's own weights, which fsdp keeps in shards; "
+                "set fsdp: false"
+            )
         if teacher.speaker is not None:
             speaker = teacher.speaker
-            model = speaker.model_name_or_path or teacher.model_name_or_path
+            model = speaker.model_name_or_path or teacher.model_name_or_path or None
             check_engine(speaker.engine, model, speaker.engine_options)
     check_engine(config.rollout.engine, config.model_name_or_path, config.rollout.engine_options)
 

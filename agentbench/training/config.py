@@ -111,11 +111,15 @@ class SpeakerConfig(Section):
 
 
 class TeacherConfig(Section):
-    """A frozen model that scores the student's tokens.
+    """A model that scores the student's tokens.
 
     Attributes:
-        model_name_or_path: a local folder or a hub id; for "server" the name under which it is served.
-        backend: "hf" beside the student, "vllm" in an engine of this process, "server" behind `base_url`.
+        model_name_or_path: a local folder or a hub id; for "server" the name under which it is served. Belongs to the
+            frozen models: "student" and "ema" have no other model than the run's.
+        backend: frozen models: "hf" beside the student, "vllm" in an engine of this process, "server" behind
+            `base_url`. The student's own: "student" as it stands, "ema" a moving average of it. These two know more
+            than the student only where the algorithm gives its teacher more to read.
+        rate: weight of the newest student in "ema", after every step; None takes 0.05.
         base_url: of a vLLM server, such as http://localhost:8000; belongs to "server".
         engine_options: keyword options of "vllm" and "server".
         extra_tokens: what becomes of ids that the teacher has and the student lacks: "refuse" such a teacher, or
@@ -123,10 +127,11 @@ class TeacherConfig(Section):
         speaker: how it speaks, for algorithms in which teachers do; None is every default of `SpeakerConfig`.
     """
 
-    model_name_or_path: str
+    model_name_or_path: str = ""
     revision: str | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    backend: Literal["hf", "vllm", "server"] = "hf"
+    backend: Literal["hf", "vllm", "server", "student", "ema"] = "hf"
+    rate: float | None = Field(default=None, gt=0, le=1)
     base_url: str | None = None
     engine_options: dict[str, Any] = Field(default_factory=dict)
     extra_tokens: Literal["refuse", "ignore"] = "refuse"
@@ -134,7 +139,17 @@ class TeacherConfig(Section):
 
     @model_validator(mode="after")
     def _used(self) -> TeacherConfig:
-        """Refuse keys that the backend would ignore."""
+        """Refuse keys that the backend would ignore, and want those that it needs."""
+        own = self.backend in ("student", "ema")
+        if not own and not self.model_name_or_path:
+            raise ValueError(f"backend {self.backend!r} needs model_name_or_path, a local folder or a hub id")
+        for key in (
+            ("model_name_or_path", "revision", "dtype", "engine_options", "extra_tokens") if own else ()
+        ):
+            if getattr(self, key) not in ("", None, "auto", {}, "refuse"):
+                raise ValueError(f"backend {self.backend!r} is the run's own student; remove {key}")
+        if self.rate is not None and self.backend != "ema":
+            raise ValueError("'rate' is used by backend 'ema' only; remove it")
         if (self.backend == "server") != (self.base_url is not None):
             raise ValueError("backend 'server' needs base_url, and no other backend uses it")
         if self.backend == "hf" and self.engine_options:
@@ -178,7 +193,7 @@ class TrainConfig(Section):
     Attributes:
         algorithm: trainer plug-in.
         model_name_or_path: student, a local folder or a hub id.
-        teachers: frozen models, for algorithms that need them.
+        teachers: models that score the student's tokens, for algorithms that need them.
         max_steps: number of updates of the loop (each collects new episodes).
         learning_rate: peak; `lr_scheduler_type` and `warmup_steps` shape it over `max_steps`.
         tokens_per_micro_batch: rows are packed into micro-batches of at most this many tokens, padding included.

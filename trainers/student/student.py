@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -45,6 +45,22 @@ class Scores:
     rows_B: Tensor | None = None
 
 
+class Average(Protocol):
+    """Something that follows the trained weights and is saved with them."""
+
+    def follow(self) -> None:
+        """Take one step towards the student, after an update that changed it."""
+        ...
+
+    def state(self) -> dict[str, Tensor]:
+        """What to keep in a checkpoint."""
+        ...
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Continue from a checkpoint."""
+        ...
+
+
 class Student:
     """The trained model.
 
@@ -53,6 +69,7 @@ class Student:
         kept: dtype in which engines and checkpoints keep the weights: the engine's if the run sets one, else the
             source's. So an evaluation while training equals that of the checkpoint.
         places: its tensors by their names in the source.
+        averages: of its weights, which follow it.
         origins: fingerprint of every model that the run started from, by name; compared on resume.
         merge_error: size of what rounding to `kept` took off the adapters' update, as a share of it, when weights were
             last handed out; None where nothing is rounded.
@@ -81,6 +98,7 @@ class Student:
         self.pad_id = int(self.tokenizer.eos_token_id if pad is None else pad)
         self.vocabulary, self.vocab_size = loaded.vocabulary, loaded.vocabulary.width
         _check_positions(run, loaded)
+        self.averages: list[Average] = []
         self.origins = {run.model_name_or_path: weights_digest(model)}
         self.places = Places(model)
         if run.gradient_checkpointing:

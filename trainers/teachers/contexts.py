@@ -98,6 +98,13 @@ class PrivateRows:
         x_BT[self.signal_BT] = x_PS[self.batch.mask_BT][self.number_BT[self.signal_BT]]
         return x_BT
 
+    def read(self, texts: Texts) -> Texts:
+        """The texts that were read: those of turns that have a row."""
+        batch = self.batch
+        turns = set(batch.turn_BT[batch.mask_BT].tolist())
+        keys = ((batch.ids_M[int(batch.traj_N[n])], int(batch.index_N[n])) for n in sorted(turns))
+        return {key: texts[key] for key in keys}
+
     def prompt_tokens(self) -> Tensor:
         """Tokens of each teacher's prompt, int64 [P]."""
         return self.batch.length_B - self.batch.mask_BT.sum(dim=1)
@@ -148,9 +155,12 @@ def _places(batch: Batch) -> dict[int, tuple[Tensor, Tensor]]:
     row_X, column_X = batch.mask_BT.nonzero(as_tuple=True)
     turn_X = batch.turn_BT[row_X, column_X]
     order_X = turn_X.argsort(stable=True)
-    found_F, count_F = turn_X[order_X].unique_consecutive(return_counts=True)
-    parts = order_X.split(count_F.tolist())
-    return {n: (row_X[at], column_X[at]) for n, at in zip(found_F.tolist(), parts, strict=True)}
+    end, places = 0, {}
+    for n, count in enumerate(torch.bincount(turn_X).tolist()):
+        at, end = order_X[end : end + count], end + count
+        if count:
+            places[n] = (row_X[at], column_X[at])
+    return places
 
 
 def _table(batch: Batch, rows: Sequence[tuple[list[int], int, int]]) -> Batch:
@@ -224,8 +234,10 @@ class PrivateTeacher:
         number_PS = torch.full_like(private.turn_BT, -1)
         number_PS[row_X, column_X] = torch.arange(len(row_X))
         device = micro.tokens_BT.device
-        needed_R = row_X[number_X[signal_X]].unique()
-        parts = micro_batches(private, self.budget, device, needed_R) or [idle_micro(private.pad_id, device)]
+        needed_P = torch.zeros(len(private.tokens_BT), dtype=torch.bool)
+        needed_P[row_X[number_X[signal_X]]] = True
+        rows_R = needed_P.nonzero()[:, 0]
+        parts = micro_batches(private, self.budget, device, rows_R) or [idle_micro(private.pad_id, device)]
         hidden_XD = None
         for part in parts:
             head = self._whole.linear_head(part)

@@ -43,10 +43,14 @@ def launch(models, output, algorithm, *, processes=2, asked=2, fsdp=False):
 
 @pytest.mark.parametrize(
     ("algorithm", "fsdp"),
-    [("atod", False), ("atod", True), ("token", False), ("full", False), ("full", True)],
+    [("atod", False), ("atod", True), ("token", False), ("full", False), ("full", True), ("averaged", False)],
 )
 def test_two_processes_learn_what_one_learns(models, tmp_path, algorithm, fsdp):
     two_as_one(models, tmp_path, algorithm, fsdp=fsdp)
+
+
+def test_two_processes_read_the_same_peers_as_one(long_models, tmp_path):
+    two_as_one(long_models, tmp_path, "mopd")
 
 
 @pytest.mark.slow

@@ -215,6 +215,8 @@ def test_turns_that_are_not_trained_need_no_row(models):
     rows = private_rows(others, batch, scene.texts, scene.reader, 999)
     assert torch.equal(rows.signal_BT, batch.mask_BT)
     assert len(rows.batch.tokens_BT) == scene.batch.turns - len(first.turns)
+    # and what nobody read is not kept as read
+    assert set(rows.read(scene.texts)) == {key for key in scene.texts if key[0] != first.id}
 
 
 def test_no_text_at_all_is_no_signal(models):
