@@ -5,7 +5,7 @@ The loop asks `plan(step)` which episodes the step needs and hands them to `upda
 1. `collate` turns the episodes into tables: tokens [B, T], turns [N], trajectories [M];
 2. `student.score` (and a teacher's `score`) give log-probs of the tokens on record, before anything changes;
 3. the algorithm makes from them one number per token: an advantage, a weight, a target;
-4. `descend` lowers the objective: it cuts the step into `updates_per_step` optimizer steps and each of those into
+4. `descend` lowers the objective: it cuts the step into `updates_per_step` optimizer steps (or by rows) and each into
    micro-batches, with denominators counted over all of them and over all processes, so that no cut changes the result;
    a loss or gradient that is not finite stops the run before the weights are touched;
 5. `report` measures what it is given and returns the step's figures and the turns' annotations.
@@ -48,6 +48,7 @@ from .maths.turns import turn_mean
 from .objectives import Objective
 from .student import checkpoint
 from .student.processes import Processes
+from .student.still import gradient_of
 from .student.student import Scores, Student
 
 _PROBE_SHARE = 16
@@ -100,6 +101,11 @@ class Algorithm:
         self.updates = 0
         self.skipped = 0
 
+    @property
+    def one_update(self) -> bool:
+        """Whether a step is one optimizer step, so that its data is the current policy's own."""
+        return self.run.updates_per_step == 1 and self.run.rows_per_update is None
+
     # --- contract -----------------------------------------------------------------------------------------------------
 
     def plan(self, step: int) -> RolloutPlan:
@@ -125,6 +131,10 @@ class Algorithm:
     def score_tokens(self, token_ids: Sequence[int]) -> list[float]:
         """Log-prob in nats, at temperature 1, of each token but the first."""
         return self.student.score_tokens(token_ids)
+
+    def gradient(self, groups: Sequence[Group], step: int = 0) -> dict[str, Any]:
+        """What one update would follow, by parameter in numpy; no weight changes. For `agentbench check-objective`."""
+        return gradient_of(self.student, lambda: self.update(groups, step))
 
     def save(self, folder: Path) -> None:
         """Write a plain Hugging Face folder and everything needed to go on."""
@@ -167,7 +177,7 @@ class Algorithm:
         step: int,
         keep_BT: Tensor | None = None,
     ) -> Descent:
-        """Minimise an objective on a batch in `updates_per_step` optimizer steps.
+        """Minimise an objective on a batch in one optimizer step, or as many as the run asks for.
 
         Args:
             batch: this process's share.
@@ -200,10 +210,11 @@ class Algorithm:
     def _parts(self, batch: Batch, step: int) -> list[Tensor]:
         """Rows of each optimizer step: whole trajectories in a seeded order that no split into processes changes."""
         # Departure: the frameworks shuffle turn rows; a trajectory in two updates would be averaged twice.
-        parts = self.run.updates_per_step
-        if parts == 1:
+        if self.one_update:
             return [torch.arange(len(batch.tokens_BT))]
-        traj_B = batch.traj_B
+        if self.run.rows_per_update is not None:
+            return self._parts_by_rows(batch, self.run.rows_per_update, step)
+        parts, traj_B = self.run.updates_per_step, batch.traj_B
         rows_M = torch.bincount(traj_B, minlength=len(batch.ids_M)).tolist()
         mine = [
             (derive_seed(self.run.seed, "part", step, key), key, rows)
@@ -217,6 +228,20 @@ class Algorithm:
             before += rows
         part_B = torch.tensor([part_of[batch.ids_M[m]] for m in traj_B.tolist()], dtype=torch.long)
         return [(part_B == part).nonzero()[:, 0] for part in range(parts)]
+
+    def _parts_by_rows(self, batch: Batch, rows: int, step: int) -> list[Tensor]:
+        """Mini-batches of so many rows, as the frameworks cut a step; the last takes what is left."""
+        last_B = batch.index_N[
+            batch.turn_BT.amax(dim=1)
+        ].tolist()  # last turn of the row: unique in its episode
+        mine = [
+            (derive_seed(self.run.seed, "row", step, key, at), key, at)
+            for key, at in zip((batch.ids_M[m] for m in batch.traj_B.tolist()), last_B, strict=True)
+        ]
+        everyone = sorted(self.team.gather(mine))
+        part_of = {(key, at): place // rows for place, (_, key, at) in enumerate(everyone)}
+        part_B = torch.tensor([part_of[key, at] for _, key, at in mine], dtype=torch.long)
+        return [(part_B == part).nonzero()[:, 0] for part in range(-(-len(everyone) // rows))]
 
     def _accumulate(
         self,

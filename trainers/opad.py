@@ -24,6 +24,7 @@ from .maths.divergences import Kind, check_kind
 from .maths.reductions import Reduction
 from .objectives import FullVocabulary
 from .preconditions import require_one_teacher
+from .references import distributions
 from .teachers.open import open_whole_teacher
 
 
@@ -98,6 +99,7 @@ def _by_principle(env: str) -> Kind:
 
 SPEC = TrainerSpec(
     id="opad",
+    reference=distributions.opad,
     config=OpadConfig,
     build=Opad,
     needs=frozenset({"teacher"}),

@@ -33,6 +33,8 @@ class SurrogateConfig(Section):
     Attributes:
         clip: half-width of the trusted ratio interval; None does not clip.
         clip_high: upper half-width where it differs.
+        dual_clip: bound on the ratio where the advantage is negative, above 1 (the released code takes 3).
+        entropy_coef: weight of an entropy bonus, the mean entropy of the trained tokens (released: 0.001).
         importance_cap: weight tokens by min(trainer probability / engine probability, cap), for engines of lower
             precision; None leaves them.
         reduction: how tokens are averaged.
@@ -40,13 +42,16 @@ class SurrogateConfig(Section):
 
     clip: float | None = Field(default=0.2, gt=0, le=1)
     clip_high: float | None = Field(default=None, gt=0)
+    dual_clip: float | None = Field(default=None, gt=1)
+    entropy_coef: float = Field(default=0.0, ge=0)
     importance_cap: float | None = Field(default=None, ge=1)
     reduction: Reduction = "token_mean"
 
     @model_validator(mode="after")
     def _clip_is_on(self) -> SurrogateConfig:
-        if self.clip is None and self.clip_high is not None:
-            raise ValueError("clip_high is set but clip is off")
+        for key in ("clip_high", "dual_clip"):
+            if self.clip is None and getattr(self, key) is not None:
+                raise ValueError(f"{key} is set but clip is off")
         return self
 
 
@@ -73,7 +78,7 @@ class PolicyGradient(Algorithm):
             advantage_BT: constant; 0 on context.
             step: of the run.
             reference_BT: log-probs of the policy to stay near.
-            ref_kl_coef: weight of that penalty.
+            ref_kl_coef: weight of that penalty; its limits are settings of the methods that have one.
         Source: PPO, arXiv:1707.06347, Eq. 7; the penalty as in GRPO, arXiv:2402.03300, Eq. 4.
         """
         settings = self.settings
@@ -88,15 +93,30 @@ class PolicyGradient(Algorithm):
                 loss_X = -ratio_X * advantage_X
             else:
                 loss_X = -clipped_surrogate(
-                    ratio_X, advantage_X, clip_low=settings.clip, clip_high=settings.clip_high
+                    ratio_X,
+                    advantage_X,
+                    clip_low=settings.clip,
+                    clip_high=settings.clip_high,
+                    dual_clip=settings.dual_clip,
                 )
-            return loss_X + ref_kl_coef * low_variance_kl(logp_X, reference_X[0]) if reference_X else loss_X
+            return loss_X + ref_kl_coef * self._distance(logp_X, reference_X[0]) if reference_X else loss_X
 
         reference = () if reference_BT is None or ref_kl_coef == 0.0 else (reference_BT,)
-        objective = TokenObjective(loss, (old.logp_BT, advantage_BT, *reference))
+        objective = TokenObjective(loss, (old.logp_BT, advantage_BT, *reference), settings.entropy_coef)
         descent = self.descend(batch, objective, reduction=settings.reduction, step=step)
         self._measure_ratio(descent, batch, old, advantage_BT)
         return descent
+
+    def _distance(self, logp_X: Tensor, reference_X: Tensor) -> Tensor:
+        """Distance of each token from the reference, within the limits of the settings."""
+        settings = self.settings
+        limits: dict[str, float | None] = {}
+        if isinstance(settings, ReferenceConfig):
+            limits = {
+                "log_ratio_limit": settings.ref_kl_log_ratio_limit,
+                "value_limit": settings.ref_kl_limit,
+            }
+        return low_variance_kl(logp_X, reference_X, **limits)
 
     def _measure_ratio(self, descent: Descent, batch: Batch, old: Scores, advantage_BT: Tensor) -> None:
         meters, mask_BT, clip = descent.meters, batch.mask_BT, self.settings.clip
@@ -145,9 +165,20 @@ class ReferenceConfig(EpisodeAdvantageConfig):
 
     Attributes:
         ref_kl_coef: weight of the penalty on leaving the initial model; 0 loads no reference.
+        ref_kl_log_ratio_limit: clamp of the penalty's log-ratio (released: 20); beyond it there is no gradient.
+        ref_kl_limit: clamp of the penalty of one token (released: 10).
     """
 
     ref_kl_coef: float = Field(default=0.01, ge=0)
+    ref_kl_log_ratio_limit: float | None = Field(default=None, gt=0)
+    ref_kl_limit: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _penalty_is_on(self) -> ReferenceConfig:
+        for key in ("ref_kl_log_ratio_limit", "ref_kl_limit"):
+            if self.ref_kl_coef == 0.0 and getattr(self, key) is not None:
+                raise ValueError(f"{key} is set but ref_kl_coef is 0")
+        return self
 
 
 def open_reference(run: TrainConfig, settings: ReferenceConfig, student: Student) -> LocalTeacher | None:

@@ -19,6 +19,7 @@ from agentbench.types import Group, RolloutPlan
 from .maths.advantages import sampled_distillation
 from .maths.reductions import Reduction
 from .preconditions import require_comparable, require_one_teacher, require_plain_sampling
+from .references import sampled
 from .surrogate import PolicyGradient, SurrogateConfig
 from .teachers.open import open_teacher
 
@@ -86,5 +87,14 @@ class Tcod(PolicyGradient):
 
 
 SPEC = TrainerSpec(
-    id="tcod", config=TcodConfig, build=Tcod, needs=frozenset({"teacher"}), paper="TCOD, arXiv:2604.24005"
+    id="tcod",
+    reference=sampled.tcod,
+    config=TcodConfig,
+    build=Tcod,
+    needs=frozenset({"teacher"}),
+    paper="TCOD, arXiv:2604.24005",
+    presets={
+        "paper": {"trainer": {"first_turns": 1, "steps_per_turn": 2}},
+        "released": {"trainer": {"first_turns": 1, "steps_per_turn": 6, "reduction": "trajectory_mean"}},
+    },
 )
