@@ -158,7 +158,7 @@ def refuse(run: TrainConfig, settings: AtodConfig) -> None:
     require_comparable(run, settings.importance_cap)
 
 
-PRESETS = {
+PRESETS: dict[str, dict[str, Any]] = {
     "paper": {
         "trainer": {
             "group_stats": "trajectory",

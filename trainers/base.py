@@ -31,6 +31,7 @@ from agentbench.training.config import TrainConfig
 from agentbench.types import Group, RolloutPlan, SamplingParams, derive_seed
 
 from .batch.micro import Micro, micro_batches
+from .batch.parts import rows_of_updates
 from .batch.tables import Batch, collate
 from .figures.alarms import Alarms
 from .figures.measures import (
@@ -190,7 +191,7 @@ class Algorithm:
         """
         result = Descent(columns={name: torch.zeros(batch.tokens_BT.shape) for name in objective.names})
         self.student.set_learning_rate(step)
-        for rows_B in self._parts(batch, step):
+        for rows_B in rows_of_updates(batch, self.run, step, self.team.gather):
             turn_BT = torch.full_like(batch.turn_BT, -1)
             turn_BT[rows_B] = batch.turn_BT[rows_B]
             counted = (turn_BT, batch.traj_N, batch.ok_M)
@@ -206,42 +207,6 @@ class Algorithm:
         result.loss /= max(1, result.updates)
         result.grad_norm /= max(1, result.updates)
         return result
-
-    def _parts(self, batch: Batch, step: int) -> list[Tensor]:
-        """Rows of each optimizer step: whole trajectories in a seeded order that no split into processes changes."""
-        # Departure: the frameworks shuffle turn rows; a trajectory in two updates would be averaged twice.
-        if self.one_update:
-            return [torch.arange(len(batch.tokens_BT))]
-        if self.run.rows_per_update is not None:
-            return self._parts_by_rows(batch, self.run.rows_per_update, step)
-        parts, traj_B = self.run.updates_per_step, batch.traj_B
-        rows_M = torch.bincount(traj_B, minlength=len(batch.ids_M)).tolist()
-        mine = [
-            (derive_seed(self.run.seed, "part", step, key), key, rows)
-            for key, rows in zip(batch.ids_M, rows_M, strict=True)
-            if rows
-        ]
-        everyone = sorted(self.team.gather(mine))
-        total, before, part_of = sum(rows for *_, rows in everyone), 0, {}
-        for _, key, rows in everyone:
-            part_of[key] = before * parts // total
-            before += rows
-        part_B = torch.tensor([part_of[batch.ids_M[m]] for m in traj_B.tolist()], dtype=torch.long)
-        return [(part_B == part).nonzero()[:, 0] for part in range(parts)]
-
-    def _parts_by_rows(self, batch: Batch, rows: int, step: int) -> list[Tensor]:
-        """Mini-batches of so many rows, as the frameworks cut a step; the last takes what is left."""
-        last_B = batch.index_N[
-            batch.turn_BT.amax(dim=1)
-        ].tolist()  # last turn of the row: unique in its episode
-        mine = [
-            (derive_seed(self.run.seed, "row", step, key, at), key, at)
-            for key, at in zip((batch.ids_M[m] for m in batch.traj_B.tolist()), last_B, strict=True)
-        ]
-        everyone = sorted(self.team.gather(mine))
-        part_of = {(key, at): place // rows for place, (_, key, at) in enumerate(everyone)}
-        part_B = torch.tensor([part_of[key, at] for _, key, at in mine], dtype=torch.long)
-        return [(part_B == part).nonzero()[:, 0] for part in range(-(-len(everyone) // rows))]
 
     def _accumulate(
         self,

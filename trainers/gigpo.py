@@ -7,6 +7,7 @@ exact.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from pydantic import Field
@@ -110,7 +111,7 @@ def refuse(run: TrainConfig, settings: GigpoConfig) -> None:
     require_comparable(run, settings.importance_cap)
 
 
-PRESETS = {
+PRESETS: dict[str, dict[str, Any]] = {
     "released": {
         "rows_per_update": 256,
         "trainer": {

@@ -7,6 +7,7 @@ Leaves out credit for single steps (`gigpo`).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from agentbench.trainer import TrainerSpec, Update
 from agentbench.training.config import TrainConfig
@@ -65,7 +66,7 @@ def refuse(run: TrainConfig, settings: GrpoConfig) -> None:
     require_comparable(run, settings.importance_cap)
 
 
-PRESETS = {
+PRESETS: dict[str, dict[str, Any]] = {
     "paper": {"trainer": {"group_stats": "trajectory", "reduction": "trajectory_mean", "ref_kl_coef": 0.04}},
     "released": {
         "rows_per_update": 256,

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .batch.micro import Micro
 from .kernels.divergence import divergence
-from .kernels.fused import fused_sum
+from .kernels.fused import LinearHead, fused_sum
 from .kernels.head import Head
 from .kernels.support import LocalSupportRule, StudentSupport, SupportRule, TeacherSupport
 from .kernels.tokens import token_loss
@@ -168,13 +168,15 @@ class LocalSupport:
     def kernel(self, micro: Micro, coef_X: Tensor, student: Student) -> Kernel:
         """Sum coefficient times divergence; report the divergence and the student's mass on the support."""
         rule = LocalSupportRule(
-            self._support(micro), self.sampled_token, micro.token_X, micro.pick(self.old_BT), coef_X
+            self._support(micro, student), self.sampled_token, micro.token_X, micro.pick(self.old_BT), coef_X
         )
         return lambda hidden_XD, head: fused_sum(rule, hidden_XD, head, student.vocab_size, 1.0, None)
 
-    def _support(self, micro: Micro) -> TeacherSupport | StudentSupport:
+    def _support(self, micro: Micro, student: Student) -> TeacherSupport | StudentSupport:
         if isinstance(self.source, LocalTeacher):
-            return StudentSupport(self.source.linear_head(micro), self.k)
+            whole = self.source.linear_head(micro)
+            ready = whole.head.ready(student.vocab_size, whole.hidden_ND.dtype)
+            return StudentSupport(LinearHead(whole.hidden_ND, ready), self.k)
         ids_BTK, logp_BTK = self.source.topk_ids_BTK, self.source.topk_logp_BTK
         assert ids_BTK is not None
         assert logp_BTK is not None

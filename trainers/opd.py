@@ -109,7 +109,7 @@ def refuse(run: TrainConfig, settings: OpdConfig) -> None:
     require_comparable(run, settings.importance_cap)
 
 
-PRESETS = {
+PRESETS: dict[str, dict[str, Any]] = {
     "paper": {"trainer": {"clip": None, "coef": 1.0}},
     # the baseline as ATOD's code runs it
     "released": {

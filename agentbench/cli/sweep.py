@@ -43,9 +43,10 @@ def command(
     require_statistics()
     if check:
         found = stale(plan)
-        print_json(found) if json else print(
-            "\n".join(found) or f"{plan.folder / PAGE} is what the runs give"
-        )
+        if json:
+            print_json(found)
+        else:
+            print("\n".join(found) or f"{plan.folder / PAGE} is what the runs give")
         return 1 if found else 0
     failed = run_sweep(runs, report=lambda line: typer.echo(line, err=True))
     record = record_of(plan)

@@ -10,6 +10,7 @@ from trainer_cases import Reference, assert_close, gradient, make_run, random_gr
 from agentbench.config import validate
 from agentbench.errors import ConfigError
 from agentbench.trainers import atod, gigpo, grpo, lsm, opd, sod, tcod
+from agentbench.trainers.batch.parts import rows_of_updates
 from agentbench.trainers.batch.tables import collate
 from agentbench.trainers.kernels.tokens import token_loss
 from agentbench.trainers.maths.losses import clipped_surrogate, low_variance_kl
@@ -95,16 +96,20 @@ def test_the_first_step_moves_both_schedules(models):
     assert (metrics["kappa"], metrics["rho"]) == (1.0, 1.0)
 
 
+def cut(batch, trainer, step):
+    return rows_of_updates(batch, trainer.run, step, list)
+
+
 def test_rows_per_update_cuts_turn_rows_each_once(models):
     groups = random_groups(250, fresh=True)
     trainer = opd.SPEC.build(make_run(models, "opd", rows_per_update=7), opd.SPEC.config(clip=0.2))
     batch = trainer.collate(groups)
-    parts = trainer._parts(batch, 3)
+    parts = cut(batch, trainer, 3)
     rows = len(batch.tokens_BT)
     assert [len(part) for part in parts] == [7] * (rows // 7) + ([rows % 7] if rows % 7 else [])
     assert sorted(torch.cat(parts).tolist()) == list(range(rows))
-    assert [part.tolist() for part in trainer._parts(batch, 3)] == [part.tolist() for part in parts]
-    assert torch.cat(trainer._parts(batch, 4)).tolist() != torch.cat(parts).tolist()  # shuffled anew
+    assert [part.tolist() for part in cut(batch, trainer, 3)] == [part.tolist() for part in parts]
+    assert torch.cat(cut(batch, trainer, 4)).tolist() != torch.cat(parts).tolist()  # shuffled anew
     # the same rows go together whatever their order in the batch
     turned = [replace(group, members=tuple(reversed(group.members))) for group in reversed(groups)]
     other = collate(turned, batch.pad_id)
@@ -114,7 +119,7 @@ def test_rows_per_update_cuts_turn_rows_each_once(models):
             (table.ids_M[table.traj_B[b]], int(table.index_N[table.turn_BT[b].max()])) for b in part.tolist()
         }
 
-    assert [named(other, p) for p in trainer._parts(other, 3)] == [named(batch, p) for p in parts]
+    assert [named(other, p) for p in cut(other, trainer, 3)] == [named(batch, p) for p in parts]
     assert trainer.update(groups, 0).metrics["updates"] == len(parts)
 
 

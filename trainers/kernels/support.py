@@ -63,7 +63,11 @@ class TeacherSupport:
 
 @dataclass(frozen=True)
 class StudentSupport:
-    """S is the student's own, at the moment of the update: its K likeliest ids, scored by a whole teacher."""
+    """S is the student's own, at the moment of the update: its K likeliest ids, scored by a whole teacher.
+
+    Attributes:
+        teacher: with a head that is ready for products.
+    """
 
     teacher: LinearHead
     k: int
@@ -71,9 +75,7 @@ class StudentSupport:
     def __call__(self, logp_CV: Tensor, token_C: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
         """Ids of S, and the teacher's log-probs of them and of the sampled token, [C, K + 1]."""
         ids_CK = logp_CV.topk(self.k, dim=-1).indices
-        hidden_CD = self.teacher.hidden_ND[rows]
-        ready = self.teacher.head.ready(logp_CV.shape[1], hidden_CD.dtype)
-        teacher_CV, _ = ready.log_probs(hidden_CD, 1.0)
+        teacher_CV, _ = self.teacher.head.log_probs(self.teacher.hidden_ND[rows], 1.0)
         return ids_CK, teacher_CV.gather(1, torch.cat([ids_CK, token_C[:, None]], dim=1))
 
 

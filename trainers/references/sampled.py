@@ -42,12 +42,13 @@ def sod(run: TrainConfig, settings: Any, groups: Sequence[Group]) -> dict[str, A
     worth = _episode_advantage(groups, settings) if settings.reward else {}
     advantages = []
     for episode, turns in episodes:
-        product, before, mine = 1.0, None, []
+        product, before = 1.0, 0.0
+        mine: list[Tensor] = []
         for turn in turns:
             d = _disagreement(run, turn) + 1e-6
-            product = product if before is None else product * before / d
+            product = product * before / d if mine else 1.0
             before = d
-            weight = 1.0 if turn is turns[0] else min(product, 1.0 + settings.delta)
+            weight = min(product, 1.0 + settings.delta) if mine else 1.0
             own = worth.get((episode.id, turn.turn.index), 0.0)
             mine.append(settings.coef * weight * _gap(run, settings, turn) + own)
         advantages.append(mine)
