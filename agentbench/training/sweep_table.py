@@ -127,7 +127,9 @@ def _against(done: Sequence[SweepRun], base: Sequence[SweepRun]) -> dict[str, An
     result: dict[str, Any] = {"by_seed": pairs, "difference": None}
     if len(done) > 1 and len(base) > 1:
         group = compare_groups([_last(run) for run in base], [_last(run) for run in done])
-        low, high = group.difference.low, group.difference.high
+        ends = (group.difference.low, group.difference.high)
+        # no spread within either group has no interval
+        low, high = ends if all(map(math.isfinite, ends)) else (None, None)
         result |= {"difference": group.difference.value, "low": low, "high": high, "p": group.p}
     return result
 
@@ -235,8 +237,8 @@ def _method_cells(found: Mapping[str, Any], *, baseline: bool) -> list[str]:
     by_seed = ", ".join(f"{pair['p']:.2g}" for pair in against["by_seed"].values()) or "–"
     if against["difference"] is None:
         return [*cells, "–", "–", by_seed]
-    ends = f"[{100 * against['low']:+.1f}, {100 * against['high']:+.1f}]"
-    return [*cells, f"{100 * against['difference']:+.1f} {ends}", f"{against['p']:.2g}", by_seed]
+    ends = "" if against["low"] is None else f" [{100 * against['low']:+.1f}, {100 * against['high']:+.1f}]"
+    return [*cells, f"{100 * against['difference']:+.1f}{ends}", f"{against['p']:.2g}", by_seed]
 
 
 def _shown(found: Mapping[str, Any]) -> str:
