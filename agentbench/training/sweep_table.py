@@ -49,7 +49,9 @@ def record_of(plan: SweepPlan) -> dict[str, Any]:
                 method: _method(mine, base if method != table.baseline else [])
                 for method, mine in by_method.items()
             },
-            "published": None if column is None else _published(section.published or "", column, runs),
+            "published": None
+            if column is None
+            else _published(section.published or "", column, by_method[table.baseline]),
         }
     return {
         "id": table.id,
