@@ -92,8 +92,8 @@ def gigpo(run: TrainConfig, settings: Any, groups: Sequence[Group]) -> dict[str,
     for bucket in buckets.values():
         alone = len(bucket) == 1
         step |= dict.fromkeys(bucket, 0.0) if alone else _standard(bucket, settings.divide_by_std)
-    episode = _episode_advantage(groups, settings)
-    worth = {key: episode[key] + settings.step_weight * step[key] for key in episode}
+    whole = _episode_advantage(groups, settings)
+    worth = {key: whole[key] + settings.step_weight * step[key] for key in whole}
     return _of_turns(run, settings, groups, worth)
 
 
