@@ -125,6 +125,11 @@ class TrainerSpec:
         paper: where the algorithm comes from.
         refuse: raises UsageError where the run's configuration and the algorithm's settings cannot work together;
             called before anything is loaded.
+        presets: name -> values of the run's configuration (top-level keys and `trainer`, `rollout` sections) that
+            `preset: NAME` puts under the file's own: "paper", "released".
+        reference: (run's configuration, settings, groups) -> gradient of the first update's loss by parameter name,
+            worked out plainly in float64, for `agentbench check-objective`; NotImplementedError names a setting that
+            it does not cover. None: the algorithm has none.
     """
 
     id: str
@@ -136,3 +141,5 @@ class TrainerSpec:
     refuse: Callable[[Any, Any], None] | None = None
     replays: bool = False
     authors: Callable[[Any, Any], Mapping[str, Policy]] | None = None
+    presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    reference: Callable[..., Any] | None = None

@@ -5,7 +5,7 @@ The loop asks `plan(step)` which episodes the step needs and hands them to `upda
 1. `collate` turns the episodes into tables: tokens [B, T], turns [N], trajectories [M];
 2. `student.score` (and a teacher's `score`) give log-probs of the tokens on record, before anything changes;
 3. the algorithm makes from them one number per token: an advantage, a weight, a target;
-4. `descend` lowers the objective: it cuts the step into `updates_per_step` optimizer steps and each of those into
+4. `descend` lowers the objective: it cuts the step into `updates_per_step` optimizer steps (or by rows) and each into
    micro-batches, with denominators counted over all of them and over all processes, so that no cut changes the result;
    a loss or gradient that is not finite stops the run before the weights are touched;
 5. `report` measures what it is given and returns the step's figures and the turns' annotations.
@@ -31,6 +31,7 @@ from agentbench.training.config import TrainConfig
 from agentbench.types import Group, RolloutPlan, SamplingParams, derive_seed
 
 from .batch.micro import Micro, micro_batches
+from .batch.parts import rows_of_updates
 from .batch.tables import Batch, collate
 from .figures.alarms import Alarms
 from .figures.measures import (
@@ -49,6 +50,7 @@ from .maths.turns import turn_mean
 from .objectives import Objective
 from .student import checkpoint
 from .student.processes import Processes
+from .student.still import gradient_of
 from .student.student import Scores, Student
 
 _PROBE_SHARE = 16
@@ -107,6 +109,11 @@ class Algorithm:
         self.updates = 0
         self.skipped = 0
 
+    @property
+    def one_update(self) -> bool:
+        """Whether a step is one optimizer step, so that its data is the current policy's own."""
+        return self.run.updates_per_step == 1 and self.run.rows_per_update is None
+
     # --- contract -----------------------------------------------------------------------------------------------------
 
     def plan(self, step: int) -> RolloutPlan:
@@ -132,6 +139,10 @@ class Algorithm:
     def score_tokens(self, token_ids: Sequence[int]) -> list[float]:
         """Log-prob in nats, at temperature 1, of each token but the first."""
         return self.student.score_tokens(token_ids)
+
+    def gradient(self, groups: Sequence[Group], step: int = 0) -> dict[str, Any]:
+        """What one update would follow, by parameter in numpy; no weight changes. For `agentbench check-objective`."""
+        return gradient_of(self.student, lambda: self.update(groups, step))
 
     def save(self, folder: Path) -> None:
         """Write a plain Hugging Face folder and everything needed to go on."""
@@ -185,7 +196,7 @@ class Algorithm:
         keep_BT: Tensor | None = None,
         balance: float = 1.0,
     ) -> Descent:
-        """Minimise an objective on a batch in `updates_per_step` optimizer steps.
+        """Minimise an objective on a batch in one optimizer step, or as many as the run asks for.
 
         Args:
             batch: this process's share.
@@ -199,7 +210,7 @@ class Algorithm:
         """
         result = Descent(columns={name: torch.zeros(batch.tokens_BT.shape) for name in objective.names})
         self.student.set_learning_rate(step)
-        for rows_B in self._parts(batch, step):
+        for rows_B in rows_of_updates(batch, self.run, step, self.team.gather):
             turn_BT = torch.full_like(batch.turn_BT, -1)
             turn_BT[rows_B] = batch.turn_BT[rows_B]
             counted = (turn_BT, batch.traj_N, batch.ok_M)
@@ -219,27 +230,6 @@ class Algorithm:
         result.loss /= max(1, result.updates)
         result.grad_norm /= max(1, result.updates)
         return result
-
-    def _parts(self, batch: Batch, step: int) -> list[Tensor]:
-        """Rows of each optimizer step: whole trajectories in a seeded order that no split into processes changes."""
-        # Departure: the frameworks shuffle turn rows; a trajectory in two updates would be averaged twice.
-        parts = self.run.updates_per_step
-        if parts == 1:
-            return [torch.arange(len(batch.tokens_BT))]
-        traj_B = batch.traj_B
-        rows_M = torch.bincount(traj_B, minlength=len(batch.ids_M)).tolist()
-        mine = [
-            (derive_seed(self.run.seed, "part", step, key), key, rows)
-            for key, rows in zip(batch.ids_M, rows_M, strict=True)
-            if rows
-        ]
-        everyone = sorted(self.team.gather(mine))
-        total, before, part_of = sum(rows for *_, rows in everyone), 0, {}
-        for _, key, rows in everyone:
-            part_of[key] = before * parts // total
-            before += rows
-        part_B = torch.tensor([part_of[batch.ids_M[m]] for m in traj_B.tolist()], dtype=torch.long)
-        return [(part_B == part).nonzero()[:, 0] for part in range(parts)]
 
     def _accumulate(
         self,

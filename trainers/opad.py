@@ -20,6 +20,7 @@ from .base import Algorithm
 from .decisions import DecisionConfig, chosen_divergence, count_states, decision_plan, require_recordings
 from .objectives import FullVocabulary
 from .preconditions import require_one_teacher
+from .references import distributions
 from .teachers.open import open_whole_teacher
 
 
@@ -80,6 +81,7 @@ def refuse(run: TrainConfig, settings: OpadConfig) -> None:
 
 SPEC = TrainerSpec(
     id="opad",
+    reference=distributions.opad,
     config=OpadConfig,
     build=Opad,
     refuse=refuse,

@@ -37,6 +37,8 @@ class SurrogateConfig(Section):
     Attributes:
         clip: half-width of the trusted ratio interval; None does not clip.
         clip_high: upper half-width where it differs.
+        dual_clip: bound on the ratio where the advantage is negative, above 1 (the released code takes 3).
+        entropy_coef: weight of an entropy bonus, the mean entropy of the trained tokens (released: 0.001).
         importance_cap: weight tokens by min(trainer probability / engine probability, cap), for engines of lower
             precision; None leaves them.
         reduction: how tokens are averaged.
@@ -46,6 +48,8 @@ class SurrogateConfig(Section):
 
     clip: float | None = Field(default=0.2, gt=0, le=1)
     clip_high: float | None = Field(default=None, gt=0)
+    dual_clip: float | None = Field(default=None, gt=1)
+    entropy_coef: float = Field(default=0.0, ge=0)
     importance_cap: float | None = Field(default=None, ge=1)
     reduction: Reduction = "token_mean"
     balance: ScheduleConfig = 1.0
@@ -56,8 +60,9 @@ class SurrogateConfig(Section):
             raise ValueError(f"'balance' is used by reduction 'turn_balanced' only; it is {self.reduction!r}")
         if isinstance(from_config(self.balance), Measured):
             raise ValueError("'balance' follows the step alone; a measured schedule is not allowed")
-        if self.clip is None and self.clip_high is not None:
-            raise ValueError("clip_high is set but clip is off")
+        for key in ("clip_high", "dual_clip"):
+            if self.clip is None and getattr(self, key) is not None:
+                raise ValueError(f"{key} is set but clip is off")
         return self
 
 
@@ -103,7 +108,7 @@ class PolicyGradient(Algorithm):
             advantage_BT: constant; 0 on context.
             step: of the run.
             reference_BT: log-probs of the policy to stay near.
-            ref_kl_coef: weight of that penalty.
+            ref_kl_coef: weight of that penalty; its limits are settings of the methods that have one.
             imitated_BT: where not 0, tokens of another author: weight of their cross-entropy, which stands in the place
                 of the surrogate.
             beside: what else is minimised.
@@ -123,14 +128,20 @@ class PolicyGradient(Algorithm):
                 loss_X = -ratio_X * advantage_X
             else:
                 loss_X = -clipped_surrogate(
-                    ratio_X, advantage_X, clip_low=settings.clip, clip_high=settings.clip_high
+                    ratio_X,
+                    advantage_X,
+                    clip_low=settings.clip,
+                    clip_high=settings.clip_high,
+                    dual_clip=settings.dual_clip,
                 )
             if reference:
-                loss_X = loss_X + ref_kl_coef * low_variance_kl(logp_X, others[0])
+                loss_X = loss_X + ref_kl_coef * self._distance(logp_X, others[0])
             return loss_X if beside is None else loss_X + beside.loss(logp_X, *others[len(reference) :])
 
         columns = () if beside is None else beside.columns
-        objective: Objective = TokenObjective(loss, (old.logp_BT, advantage_BT, *reference, *columns))
+        objective: Objective = TokenObjective(
+            loss, (old.logp_BT, advantage_BT, *reference, *columns), settings.entropy_coef
+        )
         if imitated_BT is not None and bool(imitated_BT.any()):
             objective = Mixed(objective, TokenObjective(_cross_entropy, (imitated_BT,)), imitated_BT != 0)
         descent = self.descend(
@@ -138,6 +149,17 @@ class PolicyGradient(Algorithm):
         )
         self._measure_ratio(descent, batch, old, advantage_BT)
         return descent
+
+    def _distance(self, logp_X: Tensor, reference_X: Tensor) -> Tensor:
+        """Distance of each token from the reference, within the limits of the settings."""
+        settings = self.settings
+        limits: dict[str, float | None] = {}
+        if isinstance(settings, ReferenceConfig):
+            limits = {
+                "log_ratio_limit": settings.ref_kl_log_ratio_limit,
+                "value_limit": settings.ref_kl_limit,
+            }
+        return low_variance_kl(logp_X, reference_X, **limits)
 
     def _measure_ratio(self, descent: Descent, batch: Batch, old: Scores, advantage_BT: Tensor) -> None:
         meters, mask_BT, clip = descent.meters, batch.mask_BT, self.settings.clip
@@ -190,9 +212,20 @@ class ReferenceConfig(EpisodeAdvantageConfig):
 
     Attributes:
         ref_kl_coef: weight of the penalty on leaving the initial model; 0 loads no reference.
+        ref_kl_log_ratio_limit: clamp of the penalty's log-ratio (released: 20); beyond it there is no gradient.
+        ref_kl_limit: clamp of the penalty of one token (released: 10).
     """
 
     ref_kl_coef: float = Field(default=0.01, ge=0)
+    ref_kl_log_ratio_limit: float | None = Field(default=None, gt=0)
+    ref_kl_limit: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _penalty_is_on(self) -> ReferenceConfig:
+        for key in ("ref_kl_log_ratio_limit", "ref_kl_limit"):
+            if self.ref_kl_coef == 0.0 and getattr(self, key) is not None:
+                raise ValueError(f"{key} is set but ref_kl_coef is 0")
+        return self
 
 
 def open_reference(run: TrainConfig, settings: ReferenceConfig, student: Student) -> LocalTeacher | None:

@@ -26,6 +26,7 @@ from agentbench.types import REPLAY, Authors, Group, RolloutPlan
 from .maths.advantages import sampled_distillation
 from .maths.reductions import Reduction
 from .preconditions import require_comparable, require_one_teacher, require_plain_sampling
+from .references import sampled
 from .surrogate import PolicyGradient, SurrogateConfig
 from .teachers.open import open_teacher
 
@@ -139,10 +140,15 @@ def refuse(run: TrainConfig, settings: TcodConfig) -> None:
 
 SPEC = TrainerSpec(
     id="tcod",
+    reference=sampled.tcod,
     config=TcodConfig,
     build=Tcod,
     refuse=refuse,
     needs=frozenset({"teacher"}),
     replays=True,
     paper="TCOD, arXiv:2604.24005",
+    presets={
+        "paper": {"trainer": {"first_turns": 1, "steps_per_turn": 2}},
+        "released": {"trainer": {"first_turns": 1, "steps_per_turn": 6, "reduction": "trajectory_mean"}},
+    },
 )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from ..config import Section, StopStrings, apply_override, read_mapping, validate
+from ..errors import ConfigError
+from ..foreign import shortened
+from ..registry import trainer_spec
 
 MOST_TEMPERATURE = 100.0
 
@@ -192,12 +195,15 @@ class TrainConfig(Section):
 
     Attributes:
         algorithm: trainer plug-in.
+        preset: a named set of values of the algorithm, such as "paper" or "released"; keys that are set win.
         model_name_or_path: student, a local folder or a hub id.
         teachers: models that score the student's tokens, for algorithms that need them.
         max_steps: number of updates of the loop (each collects new episodes).
         learning_rate: peak; `lr_scheduler_type` and `warmup_steps` shape it over `max_steps`.
         tokens_per_micro_batch: rows are packed into micro-batches of at most this many tokens, padding included.
         updates_per_step: optimizer steps made from each batch of episodes; rows are split evenly among them.
+        rows_per_update: instead, rows of an optimizer step (turns, where every turn has a prompt of its own), as many
+            steps as that makes; None cuts by `updates_per_step`.
         save_steps: a checkpoint every so many steps; `save_total_limit` keeps the newest (and the best).
         metric_for_best_model: evaluation figure by which `best` is chosen.
         num_processes: processes that were asked for; a launch with another number stops.
@@ -205,6 +211,7 @@ class TrainConfig(Section):
     """
 
     algorithm: str
+    preset: str | None = None
     output_dir: str
     model_name_or_path: str
     env: EnvConfig
@@ -225,6 +232,7 @@ class TrainConfig(Section):
     max_grad_norm: float = Field(default=1.0, gt=0)
     tokens_per_micro_batch: int = Field(default=16384, ge=1)
     updates_per_step: int = Field(default=1, ge=1)
+    rows_per_update: int | None = Field(default=None, ge=1)
     bf16: bool = False
     gradient_checkpointing: bool = False
     lora: LoraSettings | None = None
@@ -234,6 +242,58 @@ class TrainConfig(Section):
     num_processes: int = Field(default=1, ge=1)
     fsdp: bool = False
     report_to: tuple[str, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_preset(cls, values: Any) -> Any:
+        """Put the preset's values under those that are set."""
+        if not isinstance(values, Mapping) or not isinstance(values.get("preset"), str):
+            return values
+        if not isinstance(values.get("algorithm"), str):
+            return values  # refused below
+        return under(preset_of(values["algorithm"], values["preset"]), values)
+
+    @model_validator(mode="after")
+    def _cut_one_way(self) -> TrainConfig:
+        if self.rows_per_update is not None and self.updates_per_step != 1:
+            raise ValueError(
+                f"updates_per_step ({self.updates_per_step}) and rows_per_update ({self.rows_per_update}) both cut a "
+                "step into updates; set one of them, and rows_per_update: null where a preset sets it"
+            )
+        return self
+
+
+def preset_of(algorithm: str, preset: str) -> Mapping[str, Any]:
+    """Values of an algorithm's preset, nested as in the file. Raises: ConfigError: it has none of that name."""
+    presets = trainer_spec(algorithm).presets
+    if preset not in presets:
+        raise ConfigError(
+            f"algorithm {algorithm!r} has no preset {shortened(preset)}; it has: {', '.join(sorted(presets)) or 'none'}"
+        )
+    return presets[preset]
+
+
+def preset_lines(config: TrainConfig) -> list[str]:
+    """Each value of the run's preset by its dotted key, or that the file's own stands instead."""
+    if config.preset is None:
+        return []
+    lines, held = [], config.model_dump()
+    for key, value in preset_of(config.algorithm, config.preset).items():
+        parts = value.items() if isinstance(value, Mapping) else [(None, value)]
+        for name, wanted in parts:
+            found = held[key] if name is None else held[key].get(name)
+            dotted = key if name is None else f"{key}.{name}"
+            lines.append(f"{dotted} = {wanted}" if found == wanted else f"{dotted} = {found} (not {wanted})")
+    return lines
+
+
+def under(preset: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values over a preset's: keys of the same section stand side by side, and a key that is set wins."""
+    merged = {**preset, **values}
+    for key, section in preset.items():
+        if isinstance(section, Mapping) and isinstance(values.get(key), Mapping):
+            merged[key] = {**section, **values[key]}
+    return merged
 
 
 def read_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:

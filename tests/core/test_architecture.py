@@ -53,7 +53,7 @@ ROOMS = {
         *("evaluation", "training", "cli"),
     ],
     "agentbench.trainers": [
-        *("maths", "batch", "kernels", "student", "teachers", "figures"),
+        *("references", "maths", "batch", "kernels", "student", "teachers", "figures"),
         *("objectives", "base", "surrogate", "decisions", "preconditions"),
     ],
 }

@@ -49,8 +49,10 @@ def load(name: str, dtype: torch.dtype, device: torch.device, revision: str | No
 
     Raises: UsageError: it cannot be loaded, nothing can pad, or its logits cannot be computed from hidden states.
     """
-    kind = str(dtype).removeprefix("torch.")
+    exact = dtype == torch.float64  # no checkpoint is
+    kind = "float32" if exact else str(dtype).removeprefix("torch.")
     model, tokenizer = open_model(name, dtype=kind, device=str(device), revision=revision)
+    model = model.double() if exact else model
     if tokenizer.pad_token_id is None and tokenizer.eos_token_id is None:
         raise UsageError(
             f"the tokenizer of {name!r} has neither a padding nor an end token; set one and save it"

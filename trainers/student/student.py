@@ -90,7 +90,8 @@ class Student:
         """
         self.run, self.processes, self.temperature = run, processes, temperature
         self.device = processes.device
-        self.dtype = torch.bfloat16 if run.bf16 else torch.float32
+        # float32, or what torch was told to take: `agentbench check-objective` runs all of this in float64
+        self.dtype = torch.bfloat16 if run.bf16 else torch.get_default_dtype()
         self.kept = _kept_dtype(run, self.device)
         loaded = load(run.model_name_or_path, self._stored(), self.device)
         model, self.tokenizer = loaded.model, loaded.tokenizer
@@ -127,9 +128,9 @@ class Student:
         them where that loses nothing, except that FSDP2 wants one dtype in a group.
         """
         if self.run.lora is None or self.processes.fsdp or not self.run.bf16:
-            return torch.float32
+            return torch.get_default_dtype()
         source = kept_dtype(self.run.model_name_or_path, device=str(self.device))
-        return torch.bfloat16 if source == "bfloat16" else torch.float32
+        return torch.bfloat16 if source == "bfloat16" else torch.get_default_dtype()
 
     def _leaves_some_idle(self) -> bool:
         """Whether a short text leaves a trained parameter without a gradient, such as an expert that nobody chose.
@@ -217,7 +218,7 @@ class Student:
         return scores
 
     def _autocast(self) -> AbstractContextManager[Any]:
-        if self.processes.fsdp or self.dtype == torch.float32:
+        if self.processes.fsdp or self.dtype != torch.bfloat16:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self.dtype)
 
