@@ -32,6 +32,7 @@ from .maths.divergences import TailMode
 from .maths.teacher_weights import confidence_weights
 from .maths.turns import per_token
 from .objectives import FullVocabulary, Objective, TeacherMixture, TopK, WeightedSum, read_columns
+from .references import distributions
 from .teachers.contexts import PrivateTeacher, private_rows, teacher_reader
 from .teachers.contract import Teacher, WholeTeacher
 from .teachers.debate import Debate, DebateTexts, Key, hold_debates, load_debate, reply_texts, state_texts
@@ -316,4 +317,5 @@ SPEC = TrainerSpec(
     needs=frozenset({"teacher", "speaker"}),
     replays=True,
     paper="MAD-OPD, arXiv:2605.01347",
+    reference=distributions.mad_opd,
 )

@@ -41,6 +41,7 @@ CASES = {
     "atod": {"preset": "released"},
     "atod paper": {"preset": "paper"},
     "opad": {"trainer": {"divergence": "jsd"}},
+    "mad_opd": {"trainer": {"rounds": 0, "divergence": "jsd"}},
     "grpo": {"teacher": False, "preset": "released"},
     "gigpo": {"teacher": False},
     "sft": {"teacher": False, "trainer": {"takeover": [0, 0]}},
@@ -54,9 +55,20 @@ def test_every_algorithm_passes(models, case):
     assert failed == []
     passed = {check.name for check in checks if check.passed}
     assert {"the batch teaches", "float64 reference", "padding", "micro-batches", "row order"} <= passed
-    if case in ("opd", "gkd", "lsm", "sod", "tcod", "opad", "atod paper"):
+    if case in ("opd", "gkd", "lsm", "sod", "tcod", "opad", "mad_opd", "atod paper"):
         # the entropy bonus of "opd" is the one that is not at rest
         assert ("teacher = student" in passed) == (case != "opd")
+
+
+@pytest.mark.parametrize("combine", ["sum", "mixture"])
+def test_two_silent_teachers_pass(models, combine):
+    config = configuration(
+        models, "mad_opd", trainer={"rounds": 0, "divergence": "reverse_kl", "combine": combine}
+    )
+    pair = (*config.teachers, config.teachers[0].model_copy(update={"model_name_or_path": models["student"]}))
+    checks = check_objective(config.model_copy(update={"teachers": pair}))
+    assert [check for check in checks if check.passed is False] == []
+    assert "float64 reference" in {check.name for check in checks if check.passed}
 
 
 CROOKED = """

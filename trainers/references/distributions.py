@@ -1,4 +1,4 @@
-"""References of the losses between whole distributions: gkd, lsm, opad; and of behaviour cloning."""
+"""References of the losses between whole distributions: gkd, lsm, opad, mad_opd; and of behaviour cloning."""
 
 from __future__ import annotations
 
@@ -65,6 +65,31 @@ def opad(run: TrainConfig, settings: Any, groups: Sequence[Group]) -> dict[str, 
         return _divergence(*_pair(turn, 1.0), settings.divergence, settings.beta)
 
     return _gradient(run, groups, settings.reduction, loss)
+
+
+def mad_opd(run: TrainConfig, settings: Any, groups: Sequence[Group]) -> dict[str, Any]:
+    """The mean of silent teachers' whole-vocabulary divergences, or one from the mean of their distributions."""
+    if settings.rounds or settings.support != "full" or settings.divergence == "auto":
+        raise NotImplementedError(
+            "a debate, top-K or divergence 'auto'; set trainer.rounds: 0 and trainer.divergence"
+        )
+    readers = [Reader(run.model_copy(update={"teachers": (teacher,)})) for teacher in run.teachers]
+
+    def loss(*turns: ReadTurn) -> Tensor:
+        """Of one turn, as each reader has read it; the first one's student has the gradient."""
+        q_AV, _ = _pair(turns[0], 1.0)
+        p_KAV = torch.stack([_pair(turn, 1.0)[1] for turn in turns])
+        if settings.combine == "mixture":
+            return _divergence(q_AV, p_KAV.exp().mean(0).log(), settings.divergence, settings.beta)
+        return torch.stack(
+            [_divergence(q_AV, p_AV, settings.divergence, settings.beta) for p_AV in p_KAV]
+        ).mean(0)
+
+    read = zip(*(reader.episodes(groups) for reader in readers), strict=True)
+    losses = [
+        [loss(*same) for same in zip(*(turns for _, turns in episode), strict=True)] for episode in read
+    ]
+    return readers[0].gradient(average(settings.reduction, losses))
 
 
 def sft(run: TrainConfig, settings: Any, groups: Sequence[Group]) -> dict[str, Any]:
