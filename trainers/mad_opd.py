@@ -209,7 +209,7 @@ class MadOpd(Algorithm):
         if kind == "equal":
             return torch.full((len(debates), len(self.teachers)), float("nan"))
         said = [debate.confidence if kind == "reported" else debate.likelihood for debate in debates]
-        return torch.tensor(said).reshape(-1, len(self.teachers))
+        return torch.tensor(said).reshape(len(debates), len(self.teachers))
 
     def _objective(self, council: Council, batch: Batch) -> Objective:
         weight_KBT = [per_token(w_N, batch.turn_BT) for w_N in council.weight_NK.unbind(dim=1)]

@@ -289,6 +289,15 @@ def test_a_step_in_which_nobody_answers_is_skipped_and_counted(pair):
     assert all(torch.equal(before[name], x) for name, x in trainer.weights())
 
 
+@pytest.mark.parametrize("rounds", [0, 2])
+def test_a_process_whose_episodes_all_broke_has_nothing_to_say(pair, rounds):
+    broken = make_trajectory("a", [make_turn(0, [1, 2], [3])], end="error")
+    trainer = debating(pair, [says(1), says(2)]) if rounds else make(pair, {"rounds": 0})
+    metrics = trainer.update([Group("t", 0, (broken,))], 0).metrics
+    assert metrics["skipped_steps"] == 1.0
+    assert metrics["episode_errors"] == 1.0
+
+
 # --- what is seen and reported ----------------------------------------------------------------------------------------
 
 
