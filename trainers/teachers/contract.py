@@ -52,13 +52,12 @@ class Teacher(Protocol):
 
 @runtime_checkable
 class WholeTeacher(Teacher, Protocol):
-    """A teacher in this process, whose whole distribution can be had.
+    """A teacher in this process, whose whole distribution can be had."""
 
-    Attributes:
-        budget: tokens of its micro-batches.
-    """
-
-    budget: int
+    @property
+    def budget(self) -> int:
+        """Tokens of its micro-batches."""
+        ...
 
     def linear_head(self, micro: Micro) -> LinearHead:
         """Hidden states [X, D] that predict the trained tokens, and the head."""
