@@ -92,7 +92,8 @@ def test_replayed_turns_have_exactly_no_gradient(models, tmp_path):
     theirs = gradient(trainer, context)
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     alone = [Group("t", 0, (make_trajectory("a", [make_turn(0, [5, 6], [7, 8, 9], author="replay")]),))]
-    assert trainer.update(alone, 0).metrics["updates"] == 0.0  # nothing to learn from: no update is made
+    # nothing to learn from: no update is made, and the step is counted
+    assert trainer.update(alone, 0).metrics["skipped_steps"] == 1.0
 
 
 def test_a_run_backward_replays_successes_and_trains_the_rest(models, tmp_path):
