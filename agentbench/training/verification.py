@@ -7,6 +7,7 @@ must not matter. Leaves out the references (each algorithm's package) and how gr
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -153,7 +154,8 @@ class _Bench:
                     f"the trainer of {self.spec.id!r} has no method gradient(groups), so its objective cannot be "
                     "looked at; derive it from agentbench.trainers.base.Algorithm, which has one"
                 )
-            found: Gradient = take(groups)
+            with _silent():
+                found: Gradient = take(groups)
         return found
 
     def reference(self, groups: Sequence[Group], **changes: Any) -> Gradient | str:
@@ -166,6 +168,16 @@ class _Bench:
         except NotImplementedError as error:
             return f"the reference does not cover {error}"
         return found
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Without a run's warnings: a batch of a few tokens made for a check is no run."""
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 @contextmanager

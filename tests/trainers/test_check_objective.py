@@ -106,7 +106,7 @@ def test_without_a_reference_the_table_says_so(models, tmp_path, capsys):
     (line,) = [line for line in lines if line.startswith("float64 reference")]
     assert "left out" in line
     assert "no reference" in line
-    assert [line.split("  ")[0] for line in lines if " passed " in line] == [
+    assert [line.split("  ")[0] for line in lines if "  passed" in line] == [
         "the batch teaches",
         "padding",
         "micro-batches",

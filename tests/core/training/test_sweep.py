@@ -108,7 +108,7 @@ def test_expansion_puts_layers_over_each_other(model, tmp_path):
     [
         ({"baseline": "magic"}, "baseline 'magic' is not one of the methods: clone, reward"),
         (
-            {"methods": {"clone": {"algorithm": "sft", "max_stepz": 3}}},
+            {"methods": {"clone": {"algorithm": "sft", "max_stepz": 3}, "reward": {"algorithm": "grpo"}}},
             r"corridor/clone: unknown key 'max_stepz'",
         ),
         ({"colour": 1}, "unknown key 'colour'"),
