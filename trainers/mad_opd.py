@@ -235,7 +235,7 @@ class MadOpd(Algorithm):
             at = list(_trained_turns(batch).values())
             confidence_DK = self._confidence(list(council.debates.values()))
             found |= debate_figures(council.debates, confidence_DK, council.weight_NK[at])
-            found |= self.tally.figures(int(batch.mask_BT.sum()))
+            found |= self.tally.figures(len(at), int(batch.mask_BT.sum()))
         for k, tokens_P in enumerate(council.prompt_tokens):
             found[f"debate/prompt_tokens/teacher_{k + 1}"] = tokens_P
         if self.settings.support == "full" and self.settings.rounds:

@@ -8,10 +8,12 @@ import sys
 from pathlib import Path
 
 import torch
+from debaters import TEXTS, speaker
 from spoken import GROWING, prompted, spoken_groups
 from trainer_cases import make_run, random_groups, student_weights
 
-from agentbench.trainers import atod, gkd, grpo, mopd, opd
+from agentbench.engines.scripted import Reply
+from agentbench.trainers import atod, gkd, grpo, mad_opd, mopd, opd
 from agentbench.trainers.teachers.own import MovingAverage
 from agentbench.training.config import TeacherConfig
 
@@ -24,6 +26,7 @@ def learn(student, teacher, algorithm, processes, fsdp, output=None):
         "opd": (opd.SPEC, {}),
         "full": (gkd.SPEC, {}),
         "averaged": (grpo.SPEC, {"ref_kl_coef": 0.0}),
+        "mad_opd": (mad_opd.SPEC, {"rounds": 1, "debate": TEXTS}),
         "mopd": (mopd.SPEC, {"failure": "never", "feedback": False, "k": 16}),
     }[algorithm]
     settings = spec.config(**keys)
@@ -40,14 +43,23 @@ def learn(student, teacher, algorithm, processes, fsdp, output=None):
         averaging = (TeacherConfig(backend="ema", rate=0.25),)
         run = prompted(run, GROWING).model_copy(update={"teachers": averaging})
 
+    if algorithm == "mad_opd":
+        run = prompted(run, GROWING)
+
     def build():
         trainer = spec.build(run, settings)
+        if algorithm == "mad_opd":  # in some states nobody answers
+            silent = lambda prompt: Reply(failure="down") if "room 3" in prompt else "go <<CONFIDENCE=70>>"
+            trainer.speakers = [speaker(silent, trainer.tokenizer)]
+            trainer.tally.speakers = trainer.speakers
         if algorithm == "averaged":
             MovingAverage(trainer.student, 0.25)
         return trainer
 
     trainer = build()
     groups = random_groups(250, seed=3, groups=4)
+    if algorithm == "mad_opd":
+        groups = spoken_groups(run, trainer.tokenizer, groups=4)
     if algorithm == "mopd":  # one process may have nothing to read in a micro-batch, or nothing at all
         groups = spoken_groups(run, trainer.tokenizer, groups=4, successes=({0, 2}, {1}, set(), set()))
     share = len(groups) // processes

@@ -61,19 +61,23 @@ class Tally:
 
     def __init__(self, speakers: Sequence[Speaker]) -> None:
         self.speakers = speakers
-        self._before: dict[str, float] = {}
+        self._before = torch.zeros(3, dtype=torch.long)
 
-    def figures(self, trained_tokens: int) -> dict[str, float]:
-        """Faults, answers that were known, and tokens said for each trained token, since the last call."""
-        now: dict[str, float] = {
-            "debate/faults": float(sum(speaker.faults.total() for speaker in self.speakers)),
-            "debate/recalled": float(sum(speaker.recalled for speaker in self.speakers)),
-            "debate/tokens_per_trained_token": float(sum(speaker.tokens for speaker in self.speakers)),
-        }
-        spent = {name: value - self._before.get(name, 0.0) for name, value in now.items()}
+    def figures(self, debates: int, trained_tokens: int) -> dict[str, Tensor]:
+        """Faults and answers that were known, by debate, and tokens said for each trained one, since the last call.
+
+        As lists, so that their means over all processes are those of one.
+        """
+        now = torch.tensor(
+            [(voice.faults.total(), voice.recalled, voice.tokens) for voice in self.speakers]
+        ).sum(dim=0)
+        faults, recalled, tokens = (now - self._before).tolist()
         self._before = now
-        spent["debate/tokens_per_trained_token"] /= max(1, trained_tokens)
-        return spent
+        return {
+            "debate/faults": torch.full((debates,), faults / max(1, debates)),
+            "debate/recalled": torch.full((debates,), recalled / max(1, debates)),
+            "debate/tokens_per_trained_token": torch.full((trained_tokens,), tokens / max(1, trained_tokens)),
+        }
 
 
 @torch.no_grad()
