@@ -23,6 +23,7 @@ from .maths.divergences import Kind, TailMode, check_kind
 from .maths.reductions import Reduction
 from .objectives import FullVocabulary, Objective, TopK
 from .preconditions import require_one_teacher
+from .references import distributions
 from .teachers.contract import Teacher
 from .teachers.local import LocalTeacher
 from .teachers.open import open_teacher, open_whole_teacher
@@ -104,6 +105,7 @@ def refuse(run: TrainConfig, settings: GkdConfig) -> None:
 
 SPEC = TrainerSpec(
     id="gkd",
+    reference=distributions.gkd,
     config=GkdConfig,
     build=Gkd,
     refuse=refuse,

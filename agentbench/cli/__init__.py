@@ -28,8 +28,10 @@ from . import (
     looking,
     machine,
     model,
+    objective,
     serving,
     suites,
+    sweep,
     training,
 )
 
@@ -60,6 +62,8 @@ evaluation.register(app)
 suites.register(app)
 looking.register(app)
 training.register(app)
+objective.register(app)
+sweep.register(app)
 environment.register(app)
 data.register(app)
 judge.register(app)

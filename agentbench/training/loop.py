@@ -165,17 +165,17 @@ def nothing_to_learn_from(groups: Sequence[Group], step: int) -> TrainingError |
 
 
 def annotate(groups: Sequence[Group], update: Update) -> list[Trajectory]:
-    """Write the trainer's turn columns into the turns' annotations."""
+    """Write the trainer's turn columns into the turns' annotations, and what a teacher read into their notes."""
     annotated = []
     for trajectory in (member for group in groups for member in group.members):
         turns = []
         for turn in trajectory.turns:
-            found = {
-                name: column[trajectory.id, turn.index]
-                for name, column in update.turn_columns.items()
-                if (trajectory.id, turn.index) in column
-            }
-            turns.append(replace(turn, annotations={**turn.annotations, **found}) if found else turn)
+            key = (trajectory.id, turn.index)
+            found = {name: column[key] for name, column in update.turn_columns.items() if key in column}
+            read = {name: texts[key] for name, texts in update.notes.items() if key in texts}
+            if found or read:
+                turn = replace(turn, annotations={**turn.annotations, **found}, notes={**turn.notes, **read})
+            turns.append(turn)
         annotated.append(replace(trajectory, turns=tuple(turns)))
     return annotated
 
@@ -224,7 +224,7 @@ def train(
         config,
         env,
         trainer,
-        build_stage(config, env, trainer, engine),
+        build_stage(config, env, trainer, engine, spec.authors),
         engine,
         Publisher(engine, trainer, config.rollout.publish_tolerance),
         TaskOrder(tasks, config.seed),

@@ -36,7 +36,7 @@ COMMANDS = sorted(
 def test_commands_of_the_readme_exist_with_their_options(line, capsys):
     words = shlex.split(line)[1:]
     until = next((i for i, word in enumerate(words) if word.startswith("-")), len(words))
-    command = [word for word in words[:until] if word.isalpha()][
+    command = [word for word in words[:until] if re.fullmatch("[a-z-]+", word)][
         : 2 if words[0] in ("data", "env", "serve") else 1
     ]
     command += ["model"] if command == ["serve"] else []  # serve MODEL
