@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from ..env import EnvSpec
 from ..evaluation.panels import load_panel
 from ..trainer import Trainer
-from ..types import Authors, RolloutPlan
+from ..types import Authors, Odds, RolloutPlan
 from .check import check
 from .config import TrainConfig
 from .tasks import TaskOrder
@@ -31,7 +31,7 @@ def plan_lines(config: TrainConfig, steps: int) -> Iterator[str]:
         plan = trainer.plan(step)
         yield f"step {step + 1}: {_shape(plan, config, env)}"
         for number, task in enumerate(order.at(step * plan.groups, plan.groups)):
-            yield f"  {task}{_who(plan, number)}"
+            yield f"  {task}{_who(plan, number, task)}"
     yield from _whole(config, env, trainer)
 
 
@@ -47,17 +47,26 @@ def _shape(plan: RolloutPlan, config: TrainConfig, env: EnvSpec) -> str:
     return f"{plan.groups} tasks × {plan.members} episodes of up to {turns} turns"
 
 
-def _who(plan: RolloutPlan, number: int) -> str:
+def _who(plan: RolloutPlan, number: int, task: str) -> str:
     """Who acts in a task's episodes, where it is not the student alone."""
     first = number * plan.members
-    dealt = [plan.authors[(first + member) % len(plan.authors)] for member in range(plan.members)]
+    dealt = [
+        plan.tasks.get(task, plan.authors[(first + member) % len(plan.authors)])
+        for member in range(plan.members)
+    ]
     named = list(dict.fromkeys(map(_hand_over, dealt)))
     labels = f", {plan.labels} asked on every turn" if plan.labels else ""
     return ("" if named == ["student"] else f"  by {'; '.join(named)}") + labels
 
 
 def _hand_over(authors: Authors) -> str:
-    return ", ".join(name if turn == 0 else f"{name} from turn {turn + 1}" for turn, name in authors)
+    named = [(turn, who if isinstance(who, str) else _odds(who)) for turn, who in authors]
+    return ", ".join(name if turn == 0 else f"{name} from turn {turn + 1}" for turn, name in named)
+
+
+def _odds(odds: Odds) -> str:
+    total = sum(weight for _, weight in odds)
+    return " or ".join(f"{name} ({weight / total:.0%})" for name, weight in odds)
 
 
 def _whole(config: TrainConfig, env: EnvSpec, trainer: Trainer) -> Iterator[str]:

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import missing_dependency
-from ..runs.compare import compare_groups, compare_runs
+from ..runs.compare import compare_runs
 from ..runs.files import encode_json, read_json, read_lines
 from ..runs.folder import METRICS, TIMINGS, VERSIONS
+from ..runs.groups import compare_groups
 from .check import check_resume
 from .sweep import PublishedColumn, SweepPlan, SweepRun
 
@@ -128,7 +129,7 @@ def _against(done: Sequence[SweepRun], base: Sequence[SweepRun]) -> dict[str, An
             pairs[str(run.seed)] = {"difference": head.difference.value, "p": head.p, "test": head.test}
     result: dict[str, Any] = {"by_seed": pairs, "difference": None}
     if len(done) > 1 and len(base) > 1:
-        group = compare_groups([_last(run) for run in base], [_last(run) for run in done])
+        group = compare_groups([_last(run) for run in base], [_last(run) for run in done]).head
         ends = (group.difference.low, group.difference.high)
         # no spread within either group has no interval
         low, high = ends if all(map(math.isfinite, ends)) else (None, None)

@@ -7,7 +7,8 @@ from agentbench.config import validate
 from agentbench.runs.view import read_recorded
 from agentbench.training.config import TrainConfig
 from agentbench.training.loop import train
-from agentbench.training.plan import plan_lines
+from agentbench.training.plan import _who, plan_lines
+from agentbench.types import RolloutPlan
 
 pytest.importorskip("torch")
 
@@ -67,3 +68,10 @@ def test_the_command_refuses_what_training_would(tmp_path, capsys):
     )
     assert agentbench(("plan", str(tmp_path / "bad.yaml"))) == 2
     assert "env.split" in capsys.readouterr().err
+
+
+def test_odds_and_schedules_of_single_tasks_are_told():
+    odds = (("student", 3.0), ("expert", 1.0))
+    plan = RolloutPlan(1, 2, authors=(((0, odds),),), tasks={"b": ((0, "replay"), (4, "student"))})
+    assert _who(plan, 0, "a") == "  by student (75%) or expert (25%)"
+    assert _who(plan, 0, "b") == "  by replay, student from turn 5"
