@@ -16,10 +16,13 @@ ALFWORLD = env_spec("alfworld")
 
 
 def only(*kinds: str) -> EnvSpec:
-    """The environment as it is, with the tasks of these kinds alone: a task's id is split/kind/number."""
+    """The environment as it is, but for its tasks to train on: only these kinds of mini/kind/number."""
 
     def tasks(split: str) -> tuple[str, ...]:
-        return tuple(task for task in ALFWORLD.tasks(split) if task.split("/")[1] in kinds)
+        every = ALFWORLD.tasks(split)
+        return (
+            tuple(task for task in every if task.split("/")[1] in kinds) if split == "mini-train" else every
+        )
 
     return replace(ALFWORLD, tasks=tasks)
 
