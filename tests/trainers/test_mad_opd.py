@@ -349,6 +349,7 @@ def test_the_figures_of_a_debate(pair):
     assert found["debate/weight/teacher_1"] == pytest.approx(1 / (1 + math.exp(-0.3)), abs=1e-6)
     assert found["debate/faults"] == found["debate/dropped_share"] == found["debate/one_missing_share"] == 0.0
     assert found["teachers_apart"] > 0.0
+    assert 0.0 <= found["unlikely_share/teacher_1"] < 1.0
     assert found["debate/tokens_per_trained_token"] > 1.0
     assert all(text.count("Expert ") == 4 for text in update.notes["debate"].values())
     weight = found["debate/weight/teacher_1"]  # the same on every turn, so means add up
@@ -457,6 +458,7 @@ def test_in_step_mode_the_decision_alone_is_debated(pair, tmp_path):
         ({"k": 8}, "'k' is used by support 'top_k' only"),
         ({"combine": "mixture", "support": "top_k"}, "needs whole distributions"),
         ({"divergence": "reverse_kl", "beta": 0.3}, "'beta' is used by divergence 'jsd' only"),
+        ({"kd_temperature": 2.0, "support": "top_k"}, "needs tail 'renormalise'"),
         ({"rounds": -1}, "rounds"),
     ],
 )
