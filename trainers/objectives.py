@@ -30,8 +30,10 @@ from .teachers.local import LocalTeacher
 class Objective(Protocol):
     """Minimised by `Algorithm.descend`."""
 
-    names: tuple[str, str]
-    """What the two token columns are that the kernel returns beside the loss."""
+    @property
+    def names(self) -> tuple[str, str]:
+        """What the two token columns are that the kernel returns beside the loss."""
+        ...
 
     def kernel(self, micro: Micro, coef_X: Tensor, student: Student) -> Kernel:
         """Make the kernel: (hidden_XD, head) -> (loss, first_X, second_X)."""
