@@ -24,8 +24,7 @@ from .maths.reductions import Reduction
 from .objectives import FullVocabulary, Objective, TopK
 from .preconditions import require_one_teacher
 from .references import distributions
-from .teachers.contract import Teacher
-from .teachers.local import LocalTeacher
+from .teachers.contract import Teacher, WholeTeacher
 from .teachers.open import open_teacher, open_whole_teacher
 
 
@@ -87,7 +86,7 @@ class Gkd(Algorithm):
     def _objective(self, batch: Batch) -> Objective:
         chosen = self.settings
         if chosen.support == "full":
-            assert isinstance(self.teacher, LocalTeacher)
+            assert isinstance(self.teacher, WholeTeacher)
             return FullVocabulary(self.teacher, chosen.divergence, chosen.beta, chosen.kd_temperature)
         return TopK(
             self.teacher.score(batch, chosen.k),

@@ -104,7 +104,7 @@ class GuidedOpd(PolicyGradient):
             columns={"advantage": advantage_BT},
             figures={
                 "beta": self.beta(step),
-                "imitated_tokens": guided_BT.sum(dtype=torch.float64),
+                "imitated_share": 1.0 * guided_BT[batch.mask_BT],  # of the trained tokens
                 **_success(groups, guide),
             },
         )

@@ -8,6 +8,7 @@ variants V2 to V5 of its Table A3. Leaves out a tail bucket and other divergence
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -21,14 +22,17 @@ from agentbench.training.config import TrainConfig
 from agentbench.types import Group
 
 from .base import Algorithm
+from .batch.micro import Micro
 from .batch.tables import Batch
+from .kernels.fused import LinearHead, fused_sum
+from .kernels.support import LocalSupportRule, StudentSupport, TeacherSupport
 from .maths.local_support import SampledToken
 from .maths.reductions import Reduction
-from .objectives import LocalSupport
 from .preconditions import require_one_teacher, require_plain_sampling
 from .references import distributions
-from .teachers.contract import Teacher, TeacherScores, require_top_k
-from .teachers.local import LocalTeacher
+from .student.hidden import Kernel
+from .student.student import Student
+from .teachers.contract import Teacher, TeacherScores, WholeTeacher, require_top_k
 from .teachers.open import open_teacher, open_whole_teacher
 
 
@@ -79,7 +83,7 @@ class Lsm(Algorithm):
             assert scores.topk_ids_BTK is not None
             outside_BT = ~(scores.topk_ids_BTK == batch.tokens_BT[..., None]).any(dim=-1)
             outside["outside_support_share"] = 1.0 * outside_BT
-        assert isinstance(source, TeacherScores | LocalTeacher)
+        assert isinstance(source, TeacherScores | WholeTeacher)
         objective = LocalSupport(source, settings.k, settings.sampled_token, old.logp_BT)
         descent = self.descend(
             batch, objective, reduction=settings.reduction, step=step, keep_BT=self._kept(batch)
@@ -119,6 +123,40 @@ class Lsm(Algorithm):
                 f"trainer.masked_tokens: {text!r} is {len(ids)} tokens of this tokenizer, not one"
             )
         return int(ids[0])
+
+
+@dataclass(frozen=True)
+class LocalSupport:
+    """Reverse KL on a support of K ids, see `maths.local_support`; distributions at temperature 1.
+
+    Attributes:
+        source: the teacher's scores with its K likeliest ids, or a local teacher that scores the student's own K.
+        k: size of the support.
+        old_BT: log-probs under which the tokens were sampled; read where the sampled token stands for the tail.
+    """
+
+    source: TeacherScores | WholeTeacher
+    k: int
+    sampled_token: SampledToken
+    old_BT: Tensor
+    names = ("divergence", "support_mass")
+
+    def kernel(self, micro: Micro, coef_X: Tensor, student: Student) -> Kernel:
+        """Sum coefficient times divergence; report the divergence and the student's mass on the support."""
+        rule = LocalSupportRule(
+            self._support(micro, student), self.sampled_token, micro.token_X, micro.pick(self.old_BT), coef_X
+        )
+        return lambda hidden_XD, head: fused_sum(rule, hidden_XD, head, student.vocab_size, 1.0, None)
+
+    def _support(self, micro: Micro, student: Student) -> TeacherSupport | StudentSupport:
+        if not isinstance(self.source, TeacherScores):
+            whole = self.source.linear_head(micro)
+            ready = whole.head.ready(student.vocab_size, whole.hidden_ND.dtype)
+            return StudentSupport(LinearHead(whole.hidden_ND, ready), self.k)
+        ids_BTK, logp_BTK = self.source.topk_ids_BTK, self.source.topk_logp_BTK
+        assert ids_BTK is not None
+        assert logp_BTK is not None
+        return TeacherSupport(micro.pick(ids_BTK), micro.pick(logp_BTK), micro.pick(self.source.logp_BT))
 
 
 def refuse(run: TrainConfig, settings: LsmConfig) -> None:

@@ -27,7 +27,7 @@ from agentbench.types import Group, RolloutPlan, derive_seed
 from .base import Algorithm, probe_rows
 from .batch.tables import Batch
 from .decisions import DecisionConfig, chosen_divergence, decision_plan, require_recordings
-from .figures.debates import Tally, debate_figures, teachers_apart
+from .figures.debates import Tally, debate_figures, probe_teachers
 from .maths.divergences import TailMode
 from .maths.teacher_weights import confidence_weights
 from .maths.turns import per_token
@@ -54,6 +54,7 @@ class MadOpdConfig(DecisionConfig):
         confidence_temperature: T_conf; the larger, the more equal are the weights.
         combine: "sum" of the divergences, or one divergence from the "mixture" of the distributions.
         debate_sees_action: show the student's reply to the debaters.
+        kd_temperature: flattens all distributions.
         support: "full" vocabulary, for teachers in this process, or each teacher's "top_k" likeliest ids.
         k: ids of "top_k"; `tail` says what becomes of the others.
     """
@@ -65,6 +66,7 @@ class MadOpdConfig(DecisionConfig):
     confidence_temperature: float = Field(default=1.0, gt=0)
     combine: Literal["sum", "mixture"] = "sum"
     debate_sees_action: bool = False
+    kd_temperature: float = Field(default=1.0, gt=0)
     support: Literal["full", "top_k"] = "full"
     k: int = Field(default=64, ge=1)
     tail: TailMode = "tail"
@@ -87,6 +89,8 @@ class MadOpdConfig(DecisionConfig):
                 raise ValueError(f"{key!r} is used by {needed} only; remove it")
         if self.combine == "mixture" and self.support == "top_k":
             raise ValueError("combine 'mixture' needs whole distributions; use support 'full'")
+        if self.kd_temperature != 1.0 and self.support == "top_k" and self.tail != "renormalise":
+            raise ValueError("kd_temperature with support 'top_k' needs tail 'renormalise'")
         return self
 
 
@@ -215,18 +219,21 @@ class MadOpd(Algorithm):
         weight_KBT = [per_token(w_N, batch.turn_BT) for w_N in council.weight_NK.unbind(dim=1)]
         if self.settings.combine == "mixture":
             weight_BTK = torch.stack(weight_KBT, dim=-1)
-            return TeacherMixture(_whole(council.teachers), weight_BTK, self.divergence, self.settings.beta)
+            chosen = self.settings
+            return TeacherMixture(
+                _whole(council.teachers), weight_BTK, self.divergence, chosen.beta, chosen.kd_temperature
+            )
         parts = zip(council.teachers, weight_KBT, strict=True)
         return WeightedSum(tuple(self._part(teacher, batch, weight_BT) for teacher, weight_BT in parts))
 
     def _part(self, teacher: Teacher, batch: Batch, weight_BT: Tensor | None = None) -> FullVocabulary | TopK:
         """D(p_k, q)."""
         chosen = self.settings
+        how = (chosen.beta, chosen.kd_temperature, weight_BT)
         if chosen.support == "top_k":
-            scores = teacher.score(batch, chosen.k)
-            return TopK(scores, self.divergence, chosen.tail, chosen.beta, weight_BT=weight_BT)
+            return TopK(teacher.score(batch, chosen.k), self.divergence, chosen.tail, *how)
         (whole,) = _whole([teacher])
-        return FullVocabulary(whole, self.divergence, chosen.beta, weight_BT=weight_BT)
+        return FullVocabulary(whole, self.divergence, *how)
 
     def _figures(self, council: Council, batch: Batch) -> dict[str, float | Tensor]:
         """Figures of the debate, and on a few rows what it changed and how far the teachers are apart."""
@@ -240,11 +247,9 @@ class MadOpd(Algorithm):
             found[f"debate/prompt_tokens/teacher_{k + 1}"] = tokens_P
         if self.settings.support == "full" and self.settings.rounds:
             found |= self._privileged_gap(council, batch)
-        if self.settings.support == "full" and len(council.teachers) > 1:
-            all_BT = per_token((council.weight_NK > 0).all(dim=1), batch.turn_BT)
-            found["teachers_apart"] = teachers_apart(
-                _whole(council.teachers), batch, probe_rows(batch), all_BT, self.student
-            )
+        if self.settings.support == "full":
+            teachers, rows_B = _whole(council.teachers), probe_rows(batch)
+            found |= probe_teachers(teachers, batch, rows_B, council.present(batch), self.student)
         return found
 
     def _privileged_gap(self, council: Council, batch: Batch) -> dict[str, Tensor]:

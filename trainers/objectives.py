@@ -2,9 +2,9 @@
 
 An objective makes, for each micro-batch and its token coefficients, the kernel that sums the loss and finishes its
 gradient chunk by chunk. All coefficients are known before the forward, so the result does not depend on how rows are
-cut. Owns the sampled-token objective, the divergence on the full vocabulary or the teacher's top K, local support
-matching, two ways to learn from several teachers (the weighted sum of divergences, and one from the mixture of
-distributions), and the mixture of objectives that belong to different tokens.
+cut. Owns the sampled-token objective, the divergence on the full vocabulary or the teacher's top K, two ways to learn
+from several teachers (the weighted sum of divergences, and one from the mixture of distributions), and the mixture of
+objectives that belong to different tokens.
 Leaves out coefficients (`losses`), accumulation (`base`) and the formulas (`divergences`, `fused`).
 """
 
@@ -24,10 +24,9 @@ from .kernels.fused import LinearHead, Rule, fused_sum
 from .kernels.head import Head
 from .kernels.own_support import OwnSupportRule
 from .kernels.several import MixtureRule, SumRule
-from .kernels.support import LocalSupportRule, StudentSupport, SupportRule, TeacherSupport
+from .kernels.support import SupportRule
 from .kernels.tokens import token_loss
 from .maths.divergences import Kind, TailMode
-from .maths.local_support import SampledToken
 from .student.hidden import Kernel, Outputs
 from .student.student import Student
 from .teachers.contract import TeacherScores, WholeTeacher
@@ -335,37 +334,3 @@ class TeacherMixture:
             return fused_sum(rule, hidden_XD, head, student.vocab_size, self.kd_temperature, None)
 
         return run
-
-
-@dataclass(frozen=True)
-class LocalSupport:
-    """Reverse KL on a support of K ids, see `maths.local_support`; distributions at temperature 1.
-
-    Attributes:
-        source: the teacher's scores with its K likeliest ids, or a teacher in this process that scores the student's K.
-        k: size of the support.
-        old_BT: log-probs under which the tokens were sampled; read where the sampled token stands for the tail.
-    """
-
-    source: TeacherScores | WholeTeacher
-    k: int
-    sampled_token: SampledToken
-    old_BT: Tensor
-    names = ("divergence", "support_mass")
-
-    def kernel(self, micro: Micro, coef_X: Tensor, student: Student) -> Kernel:
-        """Sum coefficient times divergence; report the divergence and the student's mass on the support."""
-        rule = LocalSupportRule(
-            self._support(micro, student), self.sampled_token, micro.token_X, micro.pick(self.old_BT), coef_X
-        )
-        return lambda hidden_XD, head: fused_sum(rule, hidden_XD, head, student.vocab_size, 1.0, None)
-
-    def _support(self, micro: Micro, student: Student) -> TeacherSupport | StudentSupport:
-        if not isinstance(self.source, TeacherScores):
-            whole = self.source.linear_head(micro)
-            ready = whole.head.ready(student.vocab_size, whole.hidden_ND.dtype)
-            return StudentSupport(LinearHead(whole.hidden_ND, ready), self.k)
-        ids_BTK, logp_BTK = self.source.topk_ids_BTK, self.source.topk_logp_BTK
-        assert ids_BTK is not None
-        assert logp_BTK is not None
-        return TeacherSupport(micro.pick(ids_BTK), micro.pick(logp_BTK), micro.pick(self.source.logp_BT))

@@ -53,7 +53,7 @@ def test_the_env_conforms(python, tmp_path):
 
 
 def test_they_train_together(python, model, tmp_path):
-    config = ROOT / "examples" / "plugins" / "train.yaml"
+    config = ROOT / "examples" / "plugins" / "lamps" / "train.yaml"
     agentbench(
         python, tmp_path, "train", config, f"model_name_or_path={model}", f"output_dir={tmp_path / 'run'}",
         "max_steps=3", "trainer.scout={kind: linear, start: 1.0, end: 0.0, steps: 2}",

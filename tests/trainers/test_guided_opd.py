@@ -108,7 +108,7 @@ def test_figures_are_of_the_students_turns_and_success_is_told_apart(models):
     (group,) = mixed_groups()
     found = trainer.update([Group("t", 0, (*group.members, alone, lost))], 0)
     assert found.metrics["trained_tokens"] == 7.0  # 3 + 2 + 2 of the student
-    assert found.metrics["imitated_tokens"] == 4.0
+    assert found.metrics["imitated_share"] == pytest.approx(4 / 11)
     assert found.metrics["beta"] == 0.25
     assert (found.metrics["success_guided"], found.metrics["success_alone"]) == (1.0, 1.0)
     assert found.turn_columns["advantage"].keys() == {("a", 1), ("b", 0), ("c", 0)}
@@ -177,8 +177,8 @@ def test_the_guides_share_fades(models, tmp_path, guide):
     first, second = (
         json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     )
-    assert first["imitated_tokens"] > 0
-    assert second["imitated_tokens"] == 0
+    assert 0 < first["imitated_share"] < 1
+    assert second["imitated_share"] == 0
     assert "success_guided" not in second
 
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 from debaters import TEXTS, speaker, write_long
+from places import ROOT
 from spoken import FRESH, GROWING, prompted, spoken_groups
 from trainer_cases import assert_close, gradient, make_run, make_trajectory, make_turn, random_groups
 from transformers import AutoModelForCausalLM
@@ -12,6 +13,7 @@ from agentbench.config import validate
 from agentbench.dialogue.render import scene_of
 from agentbench.engines.scripted import Reply
 from agentbench.errors import ConfigError, TrainingError
+from agentbench.registry import env_spec
 from agentbench.runs.episodes import decode_episode
 from agentbench.runs.files import read_lines
 from agentbench.trainers.gkd import SPEC as GKD
@@ -347,6 +349,7 @@ def test_the_figures_of_a_debate(pair):
     assert found["debate/weight/teacher_1"] == pytest.approx(1 / (1 + math.exp(-0.3)), abs=1e-6)
     assert found["debate/faults"] == found["debate/dropped_share"] == found["debate/one_missing_share"] == 0.0
     assert found["teachers_apart"] > 0.0
+    assert 0.0 <= found["unlikely_share/teacher_1"] < 1.0
     assert found["debate/tokens_per_trained_token"] > 1.0
     assert all(text.count("Expert ") == 4 for text in update.notes["debate"].values())
     weight = found["debate/weight/teacher_1"]  # the same on every turn, so means add up
@@ -375,6 +378,19 @@ def test_top_k_supports_weigh_teachers_alike(pair):
     groups = random_groups(250)
     covering = make(pair, {"rounds": 0, "support": "top_k", "k": size, "tail": "renormalise"})
     assert_close(gradient(covering, groups), gradient(make(pair, {"rounds": 0}), groups), tolerance=1e-4)
+
+
+def test_the_examples_two_teachers_know_different_chores():
+    whole, placing, treating = (
+        set(env_spec(name).tasks("mini-train"))
+        for name in (
+            "alfworld",
+            *(f"{ROOT}/examples/learning/chores.py:{half}" for half in ("PLACING", "TREATING")),
+        )
+    )
+    assert placing | treating == whole
+    assert not placing & treating
+    assert len(placing) == len(treating) == len(whole) / 2
 
 
 # --- whole runs -------------------------------------------------------------------------------------------------------
@@ -442,6 +458,7 @@ def test_in_step_mode_the_decision_alone_is_debated(pair, tmp_path):
         ({"k": 8}, "'k' is used by support 'top_k' only"),
         ({"combine": "mixture", "support": "top_k"}, "needs whole distributions"),
         ({"divergence": "reverse_kl", "beta": 0.3}, "'beta' is used by divergence 'jsd' only"),
+        ({"kd_temperature": 2.0, "support": "top_k"}, "needs tail 'renormalise'"),
         ({"rounds": -1}, "rounds"),
     ],
 )

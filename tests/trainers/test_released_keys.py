@@ -1,5 +1,6 @@
 """Keys of the released code: each by hand, each off by default; presets put them together."""
 
+import json
 import math
 from dataclasses import replace
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 from trainer_cases import Reference, assert_close, gradient, make_run, random_groups
 
+from agentbench.cli import run as command
 from agentbench.config import validate
 from agentbench.errors import ConfigError
 from agentbench.trainers import atod, gigpo, grpo, lsm, opd, sod, tcod
@@ -136,8 +138,7 @@ def values(algorithm, **changes):
         "output_dir": "unused",
         "model_name_or_path": "student",
         "env": {"name": "corridor", "split": "train"},
-        **changes,
-    }
+    } | changes
 
 
 def test_a_preset_stands_under_what_is_set():
@@ -153,6 +154,24 @@ def test_a_preset_stands_under_what_is_set():
     assert validate(TrainConfig, run.model_dump(mode="json")) == run
     paper = validate(atod.SPEC.config, validate(TrainConfig, values("atod", preset="paper")).trainer)
     assert (paper.group_stats, paper.reduction, paper.min_turns) == ("trajectory", "trajectory_mean", 1)
+
+
+def test_a_dry_run_prints_what_became_of_the_preset(models, tmp_path, capsys):
+    file = tmp_path / "run.yaml"
+    teachers = [{"model_name_or_path": models["teacher"]}]
+    chosen = {
+        "model_name_or_path": models["student"],
+        "teachers": teachers,
+        "output_dir": str(tmp_path / "run"),
+    }
+    file.write_text(json.dumps(values("atod", preset="released", **chosen)))
+    assert command(["train", str(file), "trainer.dual_clip=4.0", "--dry-run"]) == 0
+    (line,) = [
+        line for line in capsys.readouterr().out.splitlines() if line.startswith("preset released of atod")
+    ]
+    assert "rows_per_update = 256" in line
+    assert "trainer.first_step = 1" in line
+    assert "trainer.dual_clip = 4.0 (not 3.0)" in line
 
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)

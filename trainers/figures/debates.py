@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -10,10 +12,14 @@ from torch import Tensor
 from ..batch.micro import micro_batches
 from ..batch.tables import Batch
 from ..kernels.divergence import divergence
+from ..kernels.fused import LinearHead
+from ..kernels.tokens import logprob
 from ..student.student import Student
 from ..teachers.contract import WholeTeacher
 from ..teachers.debate import Debate, Key
 from ..teachers.speaking import Speaker
+
+_UNLIKELY = math.log(1e-4)
 
 
 def debate_figures(
@@ -81,37 +87,46 @@ class Tally:
 
 
 @torch.no_grad()
-def teachers_apart(
-    teachers: Sequence[WholeTeacher], batch: Batch, rows_B: Tensor, keep_BT: Tensor, student: Student
-) -> Tensor:
-    """KL(a, b) + KL(b, a) of every pair of teachers at the tokens of some rows, nats; one list for all pairs.
+def probe_teachers(
+    teachers: Sequence[WholeTeacher],
+    batch: Batch,
+    rows_B: Tensor,
+    present_KBT: Sequence[Tensor],
+    student: Student,
+) -> dict[str, Tensor]:
+    """What the teachers say at the student's tokens of some rows, each figure a list of single values.
+
+    `unlikely_share`: the teacher gives the token less than 1e-4. `teachers_apart`: KL(a, b) + KL(b, a) in nats, of
+    every pair of teachers.
 
     Args:
         teachers: K of them.
         batch: the student's tables.
         rows_B: which rows.
-        keep_BT: bool, tokens of which every teacher speaks.
+        present_KBT: for each teacher, the tokens of which it speaks.
         student: gives vocabulary and device.
     """
-    found: list[Tensor] = [torch.zeros(0)]
+    found: dict[str, list[Tensor]] = {}
     for micro in micro_batches(batch, teachers[0].budget, student.device, rows_B):
-        keep_X, no_weight_X = micro.pick(keep_BT), torch.zeros(len(micro.token_X), device=student.device)
+        present_KX = [micro.pick(present_BT) for present_BT in present_KBT]
         heads = [teacher.linear_head(micro) for teacher in teachers]
-        for j, a in enumerate(heads):
-            for b in heads[j + 1 :]:
-                both = [
-                    divergence(
-                        one.hidden_ND,
-                        one.head,
-                        other,
-                        kind="reverse_kl",
-                        weight_N=no_weight_X,
-                        vocab_size=student.vocab_size,
-                    ).value_N
-                    for one, other in ((a, b), (b, a))
-                ]
-                found.append((both[0] + both[1])[keep_X].cpu())
-    return torch.cat(found)
+        for k, (head, there_X) in enumerate(zip(heads, present_KX, strict=True)):
+            logp_X, _ = logprob(head.hidden_ND, head.head, micro.token_X, vocab_size=student.vocab_size)
+            found.setdefault(f"unlikely_share/teacher_{k + 1}", []).append(
+                (logp_X < _UNLIKELY)[there_X].cpu()
+            )
+        for j, k in itertools.combinations(range(len(heads)), 2):
+            apart_X = _distance(heads[j], heads[k], student) + _distance(heads[k], heads[j], student)
+            found.setdefault("teachers_apart", []).append(apart_X[present_KX[j] & present_KX[k]].cpu())
+    return {name: torch.cat(parts) for name, parts in found.items()}
+
+
+def _distance(a: LinearHead, b: LinearHead, student: Student) -> Tensor:
+    """KL(a, b) at each position."""
+    none_X = a.hidden_ND.new_zeros(len(a.hidden_ND))
+    return divergence(
+        a.hidden_ND, a.head, b, kind="reverse_kl", weight_N=none_X, vocab_size=student.vocab_size
+    ).value_N
 
 
 def _values(items: object) -> Tensor:

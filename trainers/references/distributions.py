@@ -77,8 +77,8 @@ def mad_opd(run: TrainConfig, settings: Any, groups: Sequence[Group]) -> dict[st
 
     def loss(*turns: ReadTurn) -> Tensor:
         """Of one turn, as each reader has read it; the first one's student has the gradient."""
-        q_AV, _ = _pair(turns[0], 1.0)
-        p_KAV = torch.stack([_pair(turn, 1.0)[1] for turn in turns])
+        q_AV, _ = _pair(turns[0], settings.kd_temperature)
+        p_KAV = torch.stack([_pair(turn, settings.kd_temperature)[1] for turn in turns])
         if settings.combine == "mixture":
             return _divergence(q_AV, p_KAV.exp().mean(0).log(), settings.divergence, settings.beta)
         return torch.stack(

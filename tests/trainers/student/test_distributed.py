@@ -69,7 +69,15 @@ def test_families_learn_on_two_processes_what_they_learn_on_one(models, tmp_path
     two_as_one(folders, tmp_path, "full")
 
 
-PROBED = {"entropy", "engine_gap", "engine_gap_max", "engine_ratio", "engine_ratio_max", "privileged_gap"}
+PROBED = {
+    "entropy",
+    "engine_gap",
+    "engine_gap_max",
+    "engine_ratio",
+    "engine_ratio_max",
+    "privileged_gap",
+    "unlikely_share",
+}
 
 ASKED = {"debate/faults", "debate/recalled", "debate/tokens_per_trained_token"}
 """An equal state is debated once in each process."""
