@@ -44,8 +44,10 @@ def record_of(plan: SweepPlan) -> dict[str, Any]:
         column = None if section.published is None else table.published[section.published]
         by_method = {method: [run for run in runs if run.method == method] for method in table.methods}
         base = [run for run in by_method[table.baseline] if run.finished]
+        # one a seed: every method's runs begin with the same student and the same games
+        before = {run.seed: _evaluations(run)[0] for run in reversed(runs) if run.finished}
         settings[setting] = {
-            "before": _summed([_evaluations(run)[0] for run in runs if run.finished]),
+            "before": _summed(list(before.values())),
             "methods": {
                 method: _method(mine, base if method != table.baseline else [])
                 for method, mine in by_method.items()

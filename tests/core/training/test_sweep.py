@@ -193,7 +193,7 @@ def check_record(found, plan):
     assert clone["last"]["high"] - clone["last"]["mean"] == pytest.approx(12.7062 * abs(a - b) / 2, rel=1e-4)
     best = [max(line["eval/success"] for line in steps[1:]) for steps in lines]
     assert clone["best"]["mean"] == pytest.approx(sum(best) / 2)
-    assert setting["before"]["n"] == 4
+    assert setting["before"]["n"] == 2  # one a seed, not one a run
     assert clone["against_baseline"] is None
     against = reward["against_baseline"]
     assert set(against["by_seed"]) == {"1", "2"}
