@@ -28,6 +28,7 @@ from pydantic import Field, model_validator
 from ..config import Section, validate
 from ..engine import Engine, TextEngine
 from ..errors import ConfigError, MissingData, UsageError, unknown_name
+from ..foreign import shortened
 from ..registry import open_engine, suite_files
 from ..runs.summary import Summary
 from .evaluate import EvalConfig, Progress, evaluate
@@ -44,8 +45,8 @@ class Suite(Section):
     def _each_names_a_panel(self) -> Suite:
         known = set(EvalConfig.model_fields) - {"policy", "model_name_or_path", "output_dir", "seed"}
         for item in self.panels:
-            if "panel" not in item:
-                raise ValueError(f"an entry names no panel: {item}")
+            if not isinstance(item.get("panel"), str):
+                raise ValueError(f"an entry names no panel: {shortened(item)}")
             for key in sorted(item.keys() - known):
                 raise ValueError(f"{key!r} is no key of an evaluation that a suite may fix")
         names = [item["panel"] for item in self.panels]
