@@ -355,3 +355,11 @@ def test_a_suite_with_an_odd_value_is_one_line(capsys, key):
         assert code == (0 if fits else 2), (value, error)
         assert error.count("\n") == (0 if fits else 1), (value, error)
         shutil.rmtree("runs", ignore_errors=True)
+
+
+@pytest.mark.parametrize("option", ["foo=1", "replies=[go left]", "max_context=many", "cycle=3"])
+@pytest.mark.parametrize("engine", ["scripted", "openai", "hf"])
+def test_options_that_an_engine_does_not_have_or_cannot_use(capsys, engine, option):
+    words = ("--policy", "model", "--engine", engine, "--model", "m", "--engine-option", option)
+    assert f"engine {engine!r}" in refused(capsys, *EVAL, *words)
+    assert not Path("run").exists()
