@@ -29,6 +29,7 @@ from ..config import Section, parse_yaml, read_text, validate
 from ..engine import Engine, TextEngine
 from ..errors import ConfigError, CorruptData, MissingData, UsageError, unknown_name
 from ..foreign import cell as escaped
+from ..foreign import shortened
 from ..registry import open_engine, suite_files
 from ..runs.episodes import EPISODES
 from ..runs.files import encode_json, read_json, write_whole
@@ -50,8 +51,8 @@ class Suite(Section):
     def _each_names_a_panel(self) -> Suite:
         known = set(EvalConfig.model_fields) - {"policy", "model_name_or_path", "output_dir", "seed"}
         for item in self.panels:
-            if "panel" not in item:
-                raise ValueError(f"an entry names no panel: {item}")
+            if not isinstance(item.get("panel"), str):
+                raise ValueError(f"an entry names no panel: {shortened(item)}")
             for key in sorted(item.keys() - known):
                 raise ValueError(f"{key!r} is no key of an evaluation that a suite may fix")
         names = [item["panel"] for item in self.panels]

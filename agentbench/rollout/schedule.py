@@ -228,6 +228,8 @@ class _Rollout:
         return limit is not None and time.monotonic() - run.step_started > limit
 
     def _late(self, run: _Running) -> bool:
+        if self.limits.episode_seconds is None:
+            return False
         return time.monotonic() > (self.limits.until(run.started) or math.inf)
 
     def _excuse(self, since: float) -> None:

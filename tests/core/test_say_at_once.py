@@ -1,11 +1,13 @@
 """Runs that cannot work say so at once: one line, exit code 2, nothing written; by kind of mistake."""
 
 import errno
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from agentbench.cli import run
 from agentbench.dialogue.prompt import load_prompt
@@ -336,3 +338,29 @@ def test_an_env_that_shows_control_characters_is_played_in_plain_text(capsys, mo
         if words[0] == "play":
             assert "one\n\ttwo Room" in shown.out
             assert "say \\x1b[2J\\x07\\u202e\\u2066" in shown.out
+
+
+ODD_VALUES = (None, True, -1, 10**30, "", [], {}, [[]], [None], {"a": 1}, ["x"] * 3, {"x": {"y": {}}})
+
+
+@pytest.mark.parametrize("key", ["id", "description", "panels", "panel", "limit", "env_options"])
+def test_a_suite_with_an_odd_value_is_one_line(capsys, key):
+    for value in ODD_VALUES:
+        one = {"panel": "corridor/test@1", "limit": 1, "env_options": {}}
+        suite = {"id": "mine@1", "description": "mine", "panels": [one]}
+        (one if key in one else suite)[key] = value
+        Path("mine.yaml").write_text(yaml.safe_dump(suite))
+        code = run(("suite", "mine.yaml", "--policy", "null", "--output", "runs"))
+        error = capsys.readouterr().err
+        fits = (key, value) in (("description", ""), ("limit", None), ("env_options", {}))
+        assert code == (0 if fits else 2), (value, error)
+        assert error.count("\n") == (0 if fits else 1), (value, error)
+        shutil.rmtree("runs", ignore_errors=True)
+
+
+@pytest.mark.parametrize("option", ["foo=1", "replies=[go left]", "max_context=many", "cycle=3"])
+@pytest.mark.parametrize("engine", ["scripted", "openai", "hf"])
+def test_options_that_an_engine_does_not_have_or_cannot_use(capsys, engine, option):
+    words = ("--policy", "model", "--engine", engine, "--model", "m", "--engine-option", option)
+    assert f"engine {engine!r}" in refused(capsys, *EVAL, *words)
+    assert not Path("run").exists()
