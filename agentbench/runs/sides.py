@@ -7,7 +7,7 @@ seeds. Leaves out the comparison (`compare`, `groups`).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from glob import glob
 from pathlib import Path
 
@@ -110,5 +110,5 @@ def _numbered(folder: Path, pattern: re.Pattern[str], refusal: str) -> list[tupl
     return found
 
 
-def _listed(names: Sequence[str] | dict[str, list[Path]]) -> str:
+def _listed(names: Iterable[str]) -> str:
     return ", ".join(names) or "no panel at all"

@@ -229,7 +229,7 @@ def as_text(episodes: Sequence[Trajectory]) -> str:
         lines += [f"=== {printable(item.task)}: {outcome(item)}, {_facts(item)}", ""]
         for turn in item.turns:
             done = "(no command could be read)" if turn.env_action is None else printable(turn.env_action)
-            numbers = "".join(f"  {printable(name)} {value:.4g}" for name, value in turn.annotations.items())
+            numbers = "".join(f"  {printable(name)} {value:.4g}" for name, value in _numbers(turn).items())
             flaws = f"  [{printable(turn.invalid)}]" if turn.invalid else ""
             reward = f"  reward {turn.reward:g}" if turn.reward else ""
             lines += [
@@ -279,7 +279,7 @@ def _ending(item: Trajectory) -> str:
 
 
 def _turn(turn: Turn, pieces: Pieces, largest: Mapping[str, float]) -> dict[str, Any]:
-    more = [(name, visible(text, _SHOWN)) for name, text in turn.notes.items()]
+    more = [(name, visible(str(text), _SHOWN)) for name, text in turn.notes.items()]
     more += [
         (name, _plain(value)) for name, value in (("written from", turn.shown), ("info", turn.info)) if value
     ]
@@ -302,7 +302,7 @@ def _turn(turn: Turn, pieces: Pieces, largest: Mapping[str, float]) -> dict[str,
                 "below": value < 0,
                 "width": round(100 * abs(value) / largest[name]) if largest[name] else 0,
             }
-            for name, value in turn.annotations.items()
+            for name, value in _numbers(turn).items()
         ],
         "more": [(printable(name), text) for name, text in more],
     }
@@ -323,9 +323,14 @@ def _largest(episodes: Sequence[Trajectory]) -> dict[str, float]:
     """Largest absolute value of every annotation on the page, for the length of its bars."""
     found: dict[str, float] = {}
     for turn in (turn for item in episodes for turn in item.turns):
-        for name, value in turn.annotations.items():
+        for name, value in _numbers(turn).items():
             found[name] = max(found.get(name, 0.0), abs(value))
     return found
+
+
+def _numbers(turn: Turn) -> dict[str, float]:
+    """A trainer's numbers; what else a foreign record holds there is left out."""
+    return {name: value for name, value in turn.annotations.items() if type(value) in (int, float)}
 
 
 def _plain(value: Any) -> str:

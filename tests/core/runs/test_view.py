@@ -101,6 +101,12 @@ def test_tokens_are_coloured_by_doubt_and_annotations_have_bars():
     assert 'advantage -2<span class="bar below" style="width:100%">' in page
 
 
+def test_foreign_annotations_that_are_no_numbers_are_left_out():
+    page = write(episode(annotations={"weight": "1; evil", "advantage": 0.25}, notes={"debate": ["a", "b"]}))
+    assert "evil" not in page
+    assert "advantage 0.25" in page
+
+
 def test_without_a_tokenizer_the_page_says_so():
     assert "replies are shown as text, without their tokens: no tokenizer is known" in write(episode())
     assert "without their tokens" not in write(episode(action=Action("use lamp")))
