@@ -53,23 +53,30 @@ def decode_episode(record: Mapping[str, Any]) -> Trajectory:
     return episode
 
 
+_LIST, _RECORD = (list, tuple), (dict, type(None))
+
+
 def _forms(values: Mapping[str, Any]) -> None:
     """Refuse what only looks empty: "" or 0 where a list, a record or null belongs.
 
     Raises: ValueError: names the field and what it holds.
     """
-    forms = [(values, "", ("turns",), (list,)), (values, "", ("error", "parent"), (dict, type(None)))]
-    for number, turn in enumerate(values["turns"] if isinstance(values["turns"], list) else ()):
+    _form(values, "turns", _LIST, "")
+    _form(values, "error", _RECORD, "")
+    _form(values, "parent", _RECORD, "")
+    for number, turn in enumerate(values["turns"]):
         where = f"turns.{number}."
-        forms += [(turn, where, ("context_ids",), (list,)), (turn, where, ("label",), (dict, type(None)))]
-        said = [(name, turn.get(name)) for name in ("action", "label")]
-        forms += [
-            (one, f"{where}{name}.", ("token_ids", "logprobs"), (list, tuple)) for name, one in said if one
-        ]
-    for record, where, names, kinds in forms:
-        for name in names:
-            if not isinstance(record.get(name, kinds[-1]()), kinds):
-                raise ValueError(f"{where}{name} is {shortened(record[name])}")
+        _form(turn, "context_ids", _LIST, where)
+        _form(turn, "label", _RECORD, where)
+        for name in ("action", "label"):
+            if turn.get(name):
+                _form(turn[name], "token_ids", _LIST, f"{where}{name}.")
+                _form(turn[name], "logprobs", _LIST, f"{where}{name}.")
+
+
+def _form(record: Mapping[str, Any], name: str, kinds: tuple[type, ...], where: str) -> None:
+    if name in record and not isinstance(record[name], kinds):
+        raise ValueError(f"{where}{name} is {shortened(record[name])}")
 
 
 _NUMBER, _TEXT = (int, float), (str,)
