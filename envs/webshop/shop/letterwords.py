@@ -12,15 +12,15 @@ import unicodedata
 from itertools import product
 
 _ICON = "\u2606\u00b0"
-_LATIN = (
+_LATIN = [
     (0x41, 0x250),
     (0x250, 0x2B0),
     (0x1D00, 0x1D26),
     (0x1D2C, 0x1D9B),
     (0x1E00, 0x1F00),
     (0x2C60, 0x2C80),
-)
-_LATIN += ((0xA720, 0xA7BA), (0xA7F7, 0xA800), (0xAB30, 0xAB65), (0xFF21, 0xFF5B))
+]
+_LATIN += [(0xA720, 0xA7BA), (0xA7F7, 0xA800), (0xAB30, 0xAB65), (0xFF21, 0xFF5B)]
 """Blocks of Latin letters, first code and past the last, as far as spaCy's tables know them."""
 _CASELESS = (
     "\u0980-\u09ff\u0591-\u05f4\ufb1d-\ufb4f\u0620-\u064a\u066e-\u06d5\u06e5-\u06ff\u0750-\u077f\u08a0-\u08bd\ufb50-\ufbb1"
