@@ -209,7 +209,8 @@ def _slots(episode: Trajectory, max_turns: int) -> dict[str, Any]:
 
 def card_differences(one: Card, other: Card) -> list[str]:
     """What differs between two cards, but for results, costs and the wording of single prompts."""
-    keep = ("tasks", "who plays", "how", "training", "versions")
+    keep = ["tasks", "who plays", "how", "versions"]
+    keep += ["training"] if one["training"] and other["training"] else []
     return list(differences({key: one[key] for key in keep}, {key: other[key] for key in keep}))
 
 

@@ -150,7 +150,8 @@ def evaluate(
         if policy is None and engine is None:  # this function opened what it holds
             stack.callback(actor.close)
         if config.output_dir is not None:
-            facts = {"tasks": list(tasks), "options": options, **({"env": machine} if machine else {})}
+            facts = {"tasks": list(tasks), "options": options, "terms": _terms(config, spec)}
+            facts |= {"env": machine} if machine else {}
             run = stack.enter_context(_open(config, plan, actor, facts, resume=resume))
             found = _on_record(run, config, plan, tasks)
             for change in run.changed:
@@ -297,6 +298,12 @@ def _plan(
         figures=spec.figures,
         sizes=dict(spec.sizes),
     )
+
+
+def _terms(config: EvalConfig, spec: EnvSpec) -> dict[str, int]:
+    """What is played where the configuration leaves it to the env."""
+    history = spec.history if config.history is None else config.history
+    return {"history": history, "max_turns": config.max_turns or spec.max_turns}
 
 
 def _open(

@@ -188,8 +188,14 @@ def _settings(run: Path) -> dict[str, Any]:
         },
     }
     versions = read_json(run / VERSIONS)
-    if "options" in versions:  # those of the panel's file among them; runs of earlier releases lack it
+    # What was played counts, not how it came about: options of the panel's file, the env's own turns, the checkpoint's
+    # parser. Runs of earlier releases kept less of it.
+    config |= versions.get("terms", {})
+    if "options" in versions:
         config["env_options"] = versions["options"]
+    for key in ("parser", "prompt"):
+        if key in played:
+            config.pop(key, None)
     machine = versions.get("env", {})
     return {"panel": plan.id, "rules": plan.rules, **config, "played": played, "machine": machine}
 
@@ -204,7 +210,7 @@ def verdict(
         said = f"{'B' if difference.value > 0 else 'A'} is better {shown}"
     else:
         said = f"No difference is shown {shown}"
-        if least is not None:
+        if least:
             said += f" So many {of} would show a difference of {100 * least:.1f} points in four of five experiments."
     if settings:
         said += (

@@ -58,9 +58,11 @@ def test_with_repeats_interval_and_test_are_over_tasks(play):
     assert found.success.p == pytest.approx(2 / 16, abs=0.01)
 
 
-def test_what_differs_besides_the_model_is_named_and_the_verdict_says_so(play):
-    found = compare_runs(play("a", ["win"]), play("b", ["win", "win"], max_turns=5))
-    assert [line.split(":")[0] for line in found.settings] == ["max_turns"]
+def test_what_differs_besides_the_model_is_named_and_the_verdict_says_so(play, tmp_path):
+    found = compare_runs(play("a", ["win"]), play("b", ["win", "win"], max_turns=4))
+    assert found.settings == ("max_turns: 5 -> 4",)  # 5 is the env's own
+    same = compare_runs(tmp_path / "a", play("e", ["win"], max_turns=5, history=2))
+    assert same.settings == ()  # said or left to the env, it is the same game
     assert "differ in 1 setting(s) besides the model" in found.verdict
     assert compare_runs(play("c", ["win"]), play("d", ["win", "win"])).settings == ()
 
@@ -160,7 +162,7 @@ def test_the_page_names_runs_types_settings_and_can_be_drawn(play, tmp_path):
     assert f"- A: {tmp_path / 'a'}\n- B: {tmp_path / 'b'}\n- 12 pairs of toy/test@1 (0 left out" in page
     assert "| success | 33.3 | 66.7 | +33.3 |" in page
     assert "| – odd | 33.3 | 66.7 | +33.3 |" in page
-    assert "- max_turns: None -> 4" in page
+    assert "- max_turns: 5 -> 4" in page
     assert "Together" not in page
     pytest.importorskip("matplotlib")
     draw(rows_of([found]), tmp_path / "page.svg", "A <b>and</b> B")
