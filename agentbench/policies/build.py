@@ -109,11 +109,11 @@ def build_policy(
     if kind == "scripted" and argument:
         return _ScriptedFile(Path(argument))
     if colon and kind not in ("replay", "scripted"):
-        return _own_policy(config.policy)
+        return own_policy(config.policy)
     raise unknown_name("policy", config.policy, POLICIES, "package.module:Name works too.")
 
 
-def _own_policy(name: str) -> Policy:
+def own_policy(name: str) -> Policy:
     """Make the policy of a "package.module:Name" or "file.py:Name".
 
     Raises: UsageError: what is there makes no policy.
