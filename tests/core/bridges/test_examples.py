@@ -105,7 +105,7 @@ def test_verifiers_scores_an_experts_replies_with_one_and_nonsense_with_nothing(
     episodes = [json.loads(line) for line in traces.splitlines()]
     assert [episode["errors"] for episode in episodes] == [[]] * 3
     rewards = [trace["rewards"] for episode in episodes for trace in episode["traces"]]
-    assert [next(iter(reward.values())) for reward in rewards] == [earned] * 3
+    assert [reward["openenv_reward"]["score"] for reward in rewards] == [earned] * 3
 
 
 INSPECT = """
