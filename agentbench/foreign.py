@@ -57,6 +57,16 @@ def writable(text: str, limit: int = SHOWN) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
+def visible(text: str, limit: int = SHOWN) -> str:
+    """Write what a page would hide or turn around as escapes, and cut what is too long; line breaks and tabs stay."""
+    kept = "".join(
+        _escaped(char) if char not in "\n\t" and unicodedata.category(char) in _UNSEEN else char
+        for char in text[:limit]
+    )
+    left = len(text) - limit
+    return f"{kept} … and {left} more characters" if left > 0 else kept
+
+
 def shortened(value: Any) -> str:
     """Show any value for a message, as `repr` does, at a size that fits; nesting without end takes no time."""
     return printable(_VALUES.repr(value), 300)

@@ -143,10 +143,16 @@ def open_engine(name: str, model: str | None, options: Mapping[str, Any]) -> Eng
     """Build an engine from its name, its model (None where none was named) and its keyword options.
 
     Raises: UnknownName: no such engine. ConfigError: an option that it does not have, or a model that it needs.
+        ContractError: what it builds is no engine.
     """
     factory = engine_factory(name)
     check_engine(name, model, options)
-    return factory(*([] if model is None else [model]), **options)
+    engine = factory(*([] if model is None else [model]), **options)
+    if not hasattr(engine, "poll"):  # both kinds of engine have it
+        raise ContractError(
+            f"engine plug-in {name!r} must build an engine (poll, close ...), got {type(engine).__name__}"
+        )
+    return engine
 
 
 def check_engine(name: str, model: str | None, options: Mapping[str, Any]) -> None:

@@ -304,7 +304,10 @@ def main() -> None:
     shuffled = [texts[number] for number in order][: options.limit]
     (folder / "queries.json").write_text(json.dumps(shuffled))
     for name in ENGINES:
-        figures[name] = {"build": in_a_process("build", name, corpus, folder)}
+        built = folder / f"build-{name}.json"  # a million passages may take several calls with --folder
+        if not built.exists():
+            built.write_text(json.dumps(in_a_process("build", name, corpus, folder)))
+        figures[name] = {"build": json.loads(built.read_text())}
         figures[name]["open"] = in_a_process("opening", name, corpus, folder, folder / "queries.json")
     engines = {name: engine(corpus, folder / name) for name, engine in ENGINES.items()}
     for name, found in speed(engines, shuffled).items():

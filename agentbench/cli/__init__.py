@@ -19,7 +19,21 @@ from typer.core import TyperGroup
 
 from ..errors import AgentBenchError, UsageError
 from ..foreign import printable
-from . import bridges, data, environment, evaluation, judge, machine, model, serving, suites, training
+from . import (
+    bridges,
+    data,
+    environment,
+    evaluation,
+    judge,
+    looking,
+    machine,
+    model,
+    objective,
+    serving,
+    suites,
+    sweep,
+    training,
+)
 
 _INTERRUPTED = 130
 
@@ -46,7 +60,10 @@ app = typer.Typer(
 )
 evaluation.register(app)
 suites.register(app)
+looking.register(app)
 training.register(app)
+objective.register(app)
+sweep.register(app)
 environment.register(app)
 data.register(app)
 judge.register(app)

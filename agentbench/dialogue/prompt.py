@@ -26,7 +26,7 @@ from ..config import Section, StopStrings, parse_mapping, read_text, validate
 from ..errors import ConfigError, UnknownName
 from ..foreign import printable
 
-Layout = Literal["fresh", "growing"]
+Layout = Literal["fresh", "growing", "continuing"]
 
 # A prompt file reads as data and may come from anywhere, so its templates get no way to Python's own objects.
 _JINJA = jinja2.sandbox.ImmutableSandboxedEnvironment(
@@ -49,7 +49,8 @@ class Prompt:
 
     Attributes:
         name: the reference it was loaded by.
-        layout: "fresh" writes one single-message prompt per turn; "growing" keeps one conversation.
+        layout: "fresh" writes one single-message prompt per turn; "growing" keeps one conversation, a message a turn;
+            "continuing" keeps one reply, which goes on after each observation, and `later` is put in as it stands.
         parser: parser name this prompt asks replies for; None leaves it to the env.
         stop: stop strings of replies, unless the configuration names others; see `SamplingParams`.
         digest: first 12 hex digits of the file's sha256; part of every record.
@@ -78,7 +79,8 @@ class Prompt:
         """
         template = self.first if first else self.later
         try:
-            return template.render(slots).strip()
+            text = template.render(slots)
+            return text if self.layout == "continuing" and not first else text.strip()
         except Exception as error:  # a template can fail in any way that an expression can
             raise ConfigError(
                 f"prompt {self.name!r} cannot be written ({type(error).__name__}: {printable(str(error), 300)}); "
@@ -141,10 +143,14 @@ def _read(reference: str) -> str:
     return read_text(reference, "the prompt")
 
 
+_OF_TEACHERS = ("debate", "skills")
+"""Folders of `agentbench.prompts` that hold what teachers read among themselves, and no prompt of an environment."""
+
+
 def shipped_prompts() -> dict[str, Path]:
     """Prompts that come with the project: short name ("alfworld/react") to file."""
     root = Path(str(importlib.resources.files("agentbench.prompts")))
-    files = sorted(root.glob("*/*.yaml"))
+    files = sorted(file for file in root.glob("*/*.yaml") if file.parent.name not in _OF_TEACHERS)
     return {f"{file.parent.name}/{file.stem}": file for file in files}
 
 

@@ -13,6 +13,7 @@ from ..dialogue.parse import Parser
 from ..dialogue.prompt import Prompt
 from ..dialogue.render import Rendered, opening_messages, prompt_slots, shown_of
 from ..engine import Message, TextEngine, TextRequest
+from ..errors import UsageError
 from ..policy import Decision, Policy, View
 from ..types import SamplingParams, derive_seed
 from .model import decide_on, drop_requests, poll_engine
@@ -63,6 +64,12 @@ class ChatPolicy(Policy):
         self._conversations: dict[str, tuple[Message, ...]] = {}
         self._pending: dict[str, Rendered] = {}
         self._said: dict[str, str] = {}
+        if prompt.layout == "continuing":
+            raise UsageError(
+                f"the prompt {prompt.name!r} goes on inside one reply (layout: continuing), and a chat endpoint takes "
+                "whole messages only; give a growing or fresh one (agentbench list prompts), or serve the model with "
+                "engine vllm-server"
+            )
         if isinstance(engine, Checked):
             engine.check(sampling)
 

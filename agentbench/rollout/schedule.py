@@ -18,7 +18,7 @@ from typing import Any
 from ..env import EnvSpec, Info, StepReturn, TextEnv
 from ..errors import ContextFull, ContractError, CorruptData, EngineDown, UsageError
 from ..policy import Decision, InstantPolicy, Policy, View, poll_policy
-from ..types import End, Failure, Trajectory, Turn, author_of
+from ..types import End, Failure, Trajectory, Turn, author_of, authors_in
 from .episode import Episode, Limits, engine_down, replay
 from .record import broken, check_flags, check_moment, failure_of, make_turn, opening_of, scored
 from .workers import EnvThreads, Overdue
@@ -134,7 +134,7 @@ class _Rollout:
         # all at once: an engine that sees the whole batch shares prompts that begin alike
         by_author: dict[str, list[View]] = {}
         for run in self.waiting:
-            author = author_of(run.episode.authors, len(run.view.turns))
+            author = author_of(run.episode.authors, len(run.view.turns), run.view.seed)
             by_author.setdefault(author, []).append(run.view)
         if self.labeller is not None and self.waiting:
             self.labeller.submit([run.view for run in self.waiting])
@@ -292,7 +292,7 @@ class _Rollout:
 
     def _close(self, run: _Running) -> None:
         del self.running[run.episode.key]
-        for name in {name for _, name in run.episode.authors}:
+        for name in authors_in(run.episode.authors):
             if name in self.policies:
                 self.policies[name].forget(run.episode.key)
 

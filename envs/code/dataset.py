@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -34,11 +34,12 @@ PUBLISHED: dict[str, Published] = {
     "humaneval": Published(("HumanEval.jsonl", "HumanEval.jsonl.gz"), "humaneval", 164),
     "humaneval-plus-seed": Published(("humaneval_plus_seed.jsonl",), "humaneval-plus", 164),
     "mbpp": Published(("mbpp.jsonl",), "mbpp", 974),
+    "mbpp-challenge": Published(("mbpp.jsonl",), "mbpp-challenge", 0),
     "mbpp-sanitized": Published(("sanitized-mbpp.json",), "mbpp-sanitized", 427),
     "mbpp-plus": Published(("mbpp_plus.jsonl", "MbppPlus.jsonl"), "mbpp-plus", 399),
     "livecodebench-v1-public": Published(("livecodebench_v1_public.jsonl",), "livecodebench", 400),
 }
-"""Splits that need files."""
+"""Splits that need files. mbpp-challenge: the tasks of MBPP that have further tests, judged by all of them."""
 
 SPLITS = (*generate.SPLITS, *PUBLISHED)
 
@@ -51,18 +52,30 @@ def import_dir(src: Path, dest: Path, progress: Progress) -> ImportReport:
         if path is None:
             continue
         records = read_records(path)
+        if split == "mbpp-challenge":
+            records = _challenging(records)
         lines = []
         for place, (task_id, record) in enumerate(numbered(records, item.prefix)):
             read_task(record)
             lines.append(orjson.dumps({"id": task_id, "record": record}))
             progress(place + 1, len(records), split)
-        (dest / f"{split}.jsonl").write_bytes(b"\n".join(lines) + b"\n")
+        if lines:
+            (dest / f"{split}.jsonl").write_bytes(b"\n".join(lines) + b"\n")
         found += 1
     if not found:
         shutil.rmtree(dest, ignore_errors=True)
         dest.mkdir(exist_ok=True)
         return ImportReport({})
     return _report(dest)
+
+
+def _challenging(records: Sequence[Record]) -> list[Record]:
+    """Tasks with a `challenge_test_list`, which moves behind their other tests."""
+    return [
+        {**each, "test_list": [*each["test_list"], *more], "challenge_test_list": []}
+        for each in records
+        if (more := each.get("challenge_test_list"))
+    ]
 
 
 def _find(src: Path, item: Published) -> Path | None:
@@ -99,7 +112,7 @@ def _report(folder: Path) -> ImportReport:
         stored = _stored(folder / f"{split}.jsonl")
         counts[split] = len(stored)
         size = PUBLISHED[split].size
-        if len(stored) != size:
+        if size and len(stored) != size:
             notes.append(f"{split}: {len(stored)} of {size} official tasks")
         for task_id, record in stored.items():
             number = task_id.partition("@")[0]

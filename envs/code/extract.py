@@ -200,11 +200,15 @@ def _lcb(reply: str, task: Task) -> str:
 
 
 def _evalplus(reply: str, task: Task) -> str:
-    """EvalPlus: the longest run of lines that parses; of it, imports and what the entry point needs.
+    """EvalPlus 0.3.1: the longest run of lines that parses; of it, imports and what the entry point needs.
 
-    Of two definitions of one name the first counts; functions without `return` are dropped.
+    Of two definitions of one name the first counts; functions without `return` are dropped. Where nothing is left of
+    it, the run is taken as it is; where no two lines parse, the reply's first line.
     """
-    code = _longest(reply.strip())
+    return _needed(_longest(reply.strip()), task.entry) or _longest(reply)
+
+
+def _needed(code: str, entry: str) -> str:
     if not parses(code):
         return ""
     imports: list[str] = []
@@ -219,13 +223,13 @@ def _evalplus(reply: str, task: Task) -> str:
             definitions.setdefault(node.name, node)
         elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
             definitions.setdefault(node.targets[0].id, node)
-    needed = _reachable(task.entry, definitions) if task.entry in definitions else set(definitions)
+    needed = _reachable(entry, definitions)
     return "\n".join([*imports, *(ast.unparse(node) for name, node in definitions.items() if name in needed)])
 
 
 def _longest(text: str, limit: int = 400) -> str:
     lines = text.split("\n")[:limit]
-    best, size = "", 0
+    best, size = lines[0], 0
     for start in range(len(lines)):
         if len(lines) - start <= size:
             break

@@ -28,7 +28,7 @@ DEFECTS: dict[str, str] = {
     "mbpp/927": "the tests use Node, which only the solution defines",
     "mbpp/601": "the tests pass objects of Pair, a class of the solution",
 }
-"""Tasks that no program can pass, by benchmark and number, and why."""
+"""Tasks in no split, by benchmark and number, and why. Their tests run in the process of the program."""
 
 NOTES: dict[str, str] = {
     "humaneval/47": "one example of the docstring is wrong (15.0 for a median of 8.0) and is no public test",
@@ -218,6 +218,7 @@ def _asserted(record: Record, benchmark: str, text: str, setup: Sequence[str]) -
         public=tests[:1],
         hidden=tests[1:],
         reference=code,
+        within=number in DEFECTS,
         defect=DEFECTS.get(number, ""),
     )
 

@@ -21,7 +21,7 @@ from .judge import Judge
 from .observe import clean
 from .sandbox import Sandbox, survey
 from .tasks import Task
-from .verdicts import Verdict, first_failure, told
+from .verdicts import TestResult, Verdict, first_failure, told
 
 RULES = "code-1"
 EXTRACTIONS = ("auto", "none", *MODES)
@@ -204,11 +204,21 @@ def _told(verdict: Verdict) -> dict[str, Any]:
         "judging": verdict.judging,
         "cpu_seconds": verdict.cpu,
         "memory_bytes": verdict.rss,
+        "tests": [_test(each) for each in verdict.tests],
     }
     if failed is not None:
         line["failed_test"] = verdict.tests.index(failed)
     if failed is not None and failed.verdict == "wrong_answer" and (failed.got or failed.expected):
         line |= {"got": clean(failed.got)[:300], "expected": clean(failed.expected)[:300]}
+    return line
+
+
+def _test(result: TestResult) -> dict[str, Any]:
+    line: dict[str, Any] = {"verdict": result.verdict, "cpu_seconds": round(result.cpu, 4)}
+    if result.rss:
+        line["memory_bytes"] = result.rss
+    if result.verdict != "passed":
+        line["reason"] = clean(told(result.error) if result.error else result.message)[:300]
     return line
 
 

@@ -29,6 +29,8 @@ from .tasks import Task, Test
 from .verdicts import TestResult, Verdict, cause, death, first_failure, told
 
 _PROGRAMS_PER_WORKER = 10_000
+_BYTES_PER_WORKER = 512 << 20
+_PROGRAMS_BETWEEN_LOOKS = 16
 _WARM_FAILURES = 2
 
 
@@ -93,8 +95,9 @@ class Judge:
         limits = Limits(cpu=task.cpu, call_cpu=task.call_cpu)
         order: dict[str, Any] = {"stop": stop}
         if task.kind == "asserts":
+            kind = "within" if task.within else "asserts"
             texts = [test.input for test in tests]
-            order |= {"kind": "asserts", "setup": task.setup, "names": task.names, "tests": texts}
+            order |= {"kind": kind, "setup": task.setup, "names": task.names, "tests": texts}
         else:
             expected = [test.output for test in tests]
             if any(value is None for value in expected):
@@ -200,7 +203,7 @@ class Judge:
 
     def _worker(self, slot: _Slot, preload: bool) -> Worker:
         worker = slot.workers.get(preload)
-        if worker is not None and worker.served >= _PROGRAMS_PER_WORKER:
+        if worker is not None and _worn(worker):
             worker.close()
             worker = None
         if worker is None:
@@ -219,6 +222,13 @@ class Judge:
             with self._changed:
                 self._free.append(slot)
                 self._changed.notify()
+
+
+def _worn(worker: Worker) -> bool:
+    """Whether a worker has served its time, or its standing processes have grown: large values leave holes behind."""
+    if worker.served >= _PROGRAMS_PER_WORKER:
+        return True
+    return worker.served % _PROGRAMS_BETWEEN_LOOKS == 0 and worker.memory() > _BYTES_PER_WORKER
 
 
 _MISSING = object()
@@ -308,13 +318,13 @@ def _printed(outcome: Outcome, test: Test) -> TestResult:
     found = cause(outcome)
     if found is not None:
         verdict, reason, error = found
-        return TestResult(verdict, outcome.cpu, message=reason, error=error)
+        return TestResult(verdict, outcome.cpu, rss=outcome.rss, message=reason, error=error)
     if left := _exit_code(outcome):
-        return TestResult("runtime_error", outcome.cpu, message=f"left with status {left}")
+        return TestResult("runtime_error", outcome.cpu, rss=outcome.rss, message=f"left with status {left}")
     got = outcome.stdout.decode("utf-8", "replace")
     if stdout_equal(got, test.output):
-        return TestResult("passed", outcome.cpu)
-    return TestResult("wrong_answer", outcome.cpu, got=got, expected=test.output)
+        return TestResult("passed", outcome.cpu, rss=outcome.rss)
+    return TestResult("wrong_answer", outcome.cpu, rss=outcome.rss, got=got, expected=test.output)
 
 
 def _exit_code(outcome: Outcome) -> int:

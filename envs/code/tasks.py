@@ -49,7 +49,8 @@ class Task:
         reference: a whole solution; "" where there is none.
         cpu: processor seconds of the whole program; `call_cpu` of one test. Those of the benchmark's own grader.
         reference_times: one test may take four times what the reference takes, but `call_cpu` at least.
-        defect: why the task cannot be passed, or its tests are wrong upstream; "" for sound ones.
+        within: the tests use classes of the program, so they run in its process, where a program can forge them.
+        defect: why the task is in no split, though a file of programs may be judged by it; "" for sound ones.
     """
 
     id: str
@@ -71,6 +72,7 @@ class Task:
     call_cpu: float = 10.0
     reference_times: bool = False
     stratum: str = ""
+    within: bool = False
     defect: str = ""
 
     @property
@@ -81,6 +83,8 @@ class Task:
     @property
     def judging(self) -> str:
         """How verdicts come about, for the records."""
+        if self.within:
+            return "tests, same interpreter"
         return {"stdin": "stdout", "calls": "calls, two processes", "asserts": "tests, two processes"}[
             self.kind
         ]

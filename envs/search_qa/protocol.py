@@ -126,7 +126,7 @@ PRESETS: dict[str, Protocol] = {
         k=3,
         question_mark=True,
         invalid_penalty=0.0,
-        prompt="agentbench.prompts:search_qa/growing",
+        prompt="agentbench.prompts:search_qa/continuing",
     ),
 }
 """Published protocols by name. verl-agent's is ATOD's; both differ in the cap on words, see docs/search-qa.md."""

@@ -1,7 +1,8 @@
-"""Programs from nothing on a CPU: a tokenizer and a random model, a cloned teacher, an early student, then OPD.
+"""Programs from nothing on a CPU: a tokenizer and a random model, a student of mixed programs, a teacher, then OPD.
 
 Everything is generated on the spot. Each model writes one program for each of the 256 held-out tasks of code/mini@1,
-and the students before and after distillation are compared task by task. Usage: python run.py [--output runs/code]
+and the students before and after distillation are compared task by task. A second call goes on where the first was
+stopped. Usage: python run.py [--output runs/code] [--seed 0]
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import argparse
 import subprocess
 import sys
 from pathlib import Path
+
+import yaml
 
 from agentbench.envs.code.dataset import find_task, tasks
 from agentbench.models.tiny import make_model, make_tokenizer
@@ -32,43 +35,43 @@ def command(*words: str) -> None:
     subprocess.run([sys.executable, "-m", "agentbench", *words], check=True)
 
 
-def main(output: Path) -> None:
+def train(name: str, output: Path, seed: int, *overrides: str) -> Path:
+    """Train by one of the configurations beside this file, unless that is done; returns the last checkpoint."""
+    config = HERE / f"{name}.yaml"
+    last = output / name / f"checkpoint-{yaml.safe_load(config.read_text())['max_steps']}"
+    if not last.is_dir():
+        going_on = ["--resume"] if any((output / name).glob("checkpoint-*")) else []
+        command("train", str(config), f"output_dir={output / name}", f"seed={seed}", *overrides, *going_on)
+    return last
+
+
+def evaluate(model: Path, run: Path, turns: int = 1) -> None:
+    """Write programs for the held-out tasks, sampled at temperature 1: one each, or more where the tests complain."""
+    options = ["--policy", "model", "--model", str(model), "--prompt", "agentbench.prompts:code/transcript"]
+    options += ["--temperature", "1.0", "--max-new-tokens", "64", "--concurrency", "64", "--output", str(run)]
+    options += ["--env-option", f"max_turns={turns}", *(["--resume"] if run.exists() else [])]
+    command("eval", "--panel", "code/mini@1", *options)
+
+
+def main(output: Path, seed: int) -> None:
     """Run all steps."""
     base = output / "random"
-    tokenizer = make_tokenizer(base, task_texts(2048), vocab_size=640)
-    make_model(base, tokenizer, hidden=96, layers=3, seed=0, max_position=1024)
-    for name in ("teacher", "student"):
-        command(
-            "train", str(HERE / f"{name}.yaml"), f"output_dir={output / name}", f"model_name_or_path={base}"
-        )
-    student, teacher = output / "student" / "checkpoint-8", output / "teacher" / "checkpoint-30"
-    command(
-        "train",
-        str(HERE / "opd.yaml"),
-        f"output_dir={output / 'opd'}",
-        f"model_name_or_path={student}",
-        f"teachers.0.model_name_or_path={teacher}",
-    )
-    for name, model in (
-        ("teacher", teacher),
-        ("student", student),
-        ("opd", output / "opd" / "checkpoint-10"),
-    ):
-        options = [
-            "--policy",
-            "model",
-            "--model",
-            str(model),
-            "--prompt",
-            "agentbench.prompts:code/transcript",
-        ]
-        options += ["--temperature", "1.0", "--max-new-tokens", "64", "--concurrency", "64"]
-        run = str(output / f"eval-{name}")
-        command("eval", "--panel", "code/mini@1", *options, "--env-option", "max_turns=1", "--output", run)
-    command("compare", str(output / "eval-student"), str(output / "eval-opd"))
+    if not base.is_dir():
+        tokenizer = make_tokenizer(base, task_texts(2048), vocab_size=640)
+        make_model(base, tokenizer, hidden=96, layers=3, seed=seed, max_position=1024)
+    student = train("student", output, seed, f"model_name_or_path={base}")
+    teacher = train("teacher", output, seed, f"model_name_or_path={student}")
+    teaching = (f"model_name_or_path={student}", f"teachers.0.model_name_or_path={teacher}")
+    distilled = train("opd", output, seed, *teaching)
+    for name, model in (("teacher", teacher), ("student", student), ("opd", distilled)):
+        evaluate(model, output / f"eval-{name}")
+    evaluate(distilled, output / "eval-opd-3-turns", turns=3)
+    command("compare", *(str(output / f"eval-{name}") for name in ("student", "opd", "teacher")))
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("runs/code"))
-    main(parser.parse_args().output)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    main(arguments.output, arguments.seed)

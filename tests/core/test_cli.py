@@ -70,6 +70,13 @@ def test_eval_takes_options_and_a_configuration_file(panel, capsys):
     assert first == second
 
 
+def test_resuming_nothing_is_said(panel, capsys):
+    assert run(evaluation(panel, "--resume")) == 0
+    assert "note: nothing to resume in run: starting from the beginning" in capsys.readouterr().err
+    assert run(evaluation(panel, "--resume")) == 0
+    assert "nothing to resume" not in capsys.readouterr().err
+
+
 def test_too_many_errors_exit_with_1(panel, capsys):
     assert run(evaluation(panel, "--env-option", "crash=[t01]")) == 1
     assert "headline withheld" in capsys.readouterr().out

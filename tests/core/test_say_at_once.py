@@ -44,6 +44,7 @@ def refused(capsys, *words):
         (("--policy", ":"), "no name of a module"),
         (("--policy", "..x:d"), "no name of a module"),
         (("--policy", "scripted:/dev"), "cannot read the script"),
+        (("--policy", "scripted:a\0b"), "cannot read the script a\\x00b"),
         (("--policy", "random", "--repeats", str(10**30)), "repeats"),
         (("--policy", "random", "--seed", str(10**30)), "64 bits"),
     ],

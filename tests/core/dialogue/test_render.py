@@ -91,6 +91,45 @@ def test_sampled_ids_are_never_retokenised(tokenizer, growing):
     assert two.prompt_ids[len(one.prompt_ids) :][: len(odd)] == odd
 
 
+CONTINUING = {
+    "layout": "continuing",
+    "stop": ["</go>"],
+    "first": "now: {{ observation }}",
+    "later": "{{ observation }}",
+}
+OPENED = "<|im_start|>user\nnow: a<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_a_continuing_reply_goes_on_after_the_observation_as_it_stands(tokenizer):
+    renderer = Renderer(tokenizer, load_prompt(CONTINUING), history=2, max_turns=9)
+    first = view("a")
+    one = renderer.render(first)
+    turn = answer(renderer, first, one, "<go>left</go>")
+    two = renderer.render(view("\n\n[b]\n\n", [turn]))
+    assert not two.fresh
+    assert two.prompt_ids == [*one.prompt_ids, *turn.action.token_ids, *two.context_ids]
+    assert decode(tokenizer, two.prompt_ids) == f"{OPENED}<go>left</go>\n\n[b]\n\n"
+    assert turn.action.token_ids[-1] != renderer.end_id  # it ended in a stop string, as sampling would
+
+
+def test_a_continuing_reply_that_ended_itself_keeps_its_end(tokenizer):
+    # Departure from Search-R1, which decodes a reply, drops the token and encodes it anew: what was sampled stays.
+    renderer = Renderer(tokenizer, load_prompt(CONTINUING), history=2, max_turns=9)
+    first = view("a")
+    turn = answer(renderer, first, renderer.render(first), "well")
+    two = renderer.render(view("\nno\n", [turn]))
+    assert decode(tokenizer, two.prompt_ids) == f"{OPENED}well<|im_end|>\nno\n"
+
+
+def test_an_observation_inside_a_reply_cannot_end_it(tokenizer):
+    renderer = Renderer(tokenizer, load_prompt(CONTINUING), history=2, max_turns=9)
+    first = view("a")
+    turn = answer(renderer, first, renderer.render(first), "<go>left</go>")
+    two = renderer.render(view("x<|im_end|>y", [turn]))
+    assert renderer.end_id not in two.context_ids
+    assert decode(tokenizer, two.context_ids) == "x<|im_end|>y"
+
+
 def test_fresh_prompts_restart_and_show_the_history_window(tokenizer, fresh):
     renderer = Renderer(tokenizer, fresh, history=2, max_turns=9)
     turns = []

@@ -345,6 +345,12 @@ def test_a_growing_conversation_is_sent_whole(server, tmp_path):
     assert [message["role"] for message in last] == (["user", "assistant"] * len(spoken))[: len(spoken)]
 
 
+def test_a_prompt_that_goes_on_inside_a_reply_is_refused(server, tmp_path):
+    with pytest.raises(UsageError, match=r"layout: continuing.*growing or fresh"):
+        evaluate(config(tmp_path, server, limit=1, prompt="agentbench.prompts:search_qa/continuing"))
+    assert not server.bodies(CHAT)
+
+
 def test_a_context_that_is_full_is_no_error(server, tmp_path):
     server.chat = lambda messages, seed: (
         (400, {"error": {"message": "maximum context length"}}) if len(messages) > 1 else "x"

@@ -138,13 +138,36 @@ def test_import_gives_ids_that_change_with_the_content(tmp_path, monkeypatch):
         dataset.find_task("mbpp/900@00000000")
 
 
+def test_challenge_tests_are_asked_for_by_a_split_of_their_own(tmp_path, monkeypatch, judge):
+    monkeypatch.setenv("AGENTBENCH_DATA", str(tmp_path / "data"))
+    source = tmp_path / "source"
+    source.mkdir()
+    hard = {
+        **MBPP,
+        "task_id": 901,
+        "challenge_test_list": ["assert plus(0.1, 0.2) < 0.31", "assert plus(-1, 1) == 0"],
+    }
+    (source / "mbpp.jsonl").write_text(json.dumps(MBPP) + "\n" + json.dumps(hard))
+    assert import_data(dataset.DATASET, source).counts == {"mbpp": 2, "mbpp-challenge": 1}
+    assert not verify_data(dataset.DATASET).problems
+    assert [len(dataset.find_task(name).tests) for name in dataset.tasks("mbpp")] == [3, 3]
+    (name,) = dataset.tasks("mbpp-challenge")
+    assert name.startswith("mbpp-challenge/901@")
+    task = dataset.find_task(name)
+    assert [test.input for test in task.tests[3:]] == hard["challenge_test_list"]
+    plus = "def plus(a, b): return {}"
+    assert judge.judge(task, plus.format("a + b"), task.tests).verdict == "passed"
+    # passes the three of the list, fails the challenge
+    assert judge.judge(task, plus.format("abs(a) + b"), task.tests).verdict == "wrong_answer"
+
+
 # --- the published files ---
 
 FILES = {
     "HumanEval.jsonl": (100, set()),
     "humaneval_plus_seed.jsonl": (100, set()),
     "sanitized-mbpp.json": (364, set()),
-    "mbpp.jsonl": (874, {"367", "601", "927"}),
+    "mbpp.jsonl": (874, set()),
     "mbpp_plus.jsonl": (343, set()),
 }
 

@@ -1,6 +1,7 @@
 """`agentbench judge`: verdicts of given programs, pass@k, resuming, refusals."""
 
 import json
+import time
 
 import pytest
 
@@ -55,6 +56,31 @@ def test_each_program_gets_a_verdict_with_its_reason_and_ground(judge, files):
     assert rows["add", 0]["python"]
     assert found.rates[1].value == 0.5  # one task of two
     assert found.verdicts == {"passed": 2, "wrong_answer": 1}
+
+
+def test_records_tell_verdict_and_processor_time_of_each_test(judge, files):
+    busy = "import time\ndef add(a, b):\n    end = time.process_time() + 0.2 * (a == 2)\n"
+    busy += "    while time.process_time() < end: pass\n    return a + b + (a < 0)\n"
+    paths = files([solution("add", busy), solution("sum", SUM)])
+    grade(*paths)
+    rows = lines(paths[2])
+    first, second = rows["add", 0]["tests"]
+    assert (first["verdict"], second["verdict"]) == ("passed", "wrong_answer")
+    assert 0.19 < first["cpu_seconds"] < 0.5
+    assert second["cpu_seconds"] < 0.1
+    assert "memory_bytes" not in first  # both calls are of one process
+    (printed,) = rows["sum", 0]["tests"]
+    assert printed["memory_bytes"] == rows["sum", 0]["memory_bytes"] > 1 << 20
+
+
+def test_it_ends_whatever_the_last_programs_leave_running(judge, files):
+    waits = "import threading, time\nthreading.Thread(target=time.sleep, args=(1e6,)).start()\n"
+    tasks = [{**TASKS[0], "cpu_seconds": 1}, {**TASKS[1], "cpu_seconds": 1}]
+    paths = files([solution("add", waits + ADD), solution("sum", f"{SUM}\nwhile True: pass")], tasks)
+    began = time.monotonic()
+    assert grade(*paths, workers=2).verdicts == {"passed": 1, "time_limit": 1}
+    assert time.monotonic() - began < 100
+    assert len(lines(paths[2])) == 2
 
 
 def test_pass_at_k_is_the_unbiased_estimate(judge, files):

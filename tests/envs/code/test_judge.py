@@ -1,6 +1,8 @@
 """Verdicts: causes in their order, programs that read and print, and what other graders were blamed for."""
 
 import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -168,6 +170,64 @@ def test_a_program_without_tests_must_load(judge):
     assert judge.judge(FUNCTION, "1 / 0", ()).verdict == "runtime_error"
 
 
+# The tests make objects of a class that only the program has, as those of Mbpp/601 do.
+WITHIN = Task(
+    "w", "", "", "asserts", entry="first", names=("first", "Pair"), setup=("one = Pair(1)",), within=True,
+    hidden=(Test("assert first(one) == 1"), Test("assert first(Pair(7)) == 7")), cpu=1, call_cpu=1,
+)  # fmt: skip
+FORGED = "import os; text = b'{\"v\":\"yes\"}'; os.write(4, len(text).to_bytes(4, 'little') + text); return 0"
+PAIR = "class Pair:\n    def __init__(self, a): self.a = a\ndef first(pair):\n    {}\n"
+
+
+@pytest.mark.parametrize(
+    ("body", "verdict", "passed"),
+    [
+        ("return pair.a", "passed", 2),
+        ("return 1", "wrong_answer", 1),
+        ("return pair.b", "runtime_error", 0),
+        ("import os; os._exit(0)", "runtime_error", 0),
+        ("raise SystemExit", "runtime_error", 0),
+        ("while True: pass", "time_limit", 0),
+        # A forged answer: the frame is sent before the real one, without the nonce of this test.
+        (FORGED, "runtime_error", 0),
+    ],
+)
+def test_tests_that_need_a_class_of_the_program_run_in_its_process_and_say_so(judge, body, verdict, passed):
+    found = judged(judge, WITHIN, PAIR.format(body))
+    assert (found.verdict, found.passed, found.judging) == (verdict, passed, "tests, same interpreter")
+
+
+def test_tests_in_the_program_s_process_can_be_forged_by_one_that_replaces_what_they_use(judge):
+    # The residual risk that docs/code.md names: the texts are compared by objects of the program.
+    cheat = "class Equal:\n    def __eq__(self, other): return True\nPair = first = lambda *a: Equal()\n"
+    assert judged(judge, WITHIN, cheat).verdict == "passed"
+
+
+def test_a_worker_whose_processes_have_grown_is_replaced(monkeypatch):
+    from agentbench.envs.code import judge as module
+
+    judge = Judge()
+    assert judged(judge, FUNCTION, HONEST).verdict == "passed"
+    (worker,) = judge._all[0].workers.values()
+    before = worker.memory()
+    assert 4 << 20 < before < 256 << 20
+    monkeypatch.setattr(module, "_BYTES_PER_WORKER", before + (64 << 20))
+    monkeypatch.setattr(module, "_PROGRAMS_BETWEEN_LOOKS", 1)
+    judged(judge, FUNCTION, HONEST)
+    assert judge._all[0].workers[False] is worker
+    # The tester, which outlives programs, keeps 128 MiB.
+    keeps = Test("import sys; sys.kept = b'x' * (128 << 20); assert add(1, 1) == 2")
+    task = Task("k", "", "", "asserts", entry="add", names=("add",), hidden=(keeps,))
+    assert judged(judge, task, HONEST).verdict == "passed"
+    assert worker.memory() > before + (120 << 20)
+    assert judged(judge, FUNCTION, HONEST).verdict == "passed"
+    fresh = judge._all[0].workers[False]
+    assert fresh is not worker
+    assert not os.path.exists(f"/proc/{worker.pid}")
+    assert fresh.memory() < before + (64 << 20)
+    judge.close()
+
+
 # --- what other graders were blamed for ---
 
 BUSY = (
@@ -202,7 +262,8 @@ def test_the_limit_is_for_each_test_not_for_all(judge):
 
 def test_no_process_is_left_or_unreaped_after_many_programs():
     judge = Judge()
-    for code in (HONEST, "1 / 0", "import os\ndef add(a, b): os._exit(0)", "def add(a, b): return 0"):
+    killed = "def add(a, b):\n    while True: pass"
+    for code in (HONEST, "1 / 0", killed, "import os\ndef add(a, b): os._exit(0)", "def add(a, b): return 0"):
         judged(judge, FUNCTION, code)
     (worker,) = judge._all[0].workers.values()
     tree = {worker.pid, *descendants(worker.pid)}
@@ -242,6 +303,17 @@ def test_twice_broken_is_infrastructure(monkeypatch):
     assert (found.verdict, found.reason) == ("infrastructure", "twice: no zygote today")
 
 
+def test_the_stop_by_the_wall_clock_is_infrastructure_after_a_second_try_and_never_the_program_s_failure():
+    judge = Judge()
+    began = time.monotonic()
+    found = judge.run("import time; time.sleep(1000)", limits=Limits(cpu=5, idle=900, wall=0.5))
+    assert found.verdict == "infrastructure"
+    assert found.reason.startswith("twice: no end after")
+    assert time.monotonic() - began < 100
+    assert judged(judge, FUNCTION, HONEST).verdict == "passed"
+    judge.close()
+
+
 def test_an_idle_program_is_stopped_soon_and_a_slow_one_is_not(judge):
     slot = judge._all[0]
     worker = judge._worker(slot, False)
@@ -253,8 +325,23 @@ def test_an_idle_program_is_stopped_soon_and_a_slow_one_is_not(judge):
     assert run_script(worker, job, b"", Limits(cpu=5, idle=5)).stdout == b"1\n"
 
 
-def test_a_limit_above_the_hard_one_is_clamped_and_on_record(judge):
-    assert isinstance(judge.facts["clamped"], dict)
+def test_a_hard_limit_of_the_machine_is_respected_and_on_record(judge):
+    """Programs want 64 MiB of stack and 64 files; a cluster that allows less must neither fail nor go unmentioned."""
+    script = (
+        "import resource\n"
+        "for kind, most in ((resource.RLIMIT_STACK, 16 << 20), (resource.RLIMIT_NOFILE, 60)):\n"
+        "    resource.setrlimit(kind, (min(most, resource.getrlimit(kind)[0]), most))\n"
+        "from agentbench.envs.code.judge import Judge\n"
+        "judge = Judge()\n"
+        "found = judge.run('import resource as r; print(r.getrlimit(r.RLIMIT_STACK), r.getrlimit(r.RLIMIT_NOFILE))')\n"
+        "print(judge.facts['clamped']['stack'], judge.facts['clamped']['nofile'], found.verdict, found.stdout)\n"
+        "judge.close()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
+    assert done.stdout.split("\n")[0] == "16777216 60 passed (16777216, 16777216) (60, 60)", done.stderr
+
+
+def test_limits_beyond_what_the_kernel_takes_do_no_harm(judge):
     worker = judge._worker(judge._all[0], False)
     huge = Limits(cpu=5, threads=1 << 30, memory=1 << 50)
     job = {"mode": "script", "code": "print(1)", "prelude": False}

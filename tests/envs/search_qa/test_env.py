@@ -273,7 +273,7 @@ def test_an_unknown_kind_of_retriever_is_refused_before_the_first_search():
 def test_the_protocol_brings_its_prompt_parser_turns_and_penalty():
     assert SPEC.under({}) == SPEC.under({"k": 5, "retriever": "bm25"}) == SPEC
     other = SPEC.under({"protocol": "search-r1"})
-    assert (other.prompt, other.parser) == ("agentbench.prompts:search_qa/growing", "search:search-r1")
+    assert (other.prompt, other.parser) == ("agentbench.prompts:search_qa/continuing", "search:search-r1")
     assert (other.max_turns, other.invalid_penalty) == (5, 0.0)
     assert SPEC.under({"turns": 7}).max_turns == 7
     assert SPEC.under({"tag_order": "search-r1"}).parser == "search:search-r1"

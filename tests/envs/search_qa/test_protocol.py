@@ -105,7 +105,7 @@ def test_wrong_settings_are_refused_in_one_line(rules, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["react", "growing", "transcript"])
+@pytest.mark.parametrize("name", ["react", "growing", "continuing", "transcript"])
 def test_prompts_stop_where_the_parser_stops_reading(name):
     assert load_prompt(f"agentbench.prompts:search_qa/{name}").stop == STOPS
 

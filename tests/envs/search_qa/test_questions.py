@@ -1,17 +1,21 @@
+import functools
 import gzip
 import json
+import threading
 from collections import Counter
+from dataclasses import replace
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from agentbench.datasets import dataset, import_data, verify_data
-from agentbench.envs.search_qa.dataset import find_files, stored
+from agentbench.datasets import dataset, fetch_data, import_data, verify_data
+from agentbench.envs.search_qa.dataset import DATASET, find_files, stored
 from agentbench.envs.search_qa.metrics import normal_form
 from agentbench.envs.search_qa.questions import SETS, answers_of, content_hash, question_of
 from agentbench.envs.search_qa.splits import by_hash, find_task, stratified, tasks
-from agentbench.errors import CorruptData, MissingData, UnknownName
+from agentbench.errors import CorruptData, MissingData, UnknownName, UsageError
 from agentbench.evaluation.panels import load_panel
 from agentbench.registry import env_spec
 
@@ -204,3 +208,65 @@ def test_records_keep_their_original_question(files):
     (files / "nq.jsonl").write_text(json.dumps({"question": "who is it", "answers": ["x"]}) + "\n")
     import_data(dataset("search-qa"), files)
     assert find_task(tasks("nq")[0]).text == "who is it"
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def hub(tmp_path):
+    """The dataset with its sources on a local server, which has the published paths and two questions in each file."""
+    folder = tmp_path / "hub"
+    for source in DATASET.sources:
+        path = folder / source.url.partition("://")[2].partition("/")[2]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        name = "/".join(path.parts[-2:])
+        records = [
+            {"id": f"test_{n}", "question": f"{name} {n}", "golden_answers": [f"a{n}"]} for n in range(2)
+        ]
+        path.write_text("".join(json.dumps(each) + "\n" for each in records))
+    handler = functools.partial(QuietHandler, directory=str(folder))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=functools.partial(server.serve_forever, poll_interval=0.01), daemon=True)
+    thread.start()
+    host = f"http://127.0.0.1:{server.server_port}"
+    yield replace(
+        DATASET,
+        sources=tuple(
+            replace(each, url=f"{host}/{each.url.partition('://')[2].partition('/')[2]}")
+            for each in DATASET.sources
+        ),
+    )
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_the_seven_sets_and_the_training_split_are_fetched(hub, tmp_path, monkeypatch):
+    monkeypatch.setenv("AGENTBENCH_DATA", str(tmp_path / "data"))
+    report = fetch_data(hub)
+    assert report.counts == {**dict.fromkeys(SETS, 2), "nq-train": 2, "hotpotqa-train": 2}
+    assert sum(note.endswith("official questions") for note in report.notes) == len(SETS)
+    questions = [stored(owner)[task].text for owner in SETS for task in stored(owner)]
+    assert {text.split("/")[1][:4] for text in questions if "hotpotqa" in text} == {"dev."}
+    assert {text.split("/")[1][:4] for text in questions if "popqa" in text} == {"test"}
+    # NQ first, then HotpotQA
+    assert [find_task(name).text.partition("/")[0] for name in tasks("train")] == [
+        "nq",
+        "nq",
+        "hotpotqa",
+        "hotpotqa",
+    ]
+    assert not verify_data(hub).problems
+
+
+def test_a_question_file_that_is_not_there_names_its_address(hub, tmp_path, monkeypatch):
+    monkeypatch.setenv("AGENTBENCH_DATA", str(tmp_path / "data"))
+    first, *others = hub.sources
+    gone = replace(hub, sources=(replace(first, url=f"{first.url}.moved"), *others))
+    with pytest.raises(UsageError, match=r"http://127\.0\.0\.1.*/nq/test\.jsonl\.moved answered 404"):
+        fetch_data(gone)
+    with pytest.raises(MissingData):
+        stored("nq")

@@ -21,7 +21,12 @@ from agentbench.types import Action, Group, Turn
 
 torch = pytest.importorskip("torch")
 
-LAYOUTS = {"fresh": "react", "growing": "growing", "growing, bare": "transcript"}
+LAYOUTS = {
+    "fresh": "react",
+    "growing": "growing",
+    "growing, bare": "transcript",
+    "continuing": "continuing",
+}
 
 
 @pytest.fixture(scope="module")
@@ -139,8 +144,9 @@ def test_special_tokens_in_retrieved_text_stay_text(models, retriever, layout):
         view.turns.append(turn)
         view.observation, _, _, _, view.info = env.step(action.text)
     assert "<|im_end|>" in view.observation
-    # fresh: one message a prompt; growing: the first message, then the reply's own end and the second message's
-    assert counts == ([1, 1] if layout == "fresh" else [1, 3])
+    # fresh: one message a prompt; growing: the first message, then the reply's own end and the second message's;
+    # continuing: the first message's alone, since the reply ended with </search> and goes on
+    assert counts == {"fresh": [1, 1], "continuing": [1, 1]}.get(layout, [1, 3])
     assert "<|im_end|>" in tokenizer.decode(rendered.prompt_ids, skip_special_tokens=True)
 
 

@@ -11,7 +11,6 @@ import gc
 import os
 import sys
 import threading
-from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -101,7 +100,6 @@ def _leave(names: dict[str, Any], failure: Any) -> None:
 
 def _answer(names: dict[str, Any], job: dict[str, Any]) -> None:
     """Answer calls until the tester hangs up."""
-    find = names.__getitem__
     owner: Any = None
     if job["solution_class"] and "class Solution" in job["code"]:
         try:
@@ -115,7 +113,7 @@ def _answer(names: dict[str, Any], job: dict[str, Any]) -> None:
             request = plain.loads(wire.receive(_TESTER))
         except (wire.Gone, OSError):
             _exit(0)
-        wire.send(_TESTER, _reply(find, owner, request))
+        wire.send(_TESTER, _reply(names, owner, request))
         for stream in (sys.stdout, sys.stderr):
             try:
                 stream.flush()
@@ -123,16 +121,19 @@ def _answer(names: dict[str, Any], job: dict[str, Any]) -> None:
                 continue
 
 
-def _reply(find: Callable[[str], Any], owner: Any, request: Any) -> bytes:
+def _reply(names: dict[str, Any], owner: Any, request: Any) -> bytes:
     try:
         name = request["f"]
         arguments = plain.unpack(request["a"])
+        if not name:  # a test text and its nonce
+            exec(compile(arguments[0], "<tests>", "exec", dont_inherit=True), dict(names))
+            return plain.dumps({"v": arguments[1]})
         keywords = plain.unpack(request["k"]) if "k" in request else {}
         if owner is not None:
             function = getattr(owner, name)
         else:
             try:
-                function = find(name)
+                function = names[name]
             except KeyError:
                 raise NameError(f"name {name!r} is not defined") from None
         value = function(*arguments, **keywords)

@@ -153,8 +153,7 @@ class Calls:
 def judge(job: Mapping[str, Any], calls: Calls) -> list[dict[str, Any]]:
     """Run every test of a job, or up to the first that fails where it says so; one result each."""
     results: list[dict[str, Any]] = []
-    run = _asserts if job["kind"] == "asserts" else _calls
-    tests = run(job, calls)
+    tests = _KINDS[job["kind"]](job, calls)
     while True:
         try:
             test = next(tests, None)
@@ -211,6 +210,25 @@ def _asserts(job: Mapping[str, Any], calls: Calls) -> Any:
         yield lambda text=text: _passes(exec, _compiled(text), names)
 
 
+def _within(job: Mapping[str, Any], calls: Calls) -> Any:
+    """Test texts that need classes of the program: each goes into its process, and a fresh nonce must come back."""
+    for text in job["tests"]:
+        yield lambda text=text: _inside("\n".join([*job["setup"], text]), calls)
+
+
+def _inside(text: str, calls: Calls) -> dict[str, Any]:
+    nonce = os.urandom(16).hex()
+    try:
+        answer = calls.raw("", [text, nonce])
+    except Exception:
+        if calls.failure is not None and calls.failure["name"] == "AssertionError":
+            return {"verdict": "wrong_answer", "message": calls.failure["message"]}
+        raise
+    if answer != nonce:
+        raise Broken("sent what is no value")
+    return {"verdict": "passed"}
+
+
 def _calls(job: Mapping[str, Any], calls: Calls) -> Any:
     """Argument lists with expected values; without expected values, what was returned is told."""
     rule = _rule(job["rule"], calls)
@@ -218,6 +236,9 @@ def _calls(job: Mapping[str, Any], calls: Calls) -> Any:
     for place, arguments in enumerate(job["inputs"]):
         wanted = None if expected is None else [expected[place]]
         yield lambda arguments=arguments, wanted=wanted: _call(job["entry"], arguments, wanted, rule, calls)
+
+
+_KINDS = {"asserts": _asserts, "within": _within, "calls": _calls}
 
 
 def _call(entry: str, arguments: Any, wanted: Any, rule: Any, calls: Calls) -> dict[str, Any]:
