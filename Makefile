@@ -67,11 +67,12 @@ test-real: setup
 	test -e $(REAL)/config.json || $(BIN)/agentbench model fetch smollm2-135m-q4 -o $(REAL)
 	AGENTBENCH_REAL_MODEL=$(abspath $(REAL)) $(BIN)/python -m pytest -q tests/real
 
-# On a machine with a card: the tests that go there by themselves, the check of low precision.
+# On a machine with a card: the tests that go there by themselves, the check of low precision, figures of speed.
 gpu:
 	$(PYTHON_GPU) -m pytest -q -m "not slow" tests/core/engines/hf tests/core/training/test_real_like.py tests/trainers \
 		--ignore tests/trainers/student/test_distributed.py
 	$(PYTHON_GPU) benchmarks/gpu/check.py $(REAL)
+	$(PYTHON_GPU) benchmarks/gpu/bench.py
 
 test-slow: setup
 	$(BIN)/python -m pytest -q -m slow

@@ -197,7 +197,9 @@ def _explain(model: type[BaseModel], error: ValidationError, where: str) -> str:
         return f"the key {key!r} is missing"
     reason = printable(first["msg"], 500).removeprefix("Value error, ")
     if first["type"] == "value_error":  # a sentence of a validator's own, which names its key
-        return f"{where}{'.'.join(path)}: {reason}" if path else f"{where}{reason}"
+        if not path:  # of the section as a whole, such as "trainer."
+            return f"{where.removesuffix('.')}: {reason}" if where.endswith(".") else f"{where}{reason}"
+        return f"{where}{'.'.join(path)}: {reason}"
     return f"{key} = {shortened(first['input'])} is not allowed: {reason[:1].lower()}{reason[1:]}"
 
 

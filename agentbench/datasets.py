@@ -23,6 +23,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import platform
 import shutil
 import tempfile
 import time
@@ -210,7 +211,8 @@ def import_data(
             "are imported together: give the folder that holds them"
         )
     target.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{item.id}-import-", dir=target.parent))
+    _sweep(target)
+    staging = Path(tempfile.mkdtemp(prefix=f"{_staged(item.id)}{os.getpid()}-", dir=target.parent))
     try:
         report = item.import_dir(src, staging, progress)
         if not sum(report.counts.values()):
@@ -226,6 +228,19 @@ def import_data(
 
 def _plain(report: ImportReport) -> dict[str, Any]:
     return {"counts": dict(report.counts), "notes": list(report.notes), "problems": list(report.problems)}
+
+
+def _staged(name: str) -> str:
+    """How the folders begin that this machine's imports fill; the process follows."""
+    return f".{name}-import-{platform.node()}-"
+
+
+def _sweep(target: Path) -> None:
+    """Remove what imports left that were killed on this machine: folders that name a process which is no more."""
+    for path in target.parent.glob(f"{_staged(target.name)}*-*"):
+        process = path.name.removeprefix(_staged(target.name)).partition("-")[0]
+        if process.isdigit() and Path("/proc/self").exists() and not Path("/proc", process).exists():
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _swap(staging: Path, target: Path) -> None:

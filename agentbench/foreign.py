@@ -35,6 +35,17 @@ def printable(text: str, limit: int = SHOWN) -> str:
     return f"{kept} … and {left} more characters" if left > 0 else kept
 
 
+def page(text: str) -> str:
+    """Write a text of several lines whole, with escapes as `printable` has them; line breaks and tabs stay."""
+    if text.isascii() and text.replace("\n", "").isprintable():
+        return text
+    kept = ("\n", "\t")
+    return "".join(
+        _escaped(char) if char not in kept and unicodedata.category(char) in _UNSEEN else char
+        for char in text
+    )
+
+
 def _escaped(char: str) -> str:
     return char.encode("unicode_escape").decode("ascii")
 
@@ -44,6 +55,16 @@ def writable(text: str, limit: int = SHOWN) -> str:
     if len(text) > limit:
         text = f"{text[:limit]} … and {len(text) - limit} more characters"
     return text.encode("utf-8", "replace").decode()
+
+
+def visible(text: str, limit: int = SHOWN) -> str:
+    """Write what a page would hide or turn around as escapes, and cut what is too long; line breaks and tabs stay."""
+    kept = "".join(
+        _escaped(char) if char not in "\n\t" and unicodedata.category(char) in _UNSEEN else char
+        for char in text[:limit]
+    )
+    left = len(text) - limit
+    return f"{kept} … and {left} more characters" if left > 0 else kept
 
 
 def shortened(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import platform
@@ -37,7 +38,28 @@ def versions() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": found,
+        **({"code": code} if (code := _commit()) else {}),
+        "hardware": _host(),
     }
+
+
+@functools.cache
+def _commit() -> str | None:
+    """Commit of the checkout that this package runs from, "-dirty" where files changed; None where it is installed."""
+    root = Path(__file__).parent.parent
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):  # no git, or a checkout of another user
+        return None
+
+
+@functools.cache
+def _host() -> dict[str, Any]:
+    """What of `hardware` stays as it is."""
+    return {key: value for key, value in hardware().items() if key != "memory_free_gib"}
 
 
 def _version(package: str) -> str | None:

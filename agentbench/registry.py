@@ -5,6 +5,7 @@ Anywhere a name is accepted, "package.module:Name" and "path/to/file.py:Name" ar
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.metadata
 import importlib.resources
@@ -12,8 +13,9 @@ import importlib.util
 import inspect
 import os
 import sys
+import traceback
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -52,7 +54,8 @@ def load(kind: str, name: str) -> Any:
 
     Raises:
         UnknownName: nothing of that name is installed.
-        ImportError: the plug-in's own import failed; a note names the plug-in.
+        ImportError: an installed plug-in's own import failed; a note names the plug-in.
+        ContractError: a module or file that was named raised when it was imported.
     """
     points = entry_points(kind)
     if name in points:
@@ -75,12 +78,13 @@ def _import_module(name: str) -> ModuleType:
         raise UnknownName(
             f"{shortened(name)} is no name of a module; give package.module:Name or file.py:Name"
         )
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name and name.startswith(error.name):
-            raise UnknownName(f"no module {name!r}; is its package installed?") from error
-        raise
+    with _own_faults_named(name):
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name and f"{name}.".startswith(f"{error.name}."):
+                raise UnknownName(f"no module {name!r}; is its package installed?") from error
+            raise
 
 
 def _import_file(path: Path) -> ModuleType:
@@ -92,15 +96,29 @@ def _import_file(path: Path) -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    try:
+    with _own_faults_named(str(path)):
         spec.loader.exec_module(module)
-    except (SyntaxError, UnicodeDecodeError, ValueError) as error:
-        if isinstance(error, AgentBenchError):
-            raise
-        raise UnknownName(
-            f"{str(path)!r} is no Python that can be read: {printable(str(error), 300)}"
-        ) from error
     return module
+
+
+@contextlib.contextmanager
+def _own_faults_named(name: str) -> Iterator[None]:
+    """Say in one line what a stranger's code raises when it is imported, and where; `sys.exit` included.
+
+    Raises: UnknownName: it is no Python. ContractError: it raised.
+    """
+    try:
+        yield
+    except (AgentBenchError, KeyboardInterrupt):
+        raise
+    except (SyntaxError, UnicodeDecodeError) as error:
+        raise UnknownName(f"{name!r} is no Python that can be read: {printable(str(error), 300)}") from error
+    except BaseException as error:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        raise ContractError(
+            f"{name!r} cannot be imported: {type(error).__name__}: {printable(str(error), 300)} "
+            f"({Path(frame.filename).name}, line {frame.lineno})"
+        ) from error
 
 
 def env_spec(name: str) -> EnvSpec:
@@ -125,10 +143,16 @@ def open_engine(name: str, model: str | None, options: Mapping[str, Any]) -> Eng
     """Build an engine from its name, its model (None where none was named) and its keyword options.
 
     Raises: UnknownName: no such engine. ConfigError: an option that it does not have, or a model that it needs.
+        ContractError: what it builds is no engine.
     """
     factory = engine_factory(name)
     check_engine(name, model, options)
-    return factory(*([] if model is None else [model]), **options)
+    engine = factory(*([] if model is None else [model]), **options)
+    if not hasattr(engine, "poll"):  # both kinds of engine have it
+        raise ContractError(
+            f"engine plug-in {name!r} must build an engine (poll, close ...), got {type(engine).__name__}"
+        )
+    return engine
 
 
 def check_engine(name: str, model: str | None, options: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from .policy import Policy
 from .types import Group, RolloutPlan
 
 
@@ -20,10 +21,13 @@ class Update:
     Attributes:
         metrics: name -> number, written to metrics.jsonl.
         turn_columns: column -> {(trajectory id, turn index): value}; become turn annotations in the records.
+        notes: name -> {(trajectory id, turn index): text that a teacher read and the student did not}; become turn
+            notes in the records.
     """
 
     metrics: Mapping[str, float]
     turn_columns: Mapping[str, Mapping[tuple[str, int], float]] = field(default_factory=dict)
+    notes: Mapping[str, Mapping[tuple[str, int], str]] = field(default_factory=dict)
 
 
 class Team(Protocol):
@@ -112,11 +116,20 @@ class TrainerSpec:
         id: plug-in name: "atod".
         config: pydantic model of the algorithm's own keys (`extra="forbid"`).
         build: makes the trainer from the run's configuration and the algorithm's settings; usually the class itself.
-        needs: subset of {"teacher", "expert"}; a run without them is refused, and so are teachers nobody needs.
+        needs: subset of {"teacher", "expert", "speaker"}; a run without teacher or expert is refused, and so are
+            teachers nobody needs, and speakers (`teachers.speaker`) nobody listens to.
+        replays: whether it may use `rollout.recordings`; for others the key is an error.
+        authors: makes further authors that the algorithm's plans name, from the trainer and the run's `Voice` (see
+            `agentbench.training.authors`): name -> policy. A name of the table ("student", "expert" ...) is taken.
         ignores: dotted keys of TrainConfig that the algorithm does not use; setting one is an error.
         paper: where the algorithm comes from.
         refuse: raises UsageError where the run's configuration and the algorithm's settings cannot work together;
             called before anything is loaded.
+        presets: name -> values of the run's configuration (top-level keys and `trainer`, `rollout` sections) that
+            `preset: NAME` puts under the file's own: "paper", "released".
+        reference: (run's configuration, settings, groups) -> gradient of the first update's loss by parameter name,
+            worked out plainly in float64, for `agentbench check-objective`; NotImplementedError names a setting that
+            it does not cover. None: the algorithm has none.
     """
 
     id: str
@@ -126,3 +139,7 @@ class TrainerSpec:
     ignores: frozenset[str] = frozenset()
     paper: str = ""
     refuse: Callable[[Any, Any], None] | None = None
+    replays: bool = False
+    authors: Callable[[Any, Any], Mapping[str, Policy]] | None = None
+    presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    reference: Callable[..., Any] | None = None

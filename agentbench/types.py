@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -17,7 +18,12 @@ from .errors import ContractError, UsageError
 Finish = Literal["stop", "length", "abort"]
 End = Literal["terminated", "max_turns", "max_tokens", "context_full", "error"]
 Mode = Literal["episode", "step"]
-Authors = tuple[tuple[int, str], ...]
+Odds = tuple[tuple[str, float], ...]
+Authors = tuple[tuple[int, str | Odds], ...]
+"""Hand-overs (first turn, who acts from there on); who is an author, or ((author, weight), ...) drawn on every turn."""
+
+REPLAY = "replay"
+"""The author that says a task's recorded episode again."""
 
 FINISHES: tuple[str, ...] = get_args(Finish)
 ENDS: tuple[str, ...] = get_args(End)
@@ -206,12 +212,16 @@ class RolloutPlan:
         mode: "episode" runs whole episodes; "step" forks every member at an anchor (trajectory, turn).
         anchors: name of the anchor sampler, see `agentbench.rollout.anchors` (step mode only).
         authors: hand-over schedules, dealt to the episodes in turn; one schedule is ((first turn, author), ...), and an
-            author acts from that turn on until the next hand-over.
+            author acts from that turn on until the next hand-over. In place of an author may stand odds,
+            ((author, weight), ...): who acts is then drawn anew on every turn, with the episode's seed.
+        tasks: hand-over schedules of single tasks, which go before `authors`; episodes that "replay" acts in take the
+            env seed of the task's recording (episode mode only).
         labels: author who is also asked, on every turn, what it would do; kept in `Turn.label`.
         max_turns: turn limit; None takes the env's own.
         sampling: how the student samples.
         roots: hand-over schedules of the episodes from which anchors are drawn; None takes `authors` (step mode only).
         anchors_per_root: anchors drawn for each root, on average (step mode only).
+        most_per_root: anchors of one root at most; None sets no limit (step mode only).
         steps_per_member: turns each member plays after its anchor; None plays to the end (step mode only).
     """
 
@@ -220,17 +230,28 @@ class RolloutPlan:
     mode: Mode = "episode"
     anchors: str = "uniform"
     authors: tuple[Authors, ...] = (((0, "student"),),)
+    tasks: Mapping[str, Authors] = field(default_factory=dict)
     labels: str | None = None
     max_turns: int | None = None
     sampling: SamplingParams = SamplingParams()
     steps_per_member: int | None = None
     roots: tuple[Authors, ...] | None = None
     anchors_per_root: int = 1
+    most_per_root: int | None = None
 
 
-def author_of(authors: Authors, turn: int) -> str:
-    """Name of the author who acts on turn `turn`."""
-    return [name for first, name in authors if first <= turn][-1]
+def author_of(authors: Authors, turn: int, seed: int = 0) -> str:
+    """Name of the author who acts on turn `turn`; odds are drawn with the episode's seed, each turn apart."""
+    who = [who for first, who in authors if first <= turn][-1]
+    if isinstance(who, str):
+        return who
+    names, weights = zip(*who, strict=True)
+    return str(random.Random(derive_seed(seed, "author", turn)).choices(names, weights)[0])
+
+
+def authors_in(authors: Authors) -> set[str]:
+    """Everybody who may act under a hand-over schedule."""
+    return {name for _, who in authors for name in ([who] if isinstance(who, str) else dict(who))}
 
 
 def derive_seed(*parts: object) -> int:

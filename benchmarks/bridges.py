@@ -1,12 +1,14 @@
 """Measures the bridges: ALFWorld's hook beside TextWorld, WebShop's stand-in, and served environments over the wire.
 
-    python benchmarks/bridges.py alfworld FOLDER_WITH_GAMES --output alfworld.json
+    python benchmarks/bridges.py alfworld FOLDER_WITH_GAMES --output alfworld.json [--pieces 1]
     python benchmarks/bridges.py webshop FOLDER_WITH_FILES --output webshop.json
     python benchmarks/bridges.py served --output served.json
 
-`alfworld` plays both sides in one run with the same commands and counts every value that differs; it takes a second
-or two a game, all of it TextWorld's. `webshop` walks at random through the stand-in. `served` plays each environment
-locally and through `agentbench serve-env`'s server with the same commands, alone and with 100 sessions at once.
+`alfworld` plays both sides in one process with the same commands and counts every value that differs; it takes a few
+seconds a game, all of them TextWorld's. So it goes in pieces, each a batch size on a quarter of the games: pieces that
+are in the output are not played again, and `--pieces` stops after some. `webshop` walks at random through the
+stand-in. `served` plays each environment locally and through `agentbench serve-env`'s server with the same commands,
+step by step in turn, then in 100 sessions at once beside one session that does as much.
 """
 
 from __future__ import annotations
@@ -17,8 +19,10 @@ import json
 import os
 import platform
 import random
+import statistics
 import sys
 import time
+from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,8 +31,10 @@ sys.path[:] = [
     folder for folder in sys.path if Path(folder or ".").resolve() != Path(__file__).resolve().parent
 ]
 
-BATCHES = {"8": None, "3": 24, "1": 20}
-"""Games at once, and how many of the games are played so; None plays all."""
+BATCHES = (8, 3, 1)
+"""Games at once; every size plays all games."""
+
+QUARTERS = 4
 
 
 def main() -> int:
@@ -40,13 +46,13 @@ def main() -> int:
     parser.add_argument("folder", nargs="?", type=Path)
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--batch", choices=BATCHES, help="alfworld: just this batch size")
+    parser.add_argument("--pieces", type=int, default=99, help="alfworld: play at most so many pieces now")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     started = time.monotonic()
     measured: dict[str, Any]
     if options.part == "alfworld":
-        measured = alfworld(options.folder, options.seed, [options.batch] if options.batch else list(BATCHES))
+        measured = alfworld(options.folder, options.seed, options.pieces, options.output)
     elif options.part == "webshop":
         measured = webshop(options.folder, options.steps, options.seed)
     else:
@@ -80,31 +86,71 @@ def machine() -> dict[str, Any]:
     }
 
 
-def alfworld(folder: Path, seed: int, sizes: list[str]) -> dict[str, Any]:
-    """Play every game below a folder on both sides, in batches of three sizes."""
-    from agentbench.bridges import SideBySide
-    from agentbench.envs.alfworld.side_by_side import Plan, find_games, play
+def alfworld(folder: Path, seed: int, pieces: int, output: Path | None) -> dict[str, Any]:
+    """Play every game below a folder on both sides, once in batches of each size."""
+    from agentbench.envs.alfworld.side_by_side import find_games
 
     files = find_games([str(folder)])
-    parts = []
-    differences: list[str] = []
-    for size, count in ((int(name), BATCHES[name]) for name in sizes):
-        report = SideBySide()
-        chosen = sorted(random.Random(seed + size).sample(files, min(count or len(files), len(files))))
-        rounds = -(-len(chosen) // size)
-        play(chosen, Plan(size, rounds, seed=seed + size), report)
-        play(
-            chosen[:size], Plan(size, 3, steps=6), report
-        )  # three laps of a pool of one batch, seeded by nobody
-        differences += report.differences
-        times = {
-            name: {"original": round(a, 3), "ours": round(b, 5), "faster": round(a / b)}
-            for name, (a, b) in report.seconds.items()
-        }
-        counts = {**report.counts, "differ": len(report.differences)}
-        parts.append({"batch_size": size, "pool": len(chosen), **counts, "seconds": times})
-        print(json.dumps(parts[-1]), file=sys.stderr, flush=True)
-    return {"games": len(files), "batches": parts, "differences": differences}
+    random.Random(seed).shuffle(files)
+    known = json.loads(output.read_text())["pieces"] if output and output.is_file() else []
+    done = {(piece["batch_size"], piece["quarter"]): piece for piece in known}
+    # diagonally, so that a run that is cut off has played many games in batches of all sizes
+    order = [(size, (at + turn) % QUARTERS) for turn in range(QUARTERS) for at, size in enumerate(BATCHES)]
+    for size, quarter in [key for key in order if key not in done][:pieces]:
+        first = not any(key[0] == size for key in done)
+        done[size, quarter] = piece(sorted(files[quarter::QUARTERS]), size, quarter, seed, laps=first)
+        print(json.dumps(done[size, quarter]), file=sys.stderr, flush=True)
+    return {
+        "games": len(files),
+        "batches": [
+            total(size, [row for row in done.values() if row["batch_size"] == size]) for size in BATCHES
+        ],
+        "pieces": list(done.values()),
+        "differences": [words for row in done.values() for words in row["differences"]],
+    }
+
+
+def piece(files: list[str], size: int, quarter: int, seed: int, *, laps: bool) -> dict[str, Any]:
+    """Play some games once, timed, since they are new to both sides; then three laps of a pool of one batch."""
+    from agentbench.bridges import SideBySide
+    from agentbench.envs.alfworld.side_by_side import Plan, play
+
+    fresh, again = SideBySide(), SideBySide()
+    play(files, Plan(size, -(-len(files) // size), seed=seed + size), fresh)
+    if laps:  # seeded by nobody
+        play(files[:size], Plan(size, 3, steps=6), again)
+    both = Counter(fresh.counts) + Counter(again.counts)
+    return {
+        "batch_size": size,
+        "quarter": quarter,
+        "different_games": len(files),
+        "load": round(os.getloadavg()[0], 1),
+        **both,
+        "seconds": {name: {"original": a, "ours": b} for name, (a, b) in fresh.seconds.items()},
+        "differences": fresh.differences + again.differences,
+    }
+
+
+def total(size: int, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Add the pieces of a batch size up."""
+    counts = {
+        name: sum(row[name] for row in rows)
+        for name in ("different_games", "games", "steps", "won", "values")
+    }
+    faster = {
+        part: round(
+            sum(row["seconds"][part]["original"] for row in rows)
+            / sum(row["seconds"][part]["ours"] for row in rows)
+        )
+        for part in ("reset", "step")
+        if rows
+    }
+    return {
+        "batch_size": size,
+        **counts,
+        "differ": sum(len(row["differences"]) for row in rows),
+        "faster": faster,
+    }
 
 
 def webshop(folder: Path, steps: int, seed: int) -> dict[str, Any]:
@@ -131,36 +177,39 @@ def webshop(folder: Path, steps: int, seed: int) -> dict[str, Any]:
 
 
 def served(steps: int, seed: int) -> dict[str, Any]:
-    """Play each environment locally and over the wire; then with 100 sessions at once."""
+    """Play each environment locally and over the wire; then with 100 sessions at once beside one that plays as much."""
     from agentbench.bridges.episode import Terms
     from agentbench.bridges.openenv import Service
     from agentbench.bridges.serving import serving
-    from agentbench.registry import env_spec
+    from agentbench.registry import env_spec, names
 
     rows = {}
-    for name in ("corridor", "alfworld", "webshop"):
+    for name in names("envs"):
         terms = Terms(env_spec(name))
         with serving(Service(terms, port=0)) as url:
             rows[name] = play_over(url, terms, steps, seed)
-            rows[name]["100 sessions"] = asyncio.run(crowd(url, 100, 10))
+            many, one = (asyncio.run(crowd(url, sessions, 1000 // sessions)) for sessions in (100, 1))
+            rows[name]["sessions"] = {"100": many, "1": one}
+        print(name, json.dumps(rows[name]), file=sys.stderr, flush=True)
     return {"served": rows, "differences": [name for name, row in rows.items() if row["differences"]]}
 
 
 def play_over(url: str, terms: Any, steps: int, seed: int) -> dict[str, Any]:
-    """Play the same commands on both sides, one session."""
+    """Play the same commands on both sides in turn, one session."""
     from websockets.sync.client import connect
 
     rng, spec = random.Random(seed), terms.spec
     local, tasks = spec.make(), terms.tasks(terms.split)
-    wire = here = 0.0
-    played = differences = 0
+    wire: list[float] = []
+    here: list[float] = []
+    differences = 0
     with connect(url.replace("http", "ws") + "/ws") as socket:
 
         def ask(kind: str, **data: Any) -> Any:
             socket.send(json.dumps({"type": kind, "data": data}))
             return json.loads(socket.recv())["data"]
 
-        while played < steps:
+        while len(wire) < steps:
             task = tasks[rng.randrange(len(tasks))]
             answer = ask("reset", task=task, seed=0)
             text, info = local.reset(seed=0, options={"task": task})
@@ -171,40 +220,45 @@ def play_over(url: str, terms: Any, steps: int, seed: int) -> dict[str, Any]:
                 answer = ask("step", command=command)
                 between = time.perf_counter()
                 text, reward, _, _, info = local.step(command)
-                wire, here = wire + between - started, here + time.perf_counter() - between
-                played += 1
+                wire.append(1e3 * (between - started))
+                here.append(1e3 * (time.perf_counter() - between))
                 differences += answer["observation"]["text"] != text
                 differences += answer["observation"]["admissible"] != info["admissible"]
                 differences += answer["reward"] != reward / spec.reward_unit
     return {
-        "steps": played,
+        "steps": len(wire),
         "differences": differences,
-        "wire_ms_a_step": round(1e3 * wire / played, 3),
-        "local_ms_a_step": round(1e3 * here / played, 3),
+        "wire_ms_median": round(statistics.median(wire), 3),
+        "local_ms_median": round(statistics.median(here), 3),
+        "added_ms_median": round(statistics.median(a - b for a, b in zip(wire, here, strict=True)), 3),
     }
 
 
-async def crowd(url: str, sessions: int, steps: int) -> dict[str, Any]:
-    """Play in many sessions at once; all of them are open before any steps."""
+async def crowd(url: str, sessions: int, episodes: int) -> dict[str, Any]:
+    """Step in many sessions at once, each a step after a reset; all of them are open before any steps."""
     from websockets.asyncio.client import connect
 
-    opened = asyncio.Barrier(sessions)
+    opened = asyncio.Barrier(sessions + 1)
 
-    async def one(number: int) -> int:
-        async with connect(url.replace("http", "ws") + "/ws") as socket:
-            await socket.send(json.dumps({"type": "reset", "data": {"index": number}}))
-            done = json.loads(await socket.recv())["data"]["done"]
+    async def one(number: int) -> None:
+        async with connect(url.replace("http", "ws") + "/ws", open_timeout=60) as socket:
+
+            async def ask(kind: str, **data: Any) -> None:
+                await socket.send(json.dumps({"type": kind, "data": data}))
+                assert json.loads(await socket.recv())["type"] == "observation"
+
+            await ask("reset", index=number)
             await opened.wait()
-            count = 0
-            while not done and count < steps:
-                await socket.send(json.dumps({"type": "step", "data": {"command": "look"}}))
-                done = json.loads(await socket.recv())["data"]["done"]
-                count += 1
-            return count
+            for _ in range(episodes):
+                await ask("reset", index=number)
+                await ask("step", command="look")
 
+    playing = [asyncio.create_task(one(number)) for number in range(sessions)]
+    await opened.wait()
     started = time.perf_counter()
-    counts = await asyncio.gather(*(one(number) for number in range(sessions)))
-    return {"steps": sum(counts), "seconds": round(time.perf_counter() - started, 2)}
+    await asyncio.gather(*playing)
+    seconds = time.perf_counter() - started
+    return {"resets_and_steps": 2 * sessions * episodes, "seconds": round(seconds, 2)}
 
 
 if __name__ == "__main__":

@@ -28,7 +28,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 from agentbench.engine import Request
 from agentbench.engines.hf.engine import HFEngine
+from agentbench.engines.hf.forward import cache_name
 from agentbench.models.tiny import make_model, make_tokenizer
+from agentbench.models.vocabulary import vocabulary_of
 from agentbench.types import SamplingParams
 
 Ids = list[list[int]]
@@ -179,10 +181,10 @@ def _steps(model: Any, tokenizer: Any, options: argparse.Namespace) -> dict[str,
     def bare_seconds() -> float:
         cache = DynamicCache()
         with torch.no_grad():
-            model(torch.from_numpy(prompts), past_key_values=cache, logits_to_keep=1)
+            model(torch.from_numpy(prompts), **{cache_name(model): cache}, logits_to_keep=1)
             started = time.process_time()
             for _ in range(steps):
-                model(torch.ones(rows, 1, dtype=torch.long), past_key_values=cache, logits_to_keep=1)
+                model(torch.ones(rows, 1, dtype=torch.long), **{cache_name(model): cache}, logits_to_keep=1)
             return time.process_time() - started
 
     own = [engine_seconds(steps + 2) - engine_seconds(2) for _ in range(options.repeats)]
@@ -198,9 +200,11 @@ def _largest_error(work: Workload, model: Any, tokenizer: Any) -> float:
     rows, said = by_engine(work, model, tokenizer)
     worst = 0.0
     tables = []
+    absent = vocabulary_of(tokenizer, model.config.vocab_size).absent(model.config.vocab_size)
     with torch.no_grad():
         for row in rows:
             logits_TV = model(torch.tensor([row])).logits[0]
+            logits_TV[:, absent] = float("-inf")  # ids without a token
             logits_TV[:, tokenizer.eos_token_id] = float("-inf")  # banned by min_new_tokens
             tables.append(logits_TV.log_softmax(-1))
     for index, start, action in said:

@@ -19,7 +19,7 @@ from agentbench.types import Group
 
 from .batch.tables import Batch
 from .maths.advantages import sampled_distillation
-from .maths.schedules import from_config
+from .maths.schedules import ScheduleConfig, from_config
 from .maths.turn_weights import (
     DisagreementUncertainty,
     TurnStatistics,
@@ -29,11 +29,10 @@ from .maths.turn_weights import (
 )
 from .maths.turns import per_token
 from .preconditions import require_comparable, require_groups, require_one_teacher, require_plain_sampling
+from .references import sampled
 from .student.student import Scores
 from .surrogate import EpisodeAdvantageConfig, PolicyGradient, episode_advantage
 from .teachers.open import open_teacher
-
-ScheduleConfig = float | dict[str, Any]
 
 
 class AtodConfig(EpisodeAdvantageConfig):
@@ -45,6 +44,7 @@ class AtodConfig(EpisodeAdvantageConfig):
         weights: "turn" (T-DUR), its "token" ablation, or "none".
         min_turns, min_gap, smoothing, mean_preserving, signal: see `turn_weights.DisagreementUncertainty`.
         gap_clip: bound on the absolute log-ratio of a sampled token; None leaves it free.
+        first_step: s of the first update in the schedules: 0, or 1 as in the released code.
     """
 
     kappa: ScheduleConfig = Field(
@@ -60,6 +60,7 @@ class AtodConfig(EpisodeAdvantageConfig):
     mean_preserving: bool = False
     signal: Literal["both", "disagreement", "uncertainty"] = "both"
     gap_clip: float | None = Field(default=None, gt=0)
+    first_step: Literal[0, 1] = 0
 
     @model_validator(mode="after")
     def _used(self) -> AtodConfig:
@@ -85,7 +86,7 @@ class Atod(PolicyGradient):
         super().__init__(run)
         self.settings = settings
         self.teacher = open_teacher(run.teachers[0], self.student)
-        self.kappa, self.rho = from_config(settings.kappa), from_config(settings.rho)
+        self.kappa, self.rho = self.schedule("kappa", settings.kappa), self.schedule("rho", settings.rho)
         self.switches = DisagreementUncertainty(
             min_turns=settings.min_turns,
             min_gap=settings.min_gap,
@@ -96,15 +97,16 @@ class Atod(PolicyGradient):
 
     def update(self, groups: Sequence[Group], step: int) -> Update:
         """One iteration of the paper's algorithm box, after the rollout."""
+        s = step + self.settings.first_step
         batch = self.collate(groups)
         old = self.student.score(batch)  # log q(y_t), entropy
         teacher_BT = self.teacher.score(batch).logp_BT  # log p(y_t)
         turns = turn_statistics(old.logp_BT, teacher_BT, batch.turn_BT, batch.turns)  # d_k, h_k
         weight_BT, active = self._weights(batch, old, teacher_BT, turns)  # w_k = 1 - (1 - d_k)(1 - h_k)
         gap_BT = sampled_distillation(teacher_BT, old.logp_BT, batch.turn_BT, clip=self.settings.gap_clip)
-        distil_BT = self.kappa(step) * (weight_BT * gap_BT)  # kappa(s) w_k A_OPD
+        distil_BT = self.kappa(s) * (weight_BT * gap_BT)  # kappa(s) w_k A_OPD
         episode = episode_advantage(batch, self.settings)  # A_GRPO
-        reward_BT = self.rho(step) * per_token(episode.value_X, batch.turn_BT)  # rho(s) A_GRPO
+        reward_BT = self.rho(s) * per_token(episode.value_X, batch.turn_BT)  # rho(s) A_GRPO
         advantage_BT = distil_BT + reward_BT  # A_t = kappa(s) w_k A_OPD + rho(s) A_GRPO
         descent = self.ascend(batch, old, advantage_BT, step=step)  # Eq. 4
         return self.report(
@@ -121,8 +123,8 @@ class Atod(PolicyGradient):
                 **({} if self.settings.weights == "none" else {"weight": weight_BT}),
             },
             figures={
-                "kappa": self.kappa(step),
-                "rho": self.rho(step),
+                "kappa": self.kappa(s),
+                "rho": self.rho(s),
                 # the paper's health figure: distillation outweighs reward early and is outweighed late
                 "advantage_distillation": distil_BT.abs(),
                 "advantage_reward": reward_BT.abs(),
@@ -154,11 +156,37 @@ def refuse(run: TrainConfig, settings: AtodConfig) -> None:
     require_comparable(run, settings.importance_cap)
 
 
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {
+        "trainer": {
+            "group_stats": "trajectory",
+            "reduction": "trajectory_mean",
+            "min_turns": 1,
+            "min_gap": 0.0,
+        }
+    },
+    "released": {
+        "rows_per_update": 256,
+        "trainer": {
+            "group_stats": "turn",
+            "reduction": "token_mean",
+            "min_turns": 3,
+            "min_gap": 0.01,
+            "dual_clip": 3.0,
+            "entropy_coef": 0.001,
+            "first_step": 1,
+        },
+    },
+}
+
+
 SPEC = TrainerSpec(
     id="atod",
+    reference=sampled.atod,
     config=AtodConfig,
     build=Atod,
     refuse=refuse,
+    presets=PRESETS,
     needs=frozenset({"teacher"}),
     paper="ATOD, arXiv:2606.27814",
 )

@@ -5,7 +5,7 @@ The loop asks `plan(step)` which episodes the step needs and hands them to `upda
 1. `collate` turns the episodes into tables: tokens [B, T], turns [N], trajectories [M];
 2. `student.score` (and a teacher's `score`) give log-probs of the tokens on record, before anything changes;
 3. the algorithm makes from them one number per token: an advantage, a weight, a target;
-4. `descend` lowers the objective: it cuts the step into `updates_per_step` optimizer steps and each of those into
+4. `descend` lowers the objective: it cuts the step into `updates_per_step` optimizer steps (or by rows) and each into
    micro-batches, with denominators counted over all of them and over all processes, so that no cut changes the result;
    a loss or gradient that is not finite stops the run before the weights are touched;
 5. `report` measures what it is given and returns the step's figures and the turns' annotations.
@@ -31,6 +31,7 @@ from agentbench.training.config import TrainConfig
 from agentbench.types import Group, RolloutPlan, SamplingParams, derive_seed
 
 from .batch.micro import Micro, micro_batches
+from .batch.parts import rows_of_updates
 from .batch.tables import Batch, collate
 from .figures.alarms import Alarms
 from .figures.measures import (
@@ -44,14 +45,21 @@ from .figures.measures import (
 from .figures.meters import Meters
 from .maths.advantages import Standardised
 from .maths.reductions import Reduction, reduction_denominator, token_coefficients
+from .maths.schedules import Measured, Schedule, ScheduleConfig, from_config
 from .maths.turns import turn_mean
 from .objectives import Objective
 from .student import checkpoint
 from .student.processes import Processes
+from .student.still import gradient_of
 from .student.student import Scores, Student
 
 _PROBE_SHARE = 16
 """One row in so many is scored to compare engine and trainer where an algorithm does not score the whole batch."""
+
+
+def probe_rows(batch: Batch) -> Tensor:
+    """The first rows, one in `_PROBE_SHARE` of all."""
+    return torch.arange(-(-len(batch.tokens_BT) // _PROBE_SHARE))
 
 
 @dataclass
@@ -97,8 +105,14 @@ class Algorithm:
         self.student = Student(run, self.team, temperature=at, dropout=self.takes_dropout)
         self.tokenizer = self.student.tokenizer
         self.alarms = Alarms(speaks=self.team.first)
+        self.measured: dict[str, Measured] = {}
         self.updates = 0
         self.skipped = 0
+
+    @property
+    def one_update(self) -> bool:
+        """Whether a step is one optimizer step, so that its data is the current policy's own."""
+        return self.run.updates_per_step == 1 and self.run.rows_per_update is None
 
     # --- contract -----------------------------------------------------------------------------------------------------
 
@@ -126,6 +140,10 @@ class Algorithm:
         """Log-prob in nats, at temperature 1, of each token but the first."""
         return self.student.score_tokens(token_ids)
 
+    def gradient(self, groups: Sequence[Group], step: int = 0) -> dict[str, Any]:
+        """What one update would follow, by parameter in numpy; no weight changes. For `agentbench check-objective`."""
+        return gradient_of(self.student, lambda: self.update(groups, step))
+
     def save(self, folder: Path) -> None:
         """Write a plain Hugging Face folder and everything needed to go on."""
         checkpoint.save(folder, self.student, self.state())
@@ -141,6 +159,7 @@ class Algorithm:
             "updates": self.updates,
             "skipped": self.skipped,
             "alarms": self.alarms.state(),
+            "schedules": {name: schedule.state() for name, schedule in self.measured.items()},
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -151,6 +170,15 @@ class Algorithm:
             )
         self.updates, self.skipped = state["updates"], state["skipped"]
         self.alarms.load_state(state["alarms"])
+        for name, schedule in self.measured.items():
+            schedule.load_state(state["schedules"][name])
+
+    def schedule(self, name: str, config: ScheduleConfig) -> Schedule:
+        """Make the schedule of a key; one that follows measured figures sees those of every step and is saved."""
+        made = from_config(config)
+        if isinstance(made, Measured):
+            self.measured[name] = made
+        return made
 
     # --- parts of an update -------------------------------------------------------------------------------------------
 
@@ -166,8 +194,9 @@ class Algorithm:
         reduction: Reduction,
         step: int,
         keep_BT: Tensor | None = None,
+        balance: float = 1.0,
     ) -> Descent:
-        """Minimise an objective on a batch in `updates_per_step` optimizer steps.
+        """Minimise an objective on a batch in one optimizer step, or as many as the run asks for.
 
         Args:
             batch: this process's share.
@@ -175,48 +204,32 @@ class Algorithm:
             reduction: how tokens are averaged, counted over all processes.
             step: decides which trajectories share an update, and the learning rate.
             keep_BT: tokens that count among the trained ones; None keeps all.
+            balance: alpha of the reduction "turn_balanced"; the others ignore it.
         Returns: with `updates` 0 when no token counts anywhere, or nothing has a gradient.
         Raises: TrainingError: a loss or gradient is not finite; the weights are those before this update.
         """
         result = Descent(columns={name: torch.zeros(batch.tokens_BT.shape) for name in objective.names})
         self.student.set_learning_rate(step)
-        for rows_B in self._parts(batch, step):
+        for rows_B in rows_of_updates(batch, self.run, step, self.team.gather):
             turn_BT = torch.full_like(batch.turn_BT, -1)
             turn_BT[rows_B] = batch.turn_BT[rows_B]
             counted = (turn_BT, batch.traj_N, batch.ok_M)
             total = self.team.sum(reduction_denominator(reduction, *counted, keep_BT=keep_BT))
             if total == 0:
                 continue
-            coef_BT = token_coefficients(reduction, *counted, keep_BT=keep_BT, denominator=total)
+            coef_BT = token_coefficients(
+                reduction, *counted, keep_BT=keep_BT, denominator=total, balance=balance
+            )
             result.loss += self._accumulate(batch, rows_B, objective, coef_BT, step, result.columns)
             norm = self._step(batch, rows_B, step)
             result.grad_norm += norm
             result.updates += norm > 0.0
+        for average in self.student.averages if result.updates else ():
+            average.follow()
         self.updates += result.updates
         result.loss /= max(1, result.updates)
         result.grad_norm /= max(1, result.updates)
         return result
-
-    def _parts(self, batch: Batch, step: int) -> list[Tensor]:
-        """Rows of each optimizer step: whole trajectories in a seeded order that no split into processes changes."""
-        # Departure: the frameworks shuffle turn rows; a trajectory in two updates would be averaged twice.
-        parts = self.run.updates_per_step
-        if parts == 1:
-            return [torch.arange(len(batch.tokens_BT))]
-        traj_B = batch.traj_B
-        rows_M = torch.bincount(traj_B, minlength=len(batch.ids_M)).tolist()
-        mine = [
-            (derive_seed(self.run.seed, "part", step, key), key, rows)
-            for key, rows in zip(batch.ids_M, rows_M, strict=True)
-            if rows
-        ]
-        everyone = sorted(self.team.gather(mine))
-        total, before, part_of = sum(rows for *_, rows in everyone), 0, {}
-        for _, key, rows in everyone:
-            part_of[key] = before * parts // total
-            before += rows
-        part_B = torch.tensor([part_of[batch.ids_M[m]] for m in traj_B.tolist()], dtype=torch.long)
-        return [(part_B == part).nonzero()[:, 0] for part in range(parts)]
 
     def _accumulate(
         self,
@@ -284,8 +297,7 @@ class Algorithm:
 
     def probe(self, batch: Batch) -> Scores:
         """Score a few rows before the update, for algorithms that need no scores of the whole batch."""
-        rows = -(-len(batch.tokens_BT) // _PROBE_SHARE)
-        return self.student.score(batch, torch.arange(rows))
+        return self.student.score(batch, probe_rows(batch))
 
     def report(
         self,
@@ -298,6 +310,8 @@ class Algorithm:
         episode: Standardised | None = None,
         columns: Mapping[str, Tensor] | None = None,
         figures: Mapping[str, float | Tensor] | None = None,
+        keep_BT: Tensor | None = None,
+        notes: Mapping[str, Mapping[tuple[str, int], str]] | None = None,
     ) -> Update:
         """Measure what an update hands over, raise alarms, and return it all as the step's `Update`.
 
@@ -310,17 +324,20 @@ class Algorithm:
             episode: group-relative advantages of the episodes.
             columns: token [B, T] or turn [N] values that become annotations of the turns; tokens are averaged by turn.
             figures: further numbers, or token tables [B, T] of which the mean is reported.
+            keep_BT: tokens of which the teacher, the columns and the figures speak; None where they speak of all.
+            notes: what a teacher read and the student did not, by name and turn.
         """
         meters, columns = descent.meters, columns or {}
+        spoken = batch if keep_BT is None else batch.only(keep_BT)
         measure_episodes(meters, batch)
         if old is not None:
             measure_student(meters, batch, old, comparable=self._comparable)
         if old is not None and teacher_BT is not None:
-            measure_teacher(meters, batch, old, teacher_BT)
+            measure_teacher(meters, spoken, old, teacher_BT)
         if episode is not None:
             measure_groups(meters, batch, episode)
-        measure_columns(meters, batch, columns)
-        measure_figures(meters, batch, figures or {})
+        measure_columns(meters, spoken, columns)
+        measure_figures(meters, spoken, figures or {})
         if descent.updates == 0:
             self.skipped += 1
         metrics = {
@@ -333,11 +350,14 @@ class Algorithm:
         }
         if self.student.merge_error is not None:  # of the weights that sampled this step
             metrics["merge_error"] = self.student.merge_error
+        for schedule in self.measured.values():  # figures of all processes, so every process sees the same
+            schedule.observe(metrics)
         by_turn = {
-            name: turn_mean(x, batch.turn_BT, batch.turns) if x.ndim == 2 else x
+            name: turn_mean(x, spoken.turn_BT, batch.turns) if x.ndim == 2 else x
             for name, x in columns.items()
         }
-        return Update({**metrics, **self.alarms.check(metrics, step)}, batch.columns(**by_turn))
+        metrics |= self.alarms.check(metrics, step)
+        return Update(metrics, spoken.columns(**by_turn), notes or {})
 
     @property
     def _comparable(self) -> bool:

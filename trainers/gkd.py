@@ -23,8 +23,8 @@ from .maths.divergences import Kind, TailMode, check_kind
 from .maths.reductions import Reduction
 from .objectives import FullVocabulary, Objective, TopK
 from .preconditions import require_one_teacher
-from .teachers.contract import Teacher
-from .teachers.local import LocalTeacher
+from .references import distributions
+from .teachers.contract import Teacher, WholeTeacher
 from .teachers.open import open_teacher, open_whole_teacher
 
 
@@ -86,7 +86,7 @@ class Gkd(Algorithm):
     def _objective(self, batch: Batch) -> Objective:
         chosen = self.settings
         if chosen.support == "full":
-            assert isinstance(self.teacher, LocalTeacher)
+            assert isinstance(self.teacher, WholeTeacher)
             return FullVocabulary(self.teacher, chosen.divergence, chosen.beta, chosen.kd_temperature)
         return TopK(
             self.teacher.score(batch, chosen.k),
@@ -104,6 +104,7 @@ def refuse(run: TrainConfig, settings: GkdConfig) -> None:
 
 SPEC = TrainerSpec(
     id="gkd",
+    reference=distributions.gkd,
     config=GkdConfig,
     build=Gkd,
     refuse=refuse,

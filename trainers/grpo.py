@@ -7,6 +7,7 @@ Leaves out credit for single steps (`gigpo`).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from agentbench.trainer import TrainerSpec, Update
 from agentbench.training.config import TrainConfig
@@ -14,6 +15,7 @@ from agentbench.types import Group
 
 from .maths.turns import per_token
 from .preconditions import require_comparable, require_groups
+from .references import sampled
 from .surrogate import PolicyGradient, ReferenceConfig, episode_advantage, open_reference
 
 
@@ -64,10 +66,29 @@ def refuse(run: TrainConfig, settings: GrpoConfig) -> None:
     require_comparable(run, settings.importance_cap)
 
 
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {"trainer": {"group_stats": "trajectory", "reduction": "trajectory_mean", "ref_kl_coef": 0.04}},
+    "released": {
+        "rows_per_update": 256,
+        "trainer": {
+            "group_stats": "turn",
+            "reduction": "token_mean",
+            "dual_clip": 3.0,
+            "entropy_coef": 0.001,
+            "ref_kl_coef": 0.01,
+            "ref_kl_log_ratio_limit": 20.0,
+            "ref_kl_limit": 10.0,
+        },
+    },
+}
+
+
 SPEC = TrainerSpec(
     id="grpo",
+    reference=sampled.grpo,
     config=GrpoConfig,
     build=Grpo,
     refuse=refuse,
+    presets=PRESETS,
     paper="GRPO, arXiv:2402.03300; verl-agent conventions, arXiv:2505.10978",
 )

@@ -23,6 +23,7 @@ from .maths.advantages import sampled_distillation
 from .maths.losses import importance_ratio, truncated_importance
 from .objectives import TokenObjective
 from .preconditions import require_comparable, require_one_teacher, require_plain_sampling
+from .references import sampled
 from .student.student import Scores
 from .surrogate import PolicyGradient, SurrogateConfig
 from .teachers.open import open_teacher
@@ -69,7 +70,7 @@ class Opd(PolicyGradient):
         batch = self.collate(groups)
         teacher_BT = self.teacher.score(batch).logp_BT  # log p(y_t)
         # Departure: the trainer's own log-probs, not the engine's, so that the ratio starts at 1.
-        if self.run.updates_per_step == 1:
+        if self.one_update:
             descent = self._descend_on_policy(batch, teacher_BT, step)
             old = Scores(descent.columns["logp"], descent.columns["entropy"])  # log q_old(y_t)
             advantage_BT = self._advantage(teacher_BT, old.logp_BT, batch.turn_BT)
@@ -97,8 +98,10 @@ class Opd(PolicyGradient):
                 advantage_X = advantage_X * truncated_importance(old_X, behaviour_X, cap)
             return -importance_ratio(logp_X, old_X) * advantage_X
 
-        objective = TokenObjective(loss, (teacher_BT, batch.behaviour_BT))
-        return self.descend(batch, objective, reduction=self.settings.reduction, step=step)
+        objective = TokenObjective(loss, (teacher_BT, batch.behaviour_BT), self.settings.entropy_coef)
+        return self.descend(
+            batch, objective, reduction=self.settings.reduction, step=step, balance=self.balance(step)
+        )
 
 
 def refuse(run: TrainConfig, settings: OpdConfig) -> None:
@@ -108,11 +111,23 @@ def refuse(run: TrainConfig, settings: OpdConfig) -> None:
     require_comparable(run, settings.importance_cap)
 
 
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {"trainer": {"clip": None, "coef": 1.0}},
+    # the baseline as ATOD's code runs it
+    "released": {
+        "rows_per_update": 256,
+        "trainer": {"clip": 0.2, "dual_clip": 3.0, "entropy_coef": 0.001, "reduction": "token_mean"},
+    },
+}
+
+
 SPEC = TrainerSpec(
     id="opd",
+    reference=sampled.opd,
     config=OpdConfig,
     build=Opd,
     refuse=refuse,
+    presets=PRESETS,
     needs=frozenset({"teacher"}),
     paper="On-Policy Distillation, Thinking Machines 2025",
 )

@@ -15,10 +15,21 @@ def require_groups(run: TrainConfig) -> None:
         )
 
 
-def require_one_teacher(run: TrainConfig) -> None:
-    """Refuse a run without exactly one teacher."""
+def require_one_teacher(run: TrainConfig, *, private: bool = False) -> None:
+    """Refuse a run without exactly one teacher, or with one that can say nothing new.
+
+    Args:
+        run: names the teachers.
+        private: whether the teacher reads more than the student.
+    """
     if len(run.teachers) != 1:
         raise UsageError(f"{run.algorithm} needs exactly one teacher, the run names {len(run.teachers)}")
+    backend = run.teachers[0].backend
+    if backend in ("student", "ema") and not private:
+        raise UsageError(
+            f"the teacher of {run.algorithm} reads what the student reads, so the student itself (teachers.backend "
+            f"{backend!r}) could teach it nothing; name a model"
+        )
 
 
 def require_plain_sampling(run: TrainConfig) -> None:

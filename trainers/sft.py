@@ -26,6 +26,7 @@ from .batch.recordings import draw, read_recording
 from .batch.tables import Batch, collate, with_context
 from .maths.reductions import Reduction
 from .objectives import TokenObjective
+from .references import distributions
 
 
 class SftConfig(Section):
@@ -148,6 +149,7 @@ def _hand_over(turn: int) -> Authors:
 
 SPEC = TrainerSpec(
     id="sft",
+    reference=distributions.sft,
     config=SftConfig,
     build=Sft,
     paper="behaviour cloning; DAgger, arXiv:1011.0686",

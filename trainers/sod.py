@@ -18,6 +18,7 @@ from .maths.advantages import sampled_distillation
 from .maths.turn_weights import stepwise_damping, turn_statistics
 from .maths.turns import per_token
 from .preconditions import require_comparable, require_groups, require_one_teacher, require_plain_sampling
+from .references import sampled
 from .surrogate import EpisodeAdvantageConfig, PolicyGradient, episode_advantage
 from .teachers.open import open_teacher
 
@@ -83,5 +84,13 @@ class Sod(PolicyGradient):
 
 
 SPEC = TrainerSpec(
-    id="sod", config=SodConfig, build=Sod, needs=frozenset({"teacher"}), paper="SOD, arXiv:2605.07725"
+    id="sod",
+    reference=sampled.sod,
+    config=SodConfig,
+    build=Sod,
+    needs=frozenset({"teacher"}),
+    paper="SOD, arXiv:2605.07725",
+    presets={
+        "paper": {"trainer": {"coef": 1.0, "delta": 0.2, "reward": True, "clip": 0.2, "clip_high": 0.28}}
+    },
 )

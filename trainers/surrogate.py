@@ -5,6 +5,9 @@ Leaves out how each algorithm makes its advantages (its own file) and the formul
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 from pydantic import Field, model_validator
 from torch import Tensor
 
@@ -22,7 +25,8 @@ from .maths.losses import (
     truncated_importance,
 )
 from .maths.reductions import Reduction
-from .objectives import TokenObjective
+from .maths.schedules import Measured, ScheduleConfig, from_config
+from .objectives import Mixed, Objective, TokenObjective
 from .student.student import Scores, Student
 from .teachers.local import LocalTeacher
 
@@ -33,27 +37,56 @@ class SurrogateConfig(Section):
     Attributes:
         clip: half-width of the trusted ratio interval; None does not clip.
         clip_high: upper half-width where it differs.
+        dual_clip: bound on the ratio where the advantage is negative, above 1 (the released code takes 3).
+        entropy_coef: weight of an entropy bonus, the mean entropy of the trained tokens (released: 0.001).
         importance_cap: weight tokens by min(trainer probability / engine probability, cap), for engines of lower
             precision; None leaves them.
         reduction: how tokens are averaged.
+        balance: alpha of the reduction "turn_balanced", a schedule: 0 is "trajectory_mean", 1 lets every turn of an
+            episode count the same.
     """
 
     clip: float | None = Field(default=0.2, gt=0, le=1)
     clip_high: float | None = Field(default=None, gt=0)
+    dual_clip: float | None = Field(default=None, gt=1)
+    entropy_coef: float = Field(default=0.0, ge=0)
     importance_cap: float | None = Field(default=None, ge=1)
     reduction: Reduction = "token_mean"
+    balance: ScheduleConfig = 1.0
 
     @model_validator(mode="after")
     def _clip_is_on(self) -> SurrogateConfig:
-        if self.clip is None and self.clip_high is not None:
-            raise ValueError("clip_high is set but clip is off")
+        if self.reduction != "turn_balanced" and "balance" in self.model_fields_set:
+            raise ValueError(f"'balance' is used by reduction 'turn_balanced' only; it is {self.reduction!r}")
+        if isinstance(from_config(self.balance), Measured):
+            raise ValueError("'balance' follows the step alone; a measured schedule is not allowed")
+        for key in ("clip_high", "dual_clip"):
+            if self.clip is None and getattr(self, key) is not None:
+                raise ValueError(f"{key} is set but clip is off")
         return self
+
+
+@dataclass(frozen=True)
+class Term:
+    """A loss that is added to the surrogate's, with the same coefficients.
+
+    Attributes:
+        loss: (logp_X, *columns) -> loss_X, unreduced, to be minimised.
+        columns: token columns of the batch that it reads.
+    """
+
+    loss: Callable[..., Tensor]
+    columns: tuple[Tensor, ...] = ()
 
 
 class PolicyGradient(Algorithm):
     """Base of the methods that follow a policy gradient: `ascend` raises the clipped surrogate of their advantages."""
 
     settings: SurrogateConfig
+
+    def balance(self, step: int) -> float:
+        """Alpha of "turn_balanced" at this step, kept within [0, 1]."""
+        return min(1.0, max(0.0, from_config(self.settings.balance)(step)))
 
     def ascend(
         self,
@@ -64,6 +97,8 @@ class PolicyGradient(Algorithm):
         step: int,
         reference_BT: Tensor | None = None,
         ref_kl_coef: float = 0.0,
+        imitated_BT: Tensor | None = None,
+        beside: Term | None = None,
     ) -> Descent:
         """Raise the clipped surrogate.
 
@@ -73,7 +108,10 @@ class PolicyGradient(Algorithm):
             advantage_BT: constant; 0 on context.
             step: of the run.
             reference_BT: log-probs of the policy to stay near.
-            ref_kl_coef: weight of that penalty.
+            ref_kl_coef: weight of that penalty; its limits are settings of the methods that have one.
+            imitated_BT: where not 0, tokens of another author: weight of their cross-entropy, which stands in the place
+                of the surrogate.
+            beside: what else is minimised.
         Source: PPO, arXiv:1707.06347, Eq. 7; the penalty as in GRPO, arXiv:2402.03300, Eq. 4.
         """
         settings = self.settings
@@ -82,21 +120,46 @@ class PolicyGradient(Algorithm):
                 old.logp_BT, batch.behaviour_BT, settings.importance_cap
             )
 
-        def loss(logp_X: Tensor, old_X: Tensor, advantage_X: Tensor, *reference_X: Tensor) -> Tensor:
+        reference = () if reference_BT is None or ref_kl_coef == 0.0 else (reference_BT,)
+
+        def loss(logp_X: Tensor, old_X: Tensor, advantage_X: Tensor, *others: Tensor) -> Tensor:
             ratio_X = importance_ratio(logp_X, old_X)
             if settings.clip is None:
                 loss_X = -ratio_X * advantage_X
             else:
                 loss_X = -clipped_surrogate(
-                    ratio_X, advantage_X, clip_low=settings.clip, clip_high=settings.clip_high
+                    ratio_X,
+                    advantage_X,
+                    clip_low=settings.clip,
+                    clip_high=settings.clip_high,
+                    dual_clip=settings.dual_clip,
                 )
-            return loss_X + ref_kl_coef * low_variance_kl(logp_X, reference_X[0]) if reference_X else loss_X
+            if reference:
+                loss_X = loss_X + ref_kl_coef * self._distance(logp_X, others[0])
+            return loss_X if beside is None else loss_X + beside.loss(logp_X, *others[len(reference) :])
 
-        reference = () if reference_BT is None or ref_kl_coef == 0.0 else (reference_BT,)
-        objective = TokenObjective(loss, (old.logp_BT, advantage_BT, *reference))
-        descent = self.descend(batch, objective, reduction=settings.reduction, step=step)
+        columns = () if beside is None else beside.columns
+        objective: Objective = TokenObjective(
+            loss, (old.logp_BT, advantage_BT, *reference, *columns), settings.entropy_coef
+        )
+        if imitated_BT is not None and bool(imitated_BT.any()):
+            objective = Mixed(objective, TokenObjective(_cross_entropy, (imitated_BT,)), imitated_BT != 0)
+        descent = self.descend(
+            batch, objective, reduction=settings.reduction, step=step, balance=self.balance(step)
+        )
         self._measure_ratio(descent, batch, old, advantage_BT)
         return descent
+
+    def _distance(self, logp_X: Tensor, reference_X: Tensor) -> Tensor:
+        """Distance of each token from the reference, within the limits of the settings."""
+        settings = self.settings
+        limits: dict[str, float | None] = {}
+        if isinstance(settings, ReferenceConfig):
+            limits = {
+                "log_ratio_limit": settings.ref_kl_log_ratio_limit,
+                "value_limit": settings.ref_kl_limit,
+            }
+        return low_variance_kl(logp_X, reference_X, **limits)
 
     def _measure_ratio(self, descent: Descent, batch: Batch, old: Scores, advantage_BT: Tensor) -> None:
         meters, mask_BT, clip = descent.meters, batch.mask_BT, self.settings.clip
@@ -110,6 +173,10 @@ class PolicyGradient(Algorithm):
                 ratio_BT, advantage_BT, clip_low=clip, clip_high=self.settings.clip_high
             )
             meters.mean("clip_share", clipped_BT, mask_BT)
+
+
+def _cross_entropy(logp_X: Tensor, weight_X: Tensor) -> Tensor:
+    return -weight_X * logp_X
 
 
 class EpisodeAdvantageConfig(SurrogateConfig):
@@ -145,9 +212,20 @@ class ReferenceConfig(EpisodeAdvantageConfig):
 
     Attributes:
         ref_kl_coef: weight of the penalty on leaving the initial model; 0 loads no reference.
+        ref_kl_log_ratio_limit: clamp of the penalty's log-ratio (released: 20); beyond it there is no gradient.
+        ref_kl_limit: clamp of the penalty of one token (released: 10).
     """
 
     ref_kl_coef: float = Field(default=0.01, ge=0)
+    ref_kl_log_ratio_limit: float | None = Field(default=None, gt=0)
+    ref_kl_limit: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _penalty_is_on(self) -> ReferenceConfig:
+        for key in ("ref_kl_log_ratio_limit", "ref_kl_limit"):
+            if self.ref_kl_coef == 0.0 and getattr(self, key) is not None:
+                raise ValueError(f"{key} is set but ref_kl_coef is 0")
+        return self
 
 
 def open_reference(run: TrainConfig, settings: ReferenceConfig, student: Student) -> LocalTeacher | None:

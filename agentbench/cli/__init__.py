@@ -19,7 +19,21 @@ from typer.core import TyperGroup
 
 from ..errors import AgentBenchError, UsageError
 from ..foreign import printable
-from . import bridges, data, environment, evaluation, judge, machine, model, serving, suites, training
+from . import (
+    bridges,
+    data,
+    environment,
+    evaluation,
+    judge,
+    looking,
+    machine,
+    model,
+    objective,
+    serving,
+    suites,
+    sweep,
+    training,
+)
 
 _INTERRUPTED = 130
 
@@ -46,7 +60,10 @@ app = typer.Typer(
 )
 evaluation.register(app)
 suites.register(app)
+looking.register(app)
 training.register(app)
+objective.register(app)
+sweep.register(app)
 environment.register(app)
 data.register(app)
 judge.register(app)
@@ -65,9 +82,25 @@ def _version(version: bool = typer.Option(False, "--version", help="Print the ve
         raise typer.Exit
 
 
+_ended_by: list[int] = []
+"""The signal that asked this process to end, once one did."""
+
+
 def main() -> None:
     """Run the command line of this process and leave with its exit code."""
+    if (
+        "RANK" not in os.environ
+    ):  # one of several processes is ended by its launcher, which tells who died of what
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) == signal.SIG_DFL:  # nohup ignores one of them
+                signal.signal(number, _end)
     sys.exit(run(sys.argv[1:]))
+
+
+def _end(number: int, frame: Any) -> None:
+    """End as Ctrl-C does, so that files and environments are closed, with the signal's own exit code."""
+    _ended_by.append(number)
+    raise KeyboardInterrupt
 
 
 def run(words: Sequence[str]) -> int:
@@ -91,6 +124,8 @@ def run(words: Sequence[str]) -> int:
             return _say(str(format_message()), 2)
         traceback.print_exc()
         return 1
+    if code == _INTERRUPTED and _ended_by:
+        code = 128 + _ended_by[0]
     if code == _INTERRUPTED:  # the parser turns Ctrl-C into this code without a word
         return _say("interrupted; what is on record is kept, --resume goes on", code)
     if isinstance(code, int) and code - 128 in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):

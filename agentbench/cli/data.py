@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..foreign import printable
 from .output import file_progress, print_json, print_table
 
 if TYPE_CHECKING:
@@ -87,9 +88,9 @@ def _show(name: str, report: ImportReport, json: bool) -> int:
     for key, count in report.counts.items():
         print(f"{name} {key}: {count}")
     for note in report.notes:
-        print(f"note: {note}")
+        print(f"note: {printable(note)}")
     for problem in report.problems:
-        print(f"problem: {problem}", file=sys.stderr)
+        print(f"problem: {printable(problem)}", file=sys.stderr)
     return 1 if report.problems else 0
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..foreign import page, printable
 from .output import key_values, print_json
 
 if TYPE_CHECKING:
@@ -100,12 +101,12 @@ def play(
     view = _start(spec, tasks[0], seed, options)
     over = False
     while not over:
-        print(_shown(view, prompt))
+        print(page(_shown(view, prompt)))
         command = _ask(view)
         if not command:
             return 1
         over = _step(view, command)
-    print(view.observation)
+    print(page(view.observation))
     print(f"success {view.info['success']}, score {view.info['score']:g}, {len(view.turns)} turns")
     return 0
 
@@ -138,7 +139,7 @@ def _ask(view: View) -> str:
             return ""
         if command != "?":
             return command
-        print("\n".join(view.info["admissible"]) or "(this env lists no commands)")
+        print("\n".join(map(printable, view.info["admissible"])) or "(this env lists no commands)")
 
 
 def _step(view: View, command: str) -> bool:

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
-from .output import episode_progress, key_values, note, print_json, print_table
-
-if TYPE_CHECKING:
-    from ..runs.compare import Difference, GroupComparison
+from .output import episode_progress, key_values, note, print_json
 
 _WHO, _WHAT, _LIMITS = "Who acts", "What is played", "Limits"
 
@@ -49,7 +45,7 @@ _OPTIONS = (
     _Option("model_name_or_path", str, ("--model",), _WHO, "Model folder or hub id."),
     _Option("engine", str, ("--engine",), _WHO, "Engine plug-in; default hf."),
     _Option("engine_options", list[str], ("--engine-option",), _WHO, "key=value for the engine; repeatable."),
-    _Option("prompt", str, ("--prompt",), _WHO, "Prompt reference or file; the env's own when left out."),
+    _Option("prompt", str, ("--prompt",), _WHO, "Prompt name (agentbench list prompts) or file."),
     _Option("parser", str, ("--parser",), _WHO, "tags:N, lenient or plain; the prompt's own when left out."),
     _Option("template_options", list[str], ("--template-option",), _WHO, "key=value for the chat template."),
     _Option("history", int, ("--history",), _WHO, "Observation-action pairs in a prompt."),
@@ -158,30 +154,55 @@ def eval_(
 
 
 def report(
-    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    runs: Annotated[
+        list[Path], typer.Argument(help="A run folder; a suite's folder; or training runs, side by side.")
+    ],
     check: Annotated[
-        bool, typer.Option("--check", help="Only tell whether its pages are up to date.")
+        bool, typer.Option("--check", help="Only tell whether the written pages are up to date.")
     ] = False,
     max_error_rate: Annotated[
         float | None, typer.Option(help="Give a headline up to this share of errors.", show_default=False)
     ] = None,
+    output: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Training runs: write the page (.md) or the curves (.png, .svg, .pdf); repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    over: Annotated[str, typer.Option(help="Curves over steps, episodes, tokens or hours.")] = "steps",
     json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
 ) -> int:
-    """Compute the numbers of a run again from its records, and rewrite its pages."""
-    from ..errors import MissingData
+    """Compute the numbers of runs again from what is on record, and write their pages."""
+    from ..errors import MissingData, UsageError
+    from ..evaluation.suite import RECORD
+    from ..runs.sides import is_training
+
+    for run in runs:
+        if not run.is_dir():
+            raise MissingData(f"no run folder {run}")
+    if any(is_training(run) for run in runs):
+        return _report_training(runs, output or [], over, check=check, json=json)
+    if len(runs) > 1:
+        raise UsageError(
+            "several folders are reported on together where all are training runs; else name one"
+        )
+    if output:
+        raise UsageError("--output is for training runs; the pages of an evaluation lie in its folder")
+    if (runs[0] / RECORD).is_file():
+        return _report_suite(runs[0], check=check, json=json)
+    return _report_evaluation(runs[0], max_error_rate, check=check, json=json)
+
+
+def _report_evaluation(run: Path, max_error_rate: float | None, *, check: bool, json: bool) -> int:
     from ..runs.files import write_whole
     from ..runs.report import REPORT, pages, stale_pages
     from ..runs.summary import SUMMARY, Summary
 
-    if not run.is_dir():
-        raise MissingData(f"no run folder {run}")
     if check:
-        stale = stale_pages(run)
-        print(
-            f"{run}: "
-            + (f"stale: {', '.join(stale)}; run agentbench report {run}" if stale else "up to date")
-        )
-        return 1 if stale else 0
+        return _tell_stale(run, stale_pages(run), f"agentbench report {run}")
     written = pages(run, max_error_rate)
     for name, data in written.items():
         write_whole(run / name, data)
@@ -189,89 +210,109 @@ def report(
     return 1 if Summary.model_validate_json(written[SUMMARY]).fell_short else 0
 
 
+def _report_suite(folder: Path, *, check: bool, json: bool) -> int:
+    from ..evaluation.suite import RECORD, TABLE, suite_pages
+    from ..runs.files import write_whole
+
+    written = suite_pages(folder)
+    if check:
+        stale = [name for name, data in written.items() if (folder / name).read_bytes() != data]
+        return _tell_stale(folder, stale, f"agentbench report {folder}")
+    for name, data in written.items():
+        write_whole(folder / name, data)
+    print(written[RECORD if json else TABLE].decode(), end="")
+    return 0
+
+
+def _report_training(runs: list[Path], output: list[Path], over: str, *, check: bool, json: bool) -> int:
+    from ..errors import UsageError, unknown_name
+    from ..runs.curves import OVER, read_curve
+    from ..runs.curves_page import draw_curves, page, record
+    from ..runs.files import write_whole
+    from ..runs.tables import PICTURES, check_suffix
+
+    if over not in OVER:
+        raise unknown_name("axis", over, OVER, "--over chooses it.")
+    for path in output:
+        check_suffix(path, (".md", *PICTURES))
+    if check and not any(path.suffix == ".md" for path in output):
+        raise UsageError("--check of training runs needs the page that was written of them: -o table.md")
+    curves = [read_curve(run) for run in runs]
+    text = page(curves)
+    if check:
+        pages = [path for path in output if path.suffix == ".md"]
+        stale = [str(path) for path in pages if not path.exists() or path.read_text(encoding="utf-8") != text]
+        again = " ".join(["agentbench report", *map(str, runs), "-o", str(pages[0])])
+        return _tell_stale(pages[0], stale, again)
+    for path in output:
+        if path.suffix == ".md":
+            write_whole(path, text.encode())
+        else:
+            draw_curves(curves, path, over)
+    if json:
+        print_json(record(curves))
+    else:
+        print(text, end="")
+    return 0
+
+
+def _tell_stale(what: Path, stale: list[str], again: str) -> int:
+    print(f"{what}: " + (f"stale: {', '.join(stale)}; run {again}" if stale else "up to date"))
+    return 1 if stale else 0
+
+
 def compare(
     runs: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="RUN_A RUN_B ...", help="Run folders of one panel.", show_default=False),
+        typer.Argument(
+            metavar="RUN_A RUN_B ...",
+            help="Evaluations, training runs (their last evaluation) or players of a suite.",
+            show_default=False,
+        ),
     ] = None,
     a: Annotated[
         list[str] | None, typer.Option("--a", help="Runs of one method, a glob; repeatable.")
     ] = None,
     b: Annotated[list[str] | None, typer.Option("--b", help="Runs of the other; each run is a seed.")] = None,
+    output: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--output", "-o", help="Write a .md, .json, .png, .svg or .pdf; repeatable.", show_default=False
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
 ) -> int:
     """Compare runs of one panel, task by task against the first, or two groups of seeds (--a, --b)."""
     from ..errors import UsageError
-    from ..runs.compare import compare_groups, compare_runs
+    from ..runs.compare import Comparison
+    from ..runs.files import encode_json, write_whole
+    from ..runs.groups import GroupComparison, compare_groups
+    from ..runs.sides import compare_folders, matching
+    from ..runs.tables import PICTURES, check_suffix, compared, compared_groups, draw, rows_of
 
+    for path in output or []:
+        check_suffix(path, (".md", ".json", *PICTURES))
+    found: list[Comparison] | list[GroupComparison]
     if a or b:
         if runs or not (a and b):
             raise UsageError("groups need both --a and --b, and no single runs beside them")
-        return _show_groups(compare_groups(_folders(a), _folders(b)), json)
-    if not runs or len(runs) < 2:
-        raise UsageError("name two runs or more, or two groups: --a 'opd-*' --b 'atod-*'")
-    first, *others = runs
-    found = {str(other): compare_runs(first, other) for other in others}
-    if json:
-        print_json(found if len(found) > 1 else next(iter(found.values())))
-        return 0
-    for other, item in found.items():
-        print(f"A  {first}\nB  {other}")
-        print(f"{item.pairs} pairs of {item.panel} ({item.excluded} left out: an error on either side)")
-        figures = (("success", item.success), ("score", item.score))
-        rows = [
-            _row(name, row) for name, row in figures if row and (name == "success" or row != item.success)
-        ]
-        print_table(("%", "A", "B", "B - A", "95 % interval", "only A / only B", "p", "test"), rows)
-        _show_words(item.settings, item.verdict)
+        groups = compare_groups(matching(a, note), matching(b, note), (" ".join(a), " ".join(b)))
+        found, page = [groups], compared_groups(groups)
+    else:
+        if not runs or len(runs) < 2:
+            raise UsageError("name two runs or more, or two groups: --a 'opd-*' --b 'atod-*'")
+        first, *others = runs
+        found = [item for other in others for item in compare_folders(first, other, note)]
+        page = compared(found)
+    values = encode_json(found if len(found) > 1 else found[0])
+    for path in output or []:
+        if path.suffix in PICTURES:
+            draw(
+                rows_of(found),
+                path,
+                f"{found[0].a} (A) and {found[0].b if len(found) == 1 else 'others'} (B)",
+            )
+        else:
+            write_whole(path, values if path.suffix == ".json" else page.encode())
+    print(values.decode() if json else page, end="")
     return 0
-
-
-def _folders(patterns: list[str]) -> list[Path]:
-    from glob import glob
-
-    from ..errors import MissingData
-
-    found = []
-    for pattern in patterns:
-        matches = sorted(Path(name) for name in glob(pattern) if Path(name).is_dir())
-        if not matches:
-            raise MissingData(f"no run folder matches {pattern!r}")
-        found += matches
-    return found
-
-
-def _show_groups(found: GroupComparison, json: bool) -> int:
-    if json:
-        print_json(found)
-        return 0
-    print(f"runs of {found.panel}, each one seed; Student's t test over runs")
-    for name, means in (("A", found.means_a), ("B", found.means_b)):
-        each = ", ".join(f"{100 * mean:.1f}" for mean in means)
-        print(f"{name}  mean {100 * sum(means) / len(means):.1f} %   n = {len(means)}   each: {each}")
-    low, high = 100 * found.difference.low, 100 * found.difference.high
-    print(
-        f"B - A  {100 * found.difference.value:+.1f} points   95 % {low:+.1f} – {high:+.1f}   p = {found.p:.3g}"
-    )
-    _show_words(found.settings, found.verdict)
-    return 0
-
-
-def _show_words(settings: Sequence[str], verdict: str) -> None:
-    for line in settings:
-        print(f"differs  {line}")
-    print(f"{verdict}\n")
-
-
-def _row(name: str, row: Difference) -> tuple[str, ...]:
-    low, high = 100 * row.difference.low, 100 * row.difference.high
-    return (
-        name,
-        f"{100 * row.mean_a:.1f}",
-        f"{100 * row.mean_b:.1f}",
-        f"{100 * row.difference.value:+.1f}",
-        f"{low:+.1f} – {high:+.1f}",
-        f"{row.only_a} / {row.only_b}",
-        f"{row.p:.4f}",
-        row.test,
-    )

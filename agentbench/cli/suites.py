@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .output import episode_progress, key_values, print_json
+from .output import episode_progress, key_values, note, print_json
 
 
 def register(app: typer.Typer) -> None:
@@ -35,13 +35,16 @@ def suite(
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="Go on without absent tasks.")
     ] = False,
+    published: Annotated[
+        Path | None,
+        typer.Option(help="YAML list of numbers that others report, marked as copied.", show_default=False),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with what is in --output.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
 ) -> int:
     """Play a suite with every model and policy named, and write one table."""
     from ..errors import UsageError
-    from ..evaluation.suite import Player, load_suite, run_suite, table
-    from ..runs.files import encode_json, write_whole
+    from ..evaluation.suite import RECORD, TABLE, Player, load_published, load_suite, run_suite, write_suite
 
     players = [Player(item) for item in policy or []]
     players += [Player("model", found) for item in model or [] for found in _models(item)]
@@ -56,37 +59,19 @@ def suite(
     }
     changes |= {"allow_missing": True} if allow_missing else {}
     chosen = load_suite(name)
+    known = load_published(published, chosen) if published else []
     with episode_progress() as progress:
         cells = run_suite(
             chosen, players, output, seeds=seed or [0], changes=changes, resume=resume, progress=progress
         )
-    text = table(chosen, cells)
-    record = {
-        "suite": chosen.model_dump(mode="json"),
-        "cells": [
-            {
-                "player": cell.player,
-                "panel": cell.panel,
-                "values": cell.values,
-                "refused": cell.refused,
-                "seeds": {str(at): summary.model_dump(mode="json") for at, summary in cell.summaries.items()},
-            }
-            for cell in cells
-        ],
-    }
-    output.mkdir(parents=True, exist_ok=True)
-    write_whole(output / "suite.md", text.encode())
-    write_whole(output / "suite.json", encode_json(record))
-    if json:
-        print_json(record)
-    else:
-        print(text, end="")
+    write_suite(output, chosen, cells, known)
+    print((output / (RECORD if json else TABLE)).read_text(encoding="utf-8"), end="")
     short = any(cell.refused or any(found.fell_short for found in cell.summaries.values()) for cell in cells)
     return 1 if short else 0
 
 
 def card(
-    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    run: Annotated[Path, typer.Argument(help="Evaluation, or training run (its last evaluation).")],
     other: Annotated[
         Path | None, typer.Argument(help="Another one: list what differs.", show_default=False)
     ] = None,
@@ -94,16 +79,22 @@ def card(
         Path | None,
         typer.Option("--output", "-o", help="card.md or card.html; else printed.", show_default=False),
     ] = None,
+    teacher: Annotated[
+        Path | None,
+        typer.Option(help="Evaluation of the teacher: its own score is shown.", show_default=False),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> int:
     """Write a run's reproduction card, or list in what two runs differ."""
     from ..errors import UsageError
     from ..evaluation.card import as_html, as_markdown, card_differences, card_of
     from ..runs.files import write_whole
+    from ..runs.sides import last_evaluation
 
-    found = card_of(run)
+    run = last_evaluation(run, note)
+    found = card_of(run, teacher and last_evaluation(teacher, note))
     if other is not None:
-        lines = card_differences(found, card_of(other))
+        lines = card_differences(found, card_of(last_evaluation(other, note)))
         if json:
             print_json(lines)
         else:

@@ -14,7 +14,7 @@ from ..config import dump
 from ..errors import TrainingError
 from ..training.check import check, check_resume
 from ..training.checkpoints import checkpoints
-from ..training.config import read_config
+from ..training.config import preset_lines, read_config
 from ..training.launch import end_with_launcher, launch
 from ..training.loop import train
 
@@ -69,6 +69,8 @@ def main(
     if dry_run:
         check_resume(config, resume=resume)
         print(dump(config))
+        if config.preset is not None:
+            print(f"preset {config.preset} of {spec.id}: {', '.join(preset_lines(config))}")
         count = len(env.tasks(config.env.split)[: config.env.num_tasks])
         print(
             f"ok: {spec.id} on {count} tasks of {env.id} {config.env.split}; all that needs no model was checked"

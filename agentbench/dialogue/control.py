@@ -12,7 +12,16 @@ from functools import cached_property
 from typing import Any
 
 _MARKUP = re.compile(r"[<>\[\]{}|｜]")
-_THINK = ("<think>", "</think>")
+_THINK = (
+    "<think>",
+    "</think>",
+    "<seed:think>",
+    "</seed:think>",
+    "[THINK]",
+    "[/THINK]",
+    "◁think▷",
+    "◁/think▷",
+)
 _FIRST_MARK = 0x100000
 """Marks are characters of Unicode's last private plane, which neither tokenizers nor environments give a meaning."""
 

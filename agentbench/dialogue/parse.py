@@ -27,7 +27,15 @@ FAILURES: dict[str, str] = {
 
 _ACTION = re.compile(r"<action>(.*?)</action>", re.DOTALL | re.IGNORECASE)
 _CHINESE = re.compile("[\u4e00-\u9fff]")
+_OTHER_THOUGHT = re.compile(r"\[(/?)THINK\]|<(/?)seed:think>|◁(/?)think▷")
+"""How Magistral, Seed-OSS and Kimi-VL mark a thought; all others write `<think>`."""
+
 _TAG = re.compile(r"<\s*/?\s*(action|think)\b[^>]*>", re.IGNORECASE)
+
+
+def thought_tags(text: str) -> str:
+    """Write every family's marks of a thought as `<think>` and `</think>`."""
+    return _OTHER_THOUGHT.sub(lambda mark: f"<{mark[1] or mark[2] or mark[3] or ''}think>", text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +84,7 @@ class TagParser:
 
     Departures: think tags count in any case, and `</think>` must follow `<think>` (there: the case as written, any
     order). A `</action>` before the first `<action>` is passed over (there: the command is empty, the turn clean).
+    Magistral's, Seed-OSS's and Kimi-VL's marks of a thought are think tags (there: none).
     An empty block, and a reply of blanks alone, give no command and count (there: "" is sent, the turn clean; the
     blanks are sent). A command that holds an action or think tag counts (there: the turn is clean).
     """
@@ -88,6 +97,7 @@ class TagParser:
 
     def parse(self, reply: str, opened: str = "", finish: str = "stop") -> Parsed:
         """Read the first action block."""
+        reply = thought_tags(reply)
         text = reply if self.keep else reply.lower()
         if not text.strip():
             return Parsed(None, "empty")
@@ -140,7 +150,7 @@ class LenientParser:
         """Read the last action block outside the thought."""
         if not reply.strip():
             return Parsed(None, "empty")
-        spoken = _THOUGHT_END.split(_THOUGHT.sub("", opened + reply))[-1]
+        spoken = _THOUGHT_END.split(_THOUGHT.sub("", opened + thought_tags(reply)))[-1]
         blocks: list[str] = _CLOSED.findall(spoken) or self._open_block(spoken, finish)
         if not blocks:
             return Parsed(None, "no_action")
@@ -219,7 +229,7 @@ class WholeParser:
 
 def _spoken(whole: str) -> str:
     """What comes after the thought; nothing where the thought never ended."""
-    _, closed, spoken = whole.rpartition("</think>")
+    _, closed, spoken = thought_tags(whole).rpartition("</think>")
     return "" if not closed and spoken.lstrip().startswith("<think>") else spoken
 
 

@@ -143,10 +143,14 @@ def _read(reference: str) -> str:
     return read_text(reference, "the prompt")
 
 
+_OF_TEACHERS = ("debate", "skills")
+"""Folders of `agentbench.prompts` that hold what teachers read among themselves, and no prompt of an environment."""
+
+
 def shipped_prompts() -> dict[str, Path]:
     """Prompts that come with the project: short name ("alfworld/react") to file."""
     root = Path(str(importlib.resources.files("agentbench.prompts")))
-    files = sorted(root.glob("*/*.yaml"))
+    files = sorted(file for file in root.glob("*/*.yaml") if file.parent.name not in _OF_TEACHERS)
     return {f"{file.parent.name}/{file.stem}": file for file in files}
 
 

@@ -10,15 +10,34 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..env import INFO_KEYS, Info
-from ..types import Turn
+from ..types import Trajectory, Turn
 from .prompt import Prompt
 from .template import ChatTemplate
 
 if TYPE_CHECKING:
     from ..policy import View
+
+Where = Literal["before", "after"]
+"""Where a private text stands, seen from the student's own message."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """What a prompt is written from: the part of a `policy.View` that is on record."""
+
+    observation: str
+    info: Info
+    turns: list[Turn]
+
+
+def scene_of(trajectory: Trajectory, index: int) -> Scene:
+    """The scene in which a turn on record was spoken; its `info` holds what `Turn.shown` kept, and the task."""
+    turn = trajectory.turns[index]
+    info = {**turn.shown, "task": trajectory.task, "task_type": trajectory.task_type}
+    return Scene(turn.observation, info, list(trajectory.turns[:index]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +62,7 @@ def shown_of(info: Info) -> dict[str, Any]:
     return {"admissible": list(info.get("admissible", [])), **own}
 
 
-def prompt_slots(view: View, *, history: int, max_turns: int) -> dict[str, Any]:
+def prompt_slots(view: View | Scene, *, history: int, max_turns: int) -> dict[str, Any]:
     """What a prompt may say of an episode; `history` is the number of observation-action pairs."""
     steps = len(view.turns)
     window = view.turns[max(0, steps - history) :] if history else []
@@ -98,10 +117,19 @@ class Renderer:
         self.history = history
         self.max_turns = max_turns
 
-    def render(self, view: View) -> Rendered:
-        """Write the prompt for the next turn of an episode."""
+    def render(self, view: View | Scene, private: str = "", *, where: Where = "after") -> Rendered:
+        """Write the prompt for the next turn of an episode.
+
+        Args:
+            view: the episode as it stands.
+            private: what a teacher alone reads; it joins the message of this turn and is text whatever it spells.
+            where: on which side of the message.
+        """
         slots = prompt_slots(view, history=self.history, max_turns=self.max_turns)
         text = self.prompt.message(self.template.control.hide(slots), first=not view.turns)
+        if private:
+            added = self.template.control.hide(private)
+            text = f"{text}\n\n{added}" if where == "after" else f"{added}\n\n{text}"
         record, shown = _ids_on_record(view.turns), shown_of(view.info)
         if self.prompt.layout == "continuing" and view.turns:
             context = self._encode(text)

@@ -16,6 +16,7 @@ import jinja2
 
 from ..errors import ConfigError, UsageError
 from .control import ControlTokens
+from .parse import thought_tags
 
 TODAY = "2024-07-26"
 """The day that templates with a calendar are told, unless `template_options.today` names another: prompts must not
@@ -140,7 +141,7 @@ class ChatTemplate:
                 kind = "system" if marker == _SYSTEM else "user"
                 hint = _NO_SYSTEM if marker == _SYSTEM else "use another tokenizer or template"
                 raise UsageError(f"the chat template of {self._name} leaves {kind} messages out; {hint}")
-        if growing and self._around_message is None:
+        if growing and (self._around_message is None or (system and self._moves_system)):
             raise UsageError(
                 f"the chat template of {self._name} rewrites messages, so a growing conversation cannot be kept "
                 "token by token; use a prompt with 'layout: fresh'"
@@ -156,6 +157,13 @@ class ChatTemplate:
             return None
         head, found, tail = whole.partition(_REPLY)[2].partition(_MESSAGE)
         return (head, tail) if found else None
+
+    @cached_property
+    def _moves_system(self) -> bool:
+        """Whether a system message wanders to the last user message as a conversation grows (Mistral's do that)."""
+        first = [_said("system", _SYSTEM), _said("user", _MESSAGE)]
+        later = [*first, _said("assistant", _REPLY), _said("user", "x")]
+        return self.text(first).partition(_MESSAGE)[0] != self.text(later).partition(_MESSAGE)[0]
 
     @cached_property
     def border(self) -> Border:
@@ -182,8 +190,12 @@ class ChatTemplate:
     @cached_property
     def opened(self) -> str:
         """What a prompt already says of the reply's thought, from its `<think>` on; "" where it says nothing."""
-        tail = self.border.tail
+        tail = thought_tags(self.border.tail)
         at = tail.rfind("<think>")
+        if (
+            at < 0 and (end := tail.rfind("</think>")) >= 0
+        ):  # DeepSeek-V3.1 closes a thought that was never opened
+            return f"<think>{tail[end:]}"
         return tail[at:] if at >= 0 else ""
 
 

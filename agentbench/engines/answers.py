@@ -22,44 +22,75 @@ CONTEXT_CODES = frozenset(
         "exceed_context_size_error",  # llama.cpp
         "context_window_exceeded",
         "string_above_max_length",
+        "tokens_limit_reached",  # GitHub Models
     }
 )
 """Error codes and types that say the conversation is too long."""
 
 CONTEXT_WORDS: tuple[tuple[str, str], ...] = (
-    ("OpenAI, vLLM, DeepSeek, SGLang", r"maximum context length|model's context length"),
-    ("vLLM", r"longer than the maximum model length|max_model_len|max_tokens must be at least 1, got -"),
+    (
+        "OpenAI, vLLM, DeepSeek, SGLang, xAI",
+        r"maximum (context|prompt|sequence) length|model's context length",
+    ),
+    ("vLLM", r"longer than the maximum model length|max_model_len|max_tokens must be at least 1, got (-|0)"),
     (
         "llama.cpp",
         r"exceeds? the available context size|context shift is disabled|context size has been exceeded",
     ),
     ("TGI", r"`?inputs`? tokens \+ `?max_new_tokens`? must be <=|`inputs` must have less than \d+ tokens"),
-    ("Anthropic", r"prompt is too long|exceed context limit|input length and `?max_tokens`? exceed"),
-    ("Gemini", r"input token count .{0,20}exceeds the maximum number of tokens"),
+    ("Anthropic", r"exceed context limit|input length and `?max_tokens`? exceed"),
+    (
+        "Gemini, Vertex",
+        r"input token count .{0,20}(exceeds the maximum number of tokens|but .{0,20}supports)",
+    ),
     ("Mistral", r"too large for model with \d+ maximum context"),
     ("LM Studio", r"context (the )?overflows|loaded with context length of only"),
     (
         "Cohere, Together, Fireworks",
         r"too many (input )?tokens|(prompt|input) (length|tokens?) .{0,40}exceeds?",
     ),
-    ("Bedrock", r"input is too long for requested model|too many total text bytes"),
+    ("Bedrock", r"too many total text bytes"),
+    ("Moonshot", r"exceed\w* (the )?(model'?s? )?(max\w* )?token limit"),
+    ("DashScope, Baidu", r"range of input length|max(imum)? input (length|characters|tokens)"),
+    ("TabbyAPI, SiliconFlow, TensorRT-LLM", r"max_(seq_len|num_tokens|input_len)"),
+    (
+        "Zhipu and others in Chinese",
+        r"超长|超过.{0,16}(长度|上下文|token)|(长度|上下文|token).{0,16}(超过|超出)",
+    ),
     (
         "others",
-        r"context[ _](length|window|size|limit)( of [\w.:/-]+)? .{0,40}exceed|exceed\w* .{0,60}context",
+        r"\b(prompts?|inputs?|messages?|conversation|request)\b.{0,30}\b((is|are) )?(too long|exceeds? max)",
     ),
-    ("others", r"context[ _](length|window)|context size"),
+    (
+        "others",
+        r"context[ _]?(length|window|size|limit)( of [\w.:/-]+)? .{0,40}exceed|exceed\w* .{0,60}context",
+    ),
+    ("others", r"context[ _]?(length|window)|context size"),
 )
 """(server, its words): any of these means that the conversation is too long."""
 
 _CONTEXT = re.compile("|".join(words for _, words in CONTEXT_WORDS), re.IGNORECASE)
-_TOO_LARGE = re.compile(r"request too large|too many tokens|reduce", re.IGNORECASE)  # Groq's 413
+_TOO_LARGE = re.compile(
+    r"request too large|too many tokens|reduce|max size: \d+ tokens", re.I
+)  # Groq's, GitHub's 413
+_OTHER_TROUBLE = re.compile(
+    r"out of memory|(unknown|unrecogni[sz]ed|unsupported|unexpected|invalid) (request )?(argument|parameter|field)s?"
+    r"( supplied)?: ?\W?context|throttl|please wait before",
+    re.IGNORECASE,
+)
+"""Words by which an error that also speaks of a context, or of tokens, is about something else."""
+
+_THROTTLED = re.compile(r"throttl|rate.?limit|too many requests", re.IGNORECASE)
+_AGAIN = frozenset({408, 409, 423, 425, 498, 499})
+"""Statuses below 500 that may pass: too slow, locked, too early, no capacity (Groq's 498), a proxy's own 499."""
 _NOT_CONTEXT = frozenset({401, 402, 403, 404, 429})
 _QUOTA = re.compile(
     r"insufficient_quota|billing|exceeded your current quota|insufficient (credits|balance)", re.I
 )
-_STATUS_WORDS: tuple[tuple[int, re.Pattern[str]], ...] = tuple(
+_CODE_WORDS: tuple[tuple[int, re.Pattern[str]], ...] = tuple(
     (status, re.compile(words, re.IGNORECASE))
     for status, words in (
+        (429, r"throttl"),
         (401, r"auth|api.?key|credential"),
         (402, r"quota|billing|credit|insufficient|balance"),
         (403, r"permission|forbidden"),
@@ -68,6 +99,18 @@ _STATUS_WORDS: tuple[tuple[int, re.Pattern[str]], ...] = tuple(
         (400, r"invalid.?request|bad.?request|validation|unsupported"),
     )
 )
+_MESSAGE_WORDS: tuple[tuple[int, re.Pattern[str]], ...] = tuple(
+    (status, re.compile(words, re.IGNORECASE))
+    for status, words in (
+        (429, r"rate.?limit|too many requests|request limit|throttl"),
+        (
+            401,
+            r"unauthori[sz]ed|authentication|login fail|(api.?key|token) .{0,20}invalid|invalid.{0,12}(api.?key|token)",
+        ),
+        (404, r"model .{0,40}(not found|not exist)|^not found$"),
+    )
+)
+"""(status, words): what an error's code, or its message, says where no number does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +197,11 @@ def judge(status: int, body: Any, text: str = "", context_words: Sequence[str] =
     if status < 300:
         status = _status_of(codes, message)
     words = f"{message} {more}"
+    if status == 400 and any(_THROTTLED.search(code) for code in codes):  # AWS
+        status = 429
     full = bool(CONTEXT_CODES & set(codes)) or (
         status not in _NOT_CONTEXT
+        and _OTHER_TROUBLE.search(words) is None
         and (_CONTEXT.search(words) is not None or any(re.search(own, words, re.I) for own in context_words))
     )
     if full or (status == 413 and isinstance(error, Mapping) and _TOO_LARGE.search(words)):
@@ -163,7 +209,7 @@ def judge(status: int, body: Any, text: str = "", context_words: Sequence[str] =
     kind: Kind = "refused"
     if status == 429 and not _QUOTA.search(f"{' '.join(codes)} {message}"):
         kind = "rate_limit"
-    elif status >= 500 or status in (408, 425):
+    elif status >= 500 or status in _AGAIN:
         kind = "server_error"
     return Verdict(kind, status, code, message)
 
@@ -181,11 +227,29 @@ def _error_in(status: int, body: Any) -> Any:
         error = first.get("error")
         if not error and first.get("finish_reason") == "error":  # OpenRouter
             error = {"message": "the reply ended with finish_reason 'error'", "code": 502}
+    if isinstance(error, Mapping) and not any(error.values()):  # a form that is always there, mostly empty
+        error = None
     if not error and (status >= 300 or body.get("object") == "error" or body.get("type") == "error"):
         error = body
+    if not error and not choices:
+        error = _without_the_word(body)
     if isinstance(error, str) and isinstance(body.get("error_type"), str):  # TGI
         return {"message": error, "type": body["error_type"]}
     return error or None
+
+
+def _without_the_word(body: Mapping[str, Any]) -> Any:
+    """The error in a body of status 200 that has no "error": the shapes of some gateways."""
+    base = body.get("base_resp")
+    if isinstance(base, Mapping) and base.get("status_code"):  # MiniMax
+        return {"code": base["status_code"], "message": base.get("status_msg")}
+    if body.get("error_code"):  # Baidu
+        return {"code": body["error_code"], "message": body.get("error_msg")}
+    errors = body.get("errors")
+    if isinstance(errors, list) and errors:  # Cloudflare
+        return errors[0]
+    coded = body.get("code") and (body.get("message") or body.get("msg"))  # DashScope, SiliconFlow
+    return body if coded or body.get("success") is False or body.keys() == {"detail"} else None
 
 
 def _said(error: Any) -> tuple[list[str], str, str]:
@@ -195,10 +259,15 @@ def _said(error: Any) -> tuple[list[str], str, str]:
     inner = error.get("error")
     if isinstance(inner, Mapping):  # an error inside an error
         error = {**error, **inner}
-    codes = [str(error[name]) for name in ("code", "type", "status") if error.get(name)]
+    codes = [str(error[name]) for name in ("code", "type", "status", "__type") if error.get(name)]
     message = error.get("message") or error.get("detail") or error.get("msg")
     if isinstance(message, list) and message and isinstance(message[0], Mapping):  # FastAPI
-        message = message[0].get("msg") or message
+        place = message[0].get("loc")
+        within = [str(name) for name in place[1:]] if isinstance(place, list) else []
+        message = ": ".join([*([".".join(within)] if within else []), str(message[0].get("msg") or message)])
+    parameter = error.get("param")
+    if isinstance(parameter, str) and isinstance(message, str) and parameter not in message:
+        message = f"{message} (parameter {parameter!r})"
     metadata = error.get("metadata")  # OpenRouter keeps the provider's own words there
     return codes, str(message or dict(error)), str(metadata or "")
 
@@ -208,7 +277,7 @@ def _status_of(codes: Sequence[str], message: str) -> int:
     for code in codes:
         if code.isascii() and code.isdigit() and 300 <= int(code[:4]) <= 599:
             return int(code)
-    for status, words in _STATUS_WORDS:
+    for status, words in _CODE_WORDS:
         if any(words.search(code) for code in codes):
             return status
-    return 500
+    return next((status for status, words in _MESSAGE_WORDS if words.search(message)), 500)

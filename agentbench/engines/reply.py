@@ -16,7 +16,17 @@ from ..types import Action, Finish
 from .stops import cut_text, put_back
 
 _LENGTH = frozenset(
-    {"length", "max_tokens", "max_output_tokens", "max_new_tokens", "model_length", "token_limit"}
+    {
+        "length",
+        "max_tokens",
+        "max_output_tokens",
+        "max_new_tokens",
+        "max_length",
+        "model_length",
+        "token_limit",
+        "model_context_window_exceeded",
+        "incomplete",
+    }
 )
 _STOP = frozenset(
     {
@@ -27,12 +37,20 @@ _STOP = frozenset(
 _REFUSED = frozenset(
     {
         "content_filter", "error", "abort", "aborted", "cancelled", "safety", "recitation", "blocklist", "spii",
-        "prohibited_content", "guardrail_intervened", "content_filtered", "sensitive",
+        "prohibited_content", "guardrail_intervened", "content_filtered", "sensitive", "image_safety", "model_armor",
+        "malformed_function_call", "insufficient_system_resource", "network_error", "server_error", "timeout",
+        "time_limit", "user_cancel", "error_toxic", "error_limit",
     }
 )  # fmt: skip
 _TOOL_CALLS = frozenset({"tool_calls", "tool_use", "tool_call", "function_call"})
-_THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking", "thought", "reasoning_text")
-_THOUGHT_PARTS = frozenset({"thinking", "reasoning", "thought", "reasoning_content", "redacted_thinking"})
+_THOUGHT_FIELDS = (
+    "reasoning_content", "reasoning", "thinking", "thought", "thoughts", "reasoning_text", "thinking_blocks",
+    "reasoning_details",
+)  # fmt: skip
+_THOUGHT_PART = re.compile(r"think|thought|reason")
+_FINISH_PREFIX = re.compile(r"^.*(finish|stop)_?reason[._:]")
+"""What enumerations of client libraries put before the word: "FinishReason.STOP", "FINISH_REASON_STOP"."""
+
 _ODD = re.compile(r"[^a-z0-9_]+")
 
 
@@ -76,7 +94,7 @@ def read_reply(answer: Any, stop: Sequence[str] = ()) -> Said:
         closed = finish == "stop" or content.strip()  # a thought that was cut never ended
         text = f"<think>{thought}</think>{content}" if closed else f"<think>{thought}"
     known = word in _LENGTH or word in _STOP
-    return Said(Action(text, finish=finish), content, "" if known else _ODD.sub("_", word)[:20])
+    return Said(Action(text, finish=finish), content, "" if known else word[:20])
 
 
 def _stopped(text: str, choice: Mapping[str, Any], finish: Finish, stop: Sequence[str]) -> tuple[str, Finish]:
@@ -97,7 +115,8 @@ def _stopped(text: str, choice: Mapping[str, Any], finish: Finish, stop: Sequenc
 
 def _finish(reason: Any) -> tuple[Finish, str]:
     """How a reply ended, and the word for it in lower case."""
-    word = reason.lower() if isinstance(reason, str) else "" if reason is None else type(reason).__name__
+    word = reason if isinstance(reason, str) else "" if reason is None else type(reason).__name__
+    word = _ODD.sub("_", _FINISH_PREFIX.sub("", word.strip().lower()))
     if word in _REFUSED:  # the provider's doing, not the agent's
         raise EngineFailure(f"the endpoint ended the reply with finish_reason {word!r}")
     return ("length" if word in _LENGTH else "stop"), word
@@ -107,6 +126,8 @@ def _parts(content: Any) -> tuple[str, str]:
     """Text and thought of a content that may come in parts."""
     if content is None or isinstance(content, str):
         return content or "", ""
+    if isinstance(content, Mapping):
+        content = [content]
     if not isinstance(content, list):
         raise TypeError(f"the reply is {type(content).__name__}, not text")
     said: list[str] = []
@@ -114,15 +135,16 @@ def _parts(content: Any) -> tuple[str, str]:
     for part in content:
         if not isinstance(part, Mapping | str):
             raise TypeError(f"a part of the reply is {type(part).__name__}")
-        thinks = isinstance(part, Mapping) and part.get("type") in _THOUGHT_PARTS
+        thinks = isinstance(part, Mapping) and _THOUGHT_PART.search(str(part.get("type")))
         (thought if thinks else said).append(_text(part))
     return "".join(said), "".join(thought)
 
 
 def _thought_beside(message: Mapping[str, Any], choice: Mapping[str, Any]) -> str:
     """The thought in a field of its own; the same thought may stand in several."""
-    for holder in (message, choice):
-        for name in (*_THOUGHT_FIELDS, "reasoning_details"):
+    specific = message.get("provider_specific_fields")  # LiteLLM
+    for holder in (message, choice, *([specific] if isinstance(specific, Mapping) else [])):
+        for name in _THOUGHT_FIELDS:
             found = _text(holder.get(name))
             if found.strip():
                 return found

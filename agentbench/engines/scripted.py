@@ -232,11 +232,21 @@ def _logprob(seed: int, position: int, token: int) -> float:
     return -(derive_seed(seed, position, token) % 255 + 1) / 64
 
 
-def build(model: str = "look", **options: Any) -> ScriptedEngine:
+def build(
+    model: str = "look",
+    *,
+    tokenizer: Any = None,
+    cycle: bool = True,
+    max_context: int = 8192,
+    per_poll: int | None = None,
+    lifo: bool = False,
+) -> ScriptedEngine:
     """Build the engine by name: it says `model` over and over ("|" separates several replies).
 
     Args:
         model: the script, such as "look|go north".
-        options: keyword arguments of `ScriptedEngine`.
+        tokenizer: see `ScriptedEngine`; so are the others.
     """
-    return ScriptedEngine(model.split("|"), **{"cycle": True, **options})
+    return ScriptedEngine(
+        model.split("|"), tokenizer, cycle=cycle, max_context=max_context, per_poll=per_poll, lifo=lifo
+    )

@@ -16,8 +16,9 @@ from ..config import differences
 from ..dialogue.prompt import load_prompt
 from ..registry import env_spec
 from ..runs.episodes import read_episodes
-from ..runs.files import read_json
-from ..runs.folder import VERSIONS, run_config
+from ..runs.files import read_json, read_lines
+from ..runs.folder import CONFIG, METRICS, VERSIONS, run_config
+from ..runs.sides import is_training
 from ..runs.stats import Estimate
 from ..runs.summary import Summary, load_summary, read_plan
 from ..types import Trajectory
@@ -28,6 +29,7 @@ Card = dict[str, dict[str, Any]]
 _BOOKKEEPING = frozenset(
     {
         *("output_dir", "panel", "policy", "model_name_or_path", "engine", "engine_options", "prompt"),
+        "env_options",
         *("concurrency", "retries", "step_seconds", "episode_seconds", "max_error_rate", "give_up_after"),
     }
 )
@@ -35,9 +37,12 @@ _BOOKKEEPING = frozenset(
 _PROMPTS = 3
 
 
-def card_of(run: Path) -> Card:
+def card_of(run: Path, teacher: Path | None = None) -> Card:
     """Gather the card of a run folder.
 
+    Args:
+        run: an evaluation; one that a training run made tells of the training too.
+        teacher: an evaluation of the teacher, whose own score and weights stand on the card.
     Raises: MissingData, CorruptData: it is no run folder, or parts of it are gone.
     """
     plan, policy = read_plan(run)
@@ -64,22 +69,75 @@ def card_of(run: Path) -> Card:
             "engine options": config.get("engine_options") or {},
         },
         "how": {
+            **{key: value for key, value in config.items() if key not in _BOOKKEEPING},
+            "env_options": facts.get("options", config.get("env_options", {})),  # the panel's own among them
             "prompt": (policy.get("prompt") or {}).get("name"),
             "prompt digest": (policy.get("prompt") or {}).get("digest"),
             "parser": policy.get("parser"),
             **dict(policy.get("sampling") or {}),
-            **{key: value for key, value in config.items() if key not in _BOOKKEEPING},
             "history": _or(config.get("history"), spec.history),
             "max_turns": _or(config.get("max_turns"), spec.max_turns),
         },
         "result": _result(summary),
         "cost": _cost(summary),
+        "training": _training(run),
+        "teacher": _teacher(teacher, plan.digest) if teacher else {},
+        "again": {"command": f"agentbench eval {run / CONFIG} --output FOLDER"},
         "versions": {
             "python": facts.get("python"),
             "platform": facts.get("platform"),
+            "code": facts.get("code"),
             **facts.get("packages", {}),
         },
+        "hardware": dict(facts.get("hardware", {})),
         "prompts": _first_prompts(run, config, plan.env),
+    }
+
+
+def _training(run: Path) -> dict[str, Any]:
+    """How the weights were made, of TRAINING/eval/step-N; {} of another evaluation."""
+    home = run.resolve().parent.parent
+    if run.resolve().parent.name != "eval" or not is_training(home):
+        return {}
+    config, facts = run_config(home), read_json(home / VERSIONS)
+    step = int(run.resolve().name.removeprefix("step-"))
+    metrics: dict[str, Any] = next(
+        (line for _, line in read_lines(home / METRICS) if line.get("step") == step), {}
+    )
+    teachers = [item.get("model_name_or_path") for item in config.get("teachers") or []]
+    rest = {key: value for key, value in config.items() if key not in ("teachers", "eval", "output_dir")}
+    return {
+        "step": f"{step} of {config.get('max_steps')}",
+        "started from weights": facts.get("engine", {}).get("weights"),
+        "teachers": teachers,
+        **{
+            f"{name} of the step (nats)": metrics.get(name)
+            for name in ("engine_gap", "engine_gap_max", "publish_gap")
+        },
+        **_flat(rest),
+    }
+
+
+def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Sections written out one level deep, as `section.key`."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= (
+            {f"{key}.{name}": inner for name, inner in value.items()}
+            if isinstance(value, Mapping)
+            else {key: value}
+        )
+    return found
+
+
+def _teacher(run: Path, digest: str) -> dict[str, Any]:
+    plan, policy = read_plan(run)
+    engine = policy.get("engine") or {}
+    return {
+        "model": engine.get("model", policy.get("policy")),
+        "weights": engine.get("weights"),
+        "panel": plan.id + ("" if plan.digest == digest else " (other tasks than this run's)"),
+        **_result(load_summary(run)),
     }
 
 
@@ -151,7 +209,8 @@ def _slots(episode: Trajectory, max_turns: int) -> dict[str, Any]:
 
 def card_differences(one: Card, other: Card) -> list[str]:
     """What differs between two cards, but for results, costs and the wording of single prompts."""
-    keep = ("tasks", "who plays", "how", "versions")
+    keep = ["tasks", "who plays", "how", "versions"]
+    keep += ["training"] if one["training"] and other["training"] else []
     return list(differences({key: one[key] for key in keep}, {key: other[key] for key in keep}))
 
 
@@ -159,7 +218,7 @@ def as_markdown(card: Card, title: str) -> str:
     """The card as one page of Markdown."""
     lines = [f"# Reproduction card: {title}", ""]
     for section, rows in card.items():
-        if section == "prompts":
+        if section == "prompts" or not rows:
             continue
         lines += [f"## {section}", "", "| | |", "|---|---|"]
         lines += [
@@ -190,7 +249,7 @@ def as_html(card: Card, title: str) -> str:
         f"<h1>Reproduction card: {html.escape(title)}</h1>",
     ]
     for section, rows in card.items():
-        if section == "prompts":
+        if section == "prompts" or not rows:
             continue
         cells = "".join(
             f"<tr><td>{html.escape(name)}<td>{html.escape(_cell(value))}"

@@ -132,7 +132,10 @@ def evaluate(
     if policy is None:
         config, notes = follow(config, spec)
     if config.output_dir is not None:  # before a model is loaded for nothing
-        check_output(Path(config.output_dir), config.model_dump(mode="json"), resume=resume, free=EVALUATION)
+        folder = Path(config.output_dir)
+        check_output(folder, config.model_dump(mode="json"), resume=resume, free=EVALUATION)
+        if resume and not (folder / EPISODES).exists():
+            (say or _mute)(f"nothing to resume in {folder}: starting from the beginning")
     resolved = panel.resolve(spec, allow_missing=config.allow_missing)
     tasks = resolved.tasks[: config.limit]
     plan = _plan(config, resolved, spec, tasks, notes)
@@ -147,7 +150,9 @@ def evaluate(
         if policy is None and engine is None:  # this function opened what it holds
             stack.callback(actor.close)
         if config.output_dir is not None:
-            run = stack.enter_context(_open(config, plan, actor, tasks, resume=resume, machine=machine))
+            facts = {"tasks": list(tasks), "options": options, "terms": _terms(config, spec)}
+            facts |= {"env": machine} if machine else {}
+            run = stack.enter_context(_open(config, plan, actor, facts, resume=resume))
             found = _on_record(run, config, plan, tasks)
             for change in run.changed:
                 (say or _mute)(_changed(*change))
@@ -295,23 +300,26 @@ def _plan(
     )
 
 
+def _terms(config: EvalConfig, spec: EnvSpec) -> dict[str, int]:
+    """What is played where the configuration leaves it to the env."""
+    history = spec.history if config.history is None else config.history
+    return {"history": history, "max_turns": config.max_turns or spec.max_turns}
+
+
 def _open(
     config: EvalConfig,
     plan: Assignment,
     actor: Policy,
-    tasks: Sequence[str],
+    facts: Mapping[str, Any],
     *,
     resume: bool,
-    machine: Mapping[str, Any],
 ) -> RunFolder:
     path = Path(config.output_dir or "")
     run = RunFolder.open(path, config.model_dump(mode="json"), resume=resume, free=EVALUATION)
-    facts = {"panel": plan.model_dump(mode="json"), "policy": actor.info, **versions(), "tasks": list(tasks)}
-    if machine:
-        facts["env"] = dict(machine)
+    whole = {"panel": plan.model_dump(mode="json"), "policy": actor.info, **versions(), **facts}
     try:
         # Packages may change on resume and stay as first recorded; what is played and by whom may not change.
-        run.fix_versions(facts, binding=("panel", "policy"))
+        run.fix_versions(whole, binding=("panel", "policy"))
     except BaseException:
         run.close()
         raise

@@ -25,12 +25,19 @@ from typing import Any
 import yaml
 from pydantic import Field, model_validator
 
-from ..config import Section, validate
+from ..config import Section, parse_yaml, read_text, validate
 from ..engine import Engine, TextEngine
-from ..errors import ConfigError, MissingData, UsageError, unknown_name
+from ..errors import ConfigError, CorruptData, MissingData, UsageError, unknown_name
+from ..foreign import cell as escaped
+from ..foreign import shortened
 from ..registry import open_engine, suite_files
-from ..runs.summary import Summary
+from ..runs.episodes import EPISODES
+from ..runs.files import encode_json, read_json, write_whole
+from ..runs.groups import seed_interval
+from ..runs.summary import Summary, load_summary, summarise_run
 from .evaluate import EvalConfig, Progress, evaluate
+
+RECORD, TABLE = "suite.json", "suite.md"
 
 
 class Suite(Section):
@@ -44,8 +51,8 @@ class Suite(Section):
     def _each_names_a_panel(self) -> Suite:
         known = set(EvalConfig.model_fields) - {"policy", "model_name_or_path", "output_dir", "seed"}
         for item in self.panels:
-            if "panel" not in item:
-                raise ValueError(f"an entry names no panel: {item}")
+            if not isinstance(item.get("panel"), str):
+                raise ValueError(f"an entry names no panel: {shortened(item)}")
             for key in sorted(item.keys() - known):
                 raise ValueError(f"{key!r} is no key of an evaluation that a suite may fix")
         names = [item["panel"] for item in self.panels]
@@ -69,7 +76,24 @@ class Player:
     @property
     def folder(self) -> str:
         """The name as a folder's, unique for each player."""
-        return re.sub(r"[^\w.@-]+", "_", self.name).strip("_")
+        return _as_folder(self.name)
+
+
+class Published(Section):
+    """A number that somebody else reports: it stands in the table, marked as copied.
+
+    Attributes:
+        player: what the row is called.
+        panel: one of the suite's.
+        value: success (or score), in [0, 1]; `n` is the number of episodes behind it, if that is told.
+        source: where it is written: paper, table, row.
+    """
+
+    player: str = Field(min_length=1)
+    panel: str
+    value: float = Field(ge=0, le=1)
+    n: int | None = Field(default=None, ge=1)
+    source: str = Field(min_length=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +127,8 @@ class Cell:
         if len(values) > 1:
             sd = math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
             each = ", ".join(f"{100 * value:.1f}" for value in values)
-            return f"{100 * mean:.1f} (sd {100 * sd:.1f}; {each}; n={n})"
+            ends = seed_interval(values)
+            return f"{100 * mean:.1f} [{100 * ends.low:.1f}, {100 * ends.high:.1f}] (sd {100 * sd:.1f}; {each}; n={n})"
         rates = next(iter(self.summaries.values())).overall
         assert rates is not None
         shown = rates.score if rates.success is None else rates.success
@@ -164,6 +189,8 @@ def run_suite(
         progress: told after each episode.
     Raises: UsageError: two players have one name, or the folder is used and `resume` was not asked for.
     """
+    if len(seeds) > 1:
+        seed_interval([0.0, 0.0])  # refuses before hours of playing where scipy is missing
     folders = [player.folder for player in players]
     if len(set(folders)) < len(folders):
         raise UsageError(
@@ -191,7 +218,7 @@ def _play(
     found: dict[int, Summary] = {}
     try:
         for seed in seeds:
-            folder = output / player.folder / str(item["panel"]).replace("/", "_") / f"seed-{seed}"
+            folder = _folder(output, player.name, str(item["panel"]), seed)
             values = {**item, **changes, "policy": player.policy, "seed": seed, "output_dir": str(folder)}
             if player.model is not None:
                 values["model_name_or_path"] = player.model
@@ -202,6 +229,14 @@ def _play(
     except MissingData as error:
         return Cell(player.name, item["panel"], found, refused=str(error))
     return Cell(player.name, item["panel"], found)
+
+
+def _as_folder(name: str) -> str:
+    return re.sub(r"[^\w.@-]+", "_", name).strip("_")
+
+
+def _folder(output: Path, player: str, panel: str, seed: int) -> Path:
+    return output / _as_folder(player) / panel.replace("/", "_") / f"seed-{seed}"
 
 
 _OF_MODELS = frozenset(
@@ -224,21 +259,102 @@ def _opened(player: Player, changes: Mapping[str, Any]) -> Iterator[Engine | Tex
         engine.close()
 
 
-def table(suite: Suite, cells: Sequence[Cell]) -> str:
+def load_published(file: Path, suite: Suite) -> list[Published]:
+    """Read numbers that others report, a YAML list of `Published`.
+
+    Raises: ConfigError: the file breaks the format, or names a panel that is not the suite's.
+    """
+    values = parse_yaml(read_text(file, "the published numbers"), f"published numbers {file}")
+    if not isinstance(values, list) or not all(isinstance(item, Mapping) for item in values):
+        raise ConfigError(f"published numbers {file} must be a list of player, panel, value, n, source")
+    found = [validate(Published, item, f"published numbers {file}: ") for item in values]
+    panels = [str(item["panel"]) for item in suite.panels]
+    for item in found:
+        if item.panel not in panels:
+            raise unknown_name(f"panel of {suite.id}", item.panel, panels)
+    return found
+
+
+def write_suite(
+    output: Path, suite: Suite, cells: Sequence[Cell], published: Sequence[Published] = ()
+) -> None:
+    """Write the table and its record into the suite's folder."""
+    output.mkdir(parents=True, exist_ok=True)
+    for name, data in _pages(suite, cells, published).items():
+        write_whole(output / name, data)
+
+
+def suite_pages(output: Path) -> dict[str, bytes]:
+    """What the table and the record of a played suite should hold, from the run folders below it.
+
+    Raises: MissingData: a run folder is gone. CorruptData: the record is none.
+    """
+    record = read_json(output / RECORD)
+    try:
+        suite = validate(Suite, record["suite"])
+        published = [validate(Published, item) for item in record.get("published", [])]
+        cells = [
+            Cell(
+                item["player"],
+                item["panel"],
+                {
+                    int(seed): _summary(_folder(output, item["player"], item["panel"], int(seed)))
+                    for seed in item["seeds"]
+                },
+                refused=item["refused"],
+            )
+            for item in record["cells"]
+        ]
+    except (ConfigError, KeyError, TypeError, ValueError) as error:
+        raise CorruptData(f"{output / RECORD} is no record of a suite: {error}") from error
+    return _pages(suite, cells, published)
+
+
+def _summary(run: Path) -> Summary:
+    return summarise_run(run) if (run / EPISODES).exists() else load_summary(run)
+
+
+def _pages(suite: Suite, cells: Sequence[Cell], published: Sequence[Published]) -> dict[str, bytes]:
+    record = {
+        "suite": suite.model_dump(mode="json"),
+        "cells": [
+            {
+                "player": cell.player,
+                "panel": cell.panel,
+                "values": cell.values,
+                "refused": cell.refused,
+                "seeds": {str(at): summary.model_dump(mode="json") for at, summary in cell.summaries.items()},
+            }
+            for cell in cells
+        ],
+    }
+    if published:
+        record["published"] = [item.model_dump(mode="json") for item in published]
+    return {TABLE: table(suite, cells, published).encode(), RECORD: encode_json(record)}
+
+
+def table(suite: Suite, cells: Sequence[Cell], published: Sequence[Published] = ()) -> str:
     """The suite's table as Markdown: a row for each player, a column for each panel, and what could not be played."""
     panels = [str(item["panel"]) for item in suite.panels]
-    by = {(cell.player, cell.panel): cell for cell in cells}
-    players = list(dict.fromkeys(cell.player for cell in cells))
+    by = {(cell.player, cell.panel): cell.text for cell in cells}
+    by |= {(_copied(item), item.panel): f"{100 * item.value:.1f}" for item in published}
+    players = dict.fromkeys([*(cell.player for cell in cells), *map(_copied, published)])
     lines = [f"# {suite.id}", "", suite.description, ""]
     lines.append("| player | " + " | ".join(panels) + " |")
     lines.append("|---" * (len(panels) + 1) + "|")
     lines += [
-        f"| {player} | " + " | ".join(by[player, panel].text for panel in panels) + " |" for player in players
+        f"| {escaped(player)} | " + " | ".join(by.get((player, panel), "–") for panel in panels) + " |"
+        for player in players
     ]
     lines += [
         "",
-        "Per cent; one seed: 95 % interval, several: standard deviation over seeds and every value.",
+        "Per cent; one seed: 95 % interval over tasks, several: interval over seeds, standard deviation, every value.",
         "",
+    ]
+    lines += [
+        f"- {escaped(item.player)} on {item.panel}: copied from {escaped(item.source)}, "
+        f"n={item.n or 'not told'}; not played here, so its protocol may be another"
+        for item in published
     ]
     lines += [f"- {cell.player} on {cell.panel}: {cell.refused}" for cell in cells if cell.refused]
     lines += [
@@ -248,3 +364,7 @@ def table(suite: Suite, cells: Sequence[Cell]) -> str:
         for banner in summary.plan.banners
     ]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _copied(item: Published) -> str:
+    return f"{item.player} (published)"

@@ -109,11 +109,11 @@ def build_policy(
     if kind == "scripted" and argument:
         return _ScriptedFile(Path(argument))
     if colon and kind not in ("replay", "scripted"):
-        return _own_policy(config.policy)
+        return own_policy(config.policy)
     raise unknown_name("policy", config.policy, POLICIES, "package.module:Name works too.")
 
 
-def _own_policy(name: str) -> Policy:
+def own_policy(name: str) -> Policy:
     """Make the policy of a "package.module:Name" or "file.py:Name".
 
     Raises: UsageError: what is there makes no policy.
@@ -237,8 +237,9 @@ class _ScriptedFile(ScriptedPolicy):
     def __init__(self, path: Path) -> None:
         try:
             data = path.read_bytes()
-        except OSError as error:
-            raise MissingData(f"cannot read the script {path}: {error.strerror}") from error
+        except (OSError, ValueError) as error:  # a name that no file can have is a ValueError
+            told = getattr(error, "strerror", None) or error
+            raise MissingData(f"cannot read the script {printable(str(path), 300)}: {told}") from error
         self._digest = hashlib.sha256(data).hexdigest()
         super().__init__(_script_lines(path, data))
 

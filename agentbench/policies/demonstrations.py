@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ..dialogue.parse import Parser
@@ -15,7 +16,7 @@ from ..dialogue.render import Renderer
 from ..env import Expert
 from ..errors import ConfigError, UsageError
 from ..policy import Decision, InstantPolicy, View
-from ..types import Action, derive_seed
+from ..types import REPLAY, Action, Trajectory, Turn, derive_seed
 
 BEHAVIOURS = ("random", "half_random", "other_goal", "expert")
 
@@ -52,6 +53,64 @@ class TokenisedPolicy(InstantPolicy):
 
     def forget(self, key: str) -> None:
         self.inner.forget(key)
+
+
+class RecordedPolicy(InstantPolicy):
+    """Says recorded episodes again: replies in the very tokens on record, prompts as the run writes them.
+
+    A recording without token ids (an expert's) is said in the model's tokens. What the env shows is compared with the
+    record turn by turn.
+    """
+
+    name = REPLAY
+
+    def __init__(
+        self, recordings: Mapping[str, Trajectory], renderer: Renderer, parser: Parser, source: str
+    ) -> None:
+        """Take one episode for each task; `source` names them in errors."""
+        super().__init__()
+        self.recordings = recordings
+        self.renderer = renderer
+        self.parser = parser
+        self.source = source
+
+    @property
+    def info(self) -> dict[str, Any]:
+        return {"policy": self.name, "recordings": self.source}
+
+    def reply(self, view: View) -> Decision:
+        """Say the recorded turn.
+
+        Raises: UsageError: the task is not on record, or the env shows something else than it did then.
+        """
+        turn, rendered = self._turn(view), self.renderer.render(view)
+        action = replace(turn.action, author=self.name)
+        if not action.token_ids:
+            text = self.parser.format(turn.env_action or "", rendered.opened)
+            ids = self.renderer.reply_ids(text, command=turn.env_action or "")
+            action = Action(text, ids, (0.0,) * len(ids), author=self.name)
+        return Decision(
+            action, turn.env_action, rendered.context_ids, rendered.fresh, turn.invalid, shown=rendered.shown
+        )
+
+    def command(self, view: View) -> str:
+        return self._turn(view).env_action or ""
+
+    def _turn(self, view: View) -> Turn:
+        recorded, number = self.recordings.get(view.task), len(view.turns)
+        if recorded is None or number >= len(recorded.turns):
+            had = "no episode" if recorded is None else f"only {len(recorded.turns)} turns"
+            raise UsageError(
+                f"{self.source!r} has {had} of task {view.task!r}; turn {number} cannot be replayed"
+            )
+        turn = recorded.turns[number]
+        if turn.observation != view.observation:
+            raise UsageError(
+                f"env {view.spec.id!r} shows another observation at turn {number} of task {view.task!r} than "
+                f"{self.source!r} has on record: it was recorded under other rules or options (env.options), or by "
+                "another version; record it again (agentbench eval)"
+            )
+        return turn
 
 
 class MixturePolicy(InstantPolicy):

@@ -7,6 +7,7 @@ branching itself (`collect`, `rollout`).
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from ..errors import UsageError, unknown_name
@@ -47,7 +48,9 @@ ANCHOR_RULES: dict[str, Rule] = {
 """Weight of a turn: equal; growing with depth; mean negative log-prob of its tokens; a trainer's annotation."""
 
 
-def pick_anchors(trajectories: Sequence[Trajectory], count: int, rule: str, seed: int) -> list[Start]:
+def pick_anchors(
+    trajectories: Sequence[Trajectory], count: int, rule: str, seed: int, *, most: int | None = None
+) -> list[Start]:
     """Draw anchors without repeating one, in proportion to the rule's weights.
 
     Args:
@@ -55,16 +58,19 @@ def pick_anchors(trajectories: Sequence[Trajectory], count: int, rule: str, seed
         count: anchors to draw; "every" ignores it and takes each turn once.
         rule: a name in `ANCHOR_RULES`, or "every".
         seed: of the draw.
+        most: anchors of one trajectory at most; None sets no limit. With "every" a longer one keeps so many turns,
+            drawn uniformly.
     Returns: at most `count` anchors, fewer when there are fewer turns.
     Raises: UnknownName: no such rule.
     """
     usable = [item for item in trajectories if item.ok]
     states = [(item, turn) for item in usable for turn in item.turns]
+    rng = random.Random(seed)
     if rule == "every":
-        return [Start(item, turn.index) for item, turn in states]
+        kept = [item.turns if most is None else _some(item.turns, most, rng) for item in usable]
+        return [Start(item, turn.index) for item, turns in zip(usable, kept, strict=True) for turn in turns]
     if rule not in ANCHOR_RULES:
         raise unknown_name("anchor rule", rule, [*ANCHOR_RULES, "every"])
-    rng = random.Random(seed)
     keyed: list[tuple[float, int, Start]] = []
     for item, turn in states:
         weight = ANCHOR_RULES[rule](turn, len(item.turns))
@@ -72,4 +78,22 @@ def pick_anchors(trajectories: Sequence[Trajectory], count: int, rule: str, seed
         # Weighted sampling without replacement: the largest draw**(1/weight) win (Efraimidis and Spirakis, 2006).
         keyed.append((draw ** (1 / weight) if weight > 0 else -1.0, len(keyed), Start(item, turn.index)))
     keyed.sort(key=lambda entry: entry[:2], reverse=True)
-    return [start for key, _, start in keyed[:count] if key >= 0]
+    starts = [start for key, _, start in keyed if key >= 0]
+    return (starts if most is None else _at_most(starts, most))[:count]
+
+
+def _some(turns: Sequence[Turn], most: int, rng: random.Random) -> list[Turn]:
+    """Draw at most so many turns, in their order."""
+    places = range(len(turns))
+    return [turns[place] for place in sorted(rng.sample(places, min(most, len(turns))))]
+
+
+def _at_most(starts: Sequence[Start], most: int) -> list[Start]:
+    """Pass over anchors of trajectories that have their share already."""
+    taken: Counter[str] = Counter()
+    kept = []
+    for start in starts:
+        taken[start.trajectory.id] += 1
+        if taken[start.trajectory.id] <= most:
+            kept.append(start)
+    return kept

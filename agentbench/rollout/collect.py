@@ -12,7 +12,7 @@ from typing import Any
 from ..env import EnvSpec
 from ..errors import UsageError
 from ..policy import InstantPolicy, Policy
-from ..types import Group, RolloutPlan, Trajectory, derive_seed
+from ..types import REPLAY, Group, RolloutPlan, Trajectory, authors_in, derive_seed
 from .anchors import pick_anchors
 from .episode import Episode, Limits, Start
 from .schedule import run_episodes
@@ -27,6 +27,7 @@ class Stage:
         policies: author name -> policy.
         labeller: asked for a label on every turn when the plan wants labels.
         seed: of the run.
+        recordings: task -> the episode that the author "replay" says again.
     """
 
     spec: EnvSpec
@@ -36,6 +37,7 @@ class Stage:
     limits: Limits = field(default_factory=Limits)
     env_options: Mapping[str, Any] = field(default_factory=dict)
     labeller: InstantPolicy | None = None
+    recordings: Mapping[str, Trajectory] = field(default_factory=dict)
 
 
 def collect(plan: RolloutPlan, stage: Stage, tasks: Sequence[str], step: int, first: int = 0) -> list[Group]:
@@ -54,16 +56,19 @@ def collect(plan: RolloutPlan, stage: Stage, tasks: Sequence[str], step: int, fi
         raise UsageError(f"the plan has {plan.groups} groups but {len(tasks)} tasks were given")
     if plan.mode == "episode":
         return _run(plan, stage, [(task, None) for task in tasks], step, plan.members, "", first)
-    rooted = plan if plan.roots is None else replace(plan, authors=plan.roots)
+    rooted = plan if plan.roots is None else replace(plan, authors=plan.roots, tasks={})
     roots = [
         member
         for group in _run(rooted, stage, [(task, None) for task in tasks], step, 1, "root-", first)
         for member in group.members
     ]
     wanted = plan.groups * plan.anchors_per_root
-    anchors = pick_anchors(roots, wanted, plan.anchors, derive_seed(stage.seed, step, "anchors", first))
+    draw = derive_seed(stage.seed, step, "anchors", first)
+    anchors = pick_anchors(roots, wanted, plan.anchors, draw, most=plan.most_per_root)
     starts = [(start.trajectory.task, start) for start in anchors]
-    return _run(plan, stage, starts, step, plan.members, "", first * plan.anchors_per_root)
+    # "every" may give a root as many anchors as it may have turns; numbers of other processes lie beyond them
+    per_root = plan.max_turns or stage.spec.max_turns if plan.anchors == "every" else plan.anchors_per_root
+    return _run(plan, stage, starts, step, plan.members, "", first * per_root)
 
 
 def _run(
@@ -116,8 +121,15 @@ def _episode(
     if start is not None and plan.steps_per_member is not None:
         whole = max_turns or stage.spec.max_turns
         max_turns = min(whole, start.turn + plan.steps_per_member)
-    # A fork replays its root, so it needs the root's env seed.
+    authors = plan.tasks.get(task, plan.authors[(number * plan.members + member) % len(plan.authors)])
+    # A fork replays its root, so it needs the root's env seed; likewise whoever says a recording again.
     shared = derive_seed(stage.seed, step, number) if start is None else start.trajectory.seed
+    if start is None and REPLAY in authors_in(authors):
+        recorded = _recorded(stage, task)
+        shared = recorded.seed
+        if authors_in(authors) == {REPLAY}:  # nobody goes on where the recording ends
+            whole = max_turns or stage.spec.max_turns
+            max_turns = min(whole, len(recorded.turns))
     return Episode(
         spec=stage.spec,
         task=task,
@@ -125,7 +137,16 @@ def _episode(
         sampling_seed=derive_seed(stage.seed, step, key),
         repeat=member,
         id=key,
-        authors=plan.authors[(number * plan.members + member) % len(plan.authors)],
+        authors=authors,
         start=start,
         max_turns=max_turns,
     )
+
+
+def _recorded(stage: Stage, task: str) -> Trajectory:
+    if task not in stage.recordings:
+        raise UsageError(
+            f"task {task!r} has no recorded episode to replay; recorded are {len(stage.recordings)} tasks "
+            "(rollout.recordings). Record the tasks of the run (agentbench eval), or play fewer of them (env.num_tasks)"
+        )
+    return stage.recordings[task]

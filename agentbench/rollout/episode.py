@@ -30,7 +30,7 @@ class Episode:
     Attributes:
         seed: of the env, and of sampling unless `sampling_seed` is given; kept in the record.
         sampling_seed: of the authors; members of a group share `seed` and differ in this.
-        authors: hand-overs (first turn, author name), see `RolloutPlan.authors`.
+        authors: hand-overs (first turn, who acts), see `RolloutPlan.authors`.
         start: where to branch from; None begins at the beginning.
     """
 

@@ -23,6 +23,8 @@ from ..runs.episodes import encode_episode
 from ..types import Action, End, Failure, Parent, Trajectory, Turn
 from .episode import Episode
 
+_BOOLS, _LISTS = (bool, np.bool_), (list, tuple)
+
 
 def check_moment(observation: Any, info: Any) -> None:
     """Check what `reset`, `restore` or `step` showed, as far as a record or a prompt depends on it.
@@ -31,21 +33,34 @@ def check_moment(observation: Any, info: Any) -> None:
     """
     if not isinstance(observation, str):
         raise EnvFailure(f"the observation must be text, got {shortened(observation)}")
-    if not isinstance(info, Mapping):
+    if type(info) is not dict and not isinstance(info, Mapping):  # the first is much the faster
         raise EnvFailure(f"info must be a dict, got {shortened(info)}")
-    for key, meaning in INFO_KEYS.items():
+    for key in INFO_KEYS:
         if key not in info:
-            raise EnvFailure(f"info lacks the key {key!r} ({meaning})")
+            raise EnvFailure(f"info lacks the key {key!r} ({INFO_KEYS[key]})")
     commands, score, success = info["admissible"], info["score"], info["success"]
-    if not isinstance(commands, list | tuple) or not all(isinstance(item, str) for item in commands):
+    try:
+        shown = observation + "".join(commands) if isinstance(commands, _LISTS) else None
+    except TypeError:  # a command that is no text
+        shown = None
+    if shown is None:
         raise EnvFailure(f"info['admissible'] must list texts, got {shortened(commands)}")
-    if not isinstance(success, bool | np.bool_):
+    if not isinstance(success, _BOOLS):
         raise EnvFailure(f"info['success'] must be a bool, got {shortened(success)}")
     if not 0.0 <= float(score) <= 1.0:  # NaN is not either; JSON could not hold it
         raise EnvFailure(f"info['score'] must lie in [0, 1], got {shortened(score)}")
-    for text in (observation, *commands):
-        if not text.isascii():
-            text.encode()  # raises for half a surrogate pair
+    if not shown.isascii():
+        shown.encode()  # raises for half a surrogate pair
+
+
+def check_flags(terminated: Any, truncated: Any) -> None:
+    """Check what says that an episode is over: a text or None would be taken for an answer that nobody gave.
+
+    Raises: EnvFailure: names the flag.
+    """
+    for name, flag in (("terminated", terminated), ("truncated", truncated)):
+        if not isinstance(flag, _BOOLS):
+            raise EnvFailure(f"{name} must be a bool, got {shortened(flag)}")
 
 
 def opening_of(info: Info) -> Info:

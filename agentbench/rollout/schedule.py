@@ -18,9 +18,9 @@ from typing import Any
 from ..env import EnvSpec, Info, StepReturn, TextEnv
 from ..errors import ContextFull, ContractError, CorruptData, EngineDown, UsageError
 from ..policy import Decision, InstantPolicy, Policy, View, poll_policy
-from ..types import End, Failure, Trajectory, Turn, author_of
+from ..types import End, Failure, Trajectory, Turn, author_of, authors_in
 from .episode import Episode, Limits, engine_down, replay
-from .record import broken, check_moment, failure_of, make_turn, opening_of, scored
+from .record import broken, check_flags, check_moment, failure_of, make_turn, opening_of, scored
 from .workers import EnvThreads, Overdue
 
 _GLANCE = 0.05  # seconds between two looks at steps in threads
@@ -134,7 +134,7 @@ class _Rollout:
         # all at once: an engine that sees the whole batch shares prompts that begin alike
         by_author: dict[str, list[View]] = {}
         for run in self.waiting:
-            author = author_of(run.episode.authors, len(run.view.turns))
+            author = author_of(run.episode.authors, len(run.view.turns), run.view.seed)
             by_author.setdefault(author, []).append(run.view)
         if self.labeller is not None and self.waiting:
             self.labeller.submit([run.view for run in self.waiting])
@@ -228,6 +228,8 @@ class _Rollout:
         return limit is not None and time.monotonic() - run.step_started > limit
 
     def _late(self, run: _Running) -> bool:
+        if self.limits.episode_seconds is None:
+            return False
         return time.monotonic() > (self.limits.until(run.started) or math.inf)
 
     def _excuse(self, since: float) -> None:
@@ -250,6 +252,7 @@ class _Rollout:
         try:
             observation, reward, terminated, truncated, info = result
             check_moment(observation, info)
+            check_flags(terminated, truncated)
             view.turns.append(make_turn(view, decision, label, reward, info, run.opening))
         except Exception as error:
             self._drop(run, failure_of(error, "env"))
@@ -289,7 +292,7 @@ class _Rollout:
 
     def _close(self, run: _Running) -> None:
         del self.running[run.episode.key]
-        for name in {name for _, name in run.episode.authors}:
+        for name in authors_in(run.episode.authors):
             if name in self.policies:
                 self.policies[name].forget(run.episode.key)
 
@@ -306,7 +309,7 @@ class _Rollout:
             self.finished.append(lost)
             return
         self.silent.append(lost)
-        if len(self.silent) >= self.limits.give_up_after:
+        if len(self.silent) == self.limits.give_up_after:  # others that break meanwhile change no message
             self.down = engine_down(self.silent)
 
 

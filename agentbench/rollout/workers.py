@@ -14,6 +14,7 @@ from concurrent.futures import Future, wait
 from typing import Any, TypeVar
 
 from ..env import TextEnv
+from ..errors import EnvFailure
 
 _T = TypeVar("_T")
 _CLOSE_SECONDS = 5.0
@@ -22,6 +23,19 @@ _LAST_SECONDS = 2.0
 
 class Overdue(Exception):
     """A call did not return in time; its thread is left to itself."""
+
+
+def _guarded(function: Callable[..., _T], *args: Any) -> _T:
+    """Call an env's function; what would end the process is the env's failure: `sys.exit`, a cancelled task, a panic.
+
+    Raises: EnvFailure: in place of such an exception; Ctrl-C and ordinary exceptions pass.
+    """
+    try:
+        return function(*args)
+    except (Exception, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        raise EnvFailure(f"{type(error).__name__}: {error}") from error
 
 
 class EnvThreads:
@@ -44,7 +58,7 @@ class EnvThreads:
 
         def work() -> None:
             try:
-                future.set_result(function(*args))
+                future.set_result(_guarded(function, *args))
             except BaseException as error:
                 future.set_exception(error)
 
@@ -73,7 +87,7 @@ class EnvThreads:
         Raises: Overdue: it has not returned by then. Whatever the function raises.
         """
         if not self._timed:
-            return function(*args)
+            return _guarded(function, *args)
         future = self.start(function, *args)
         wait([future], timeout=None if until is None else max(0.0, until - time.monotonic()))
         if not future.done():
@@ -86,7 +100,7 @@ class EnvThreads:
             return
         if not self._timed and not hung:
             with contextlib.suppress(Exception):
-                env.close()
+                _guarded(env.close)
             return
         future = self.start(env.close)
         if not hung:

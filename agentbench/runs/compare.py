@@ -1,25 +1,23 @@
-"""Compares runs of one panel: two of them task by task, or two groups of seeds.
+"""Compares two players of one panel task by task, overall and by task type.
 
 What differs in their settings is named beside every figure: two numbers under two prompts are no comparison of models.
-Leaves out the statistics (`stats`) and each run's own numbers (`summary`).
+Leaves out the statistics (`stats`), seeds of training (`groups`) and each run's own numbers (`summary`).
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ..config import differences
-from ..errors import UsageError, missing_dependency
+from ..errors import UsageError
 from ..types import Trajectory
-from .episodes import Key
 from .files import read_json
 from .folder import VERSIONS, run_config
 from .own import read_run
-from .stats import Estimate, bootstrap_mean, detectable, mcnemar, sign_flip
+from .stats import Estimate, bootstrap_mean, detectable, holm, mcnemar, sign_flip
 from .summary import Assignment, read_plan
 
 _MOVES_NOTHING = frozenset(
@@ -29,6 +27,9 @@ _MOVES_NOTHING = frozenset(
     }
 )
 """Keys of a run that are no setting of the game: bookkeeping, and what a comparison is about (model, seed)."""
+
+Pair = tuple[str, int, int]
+"""(task id, which of the runs, repeat): what both players played once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,7 @@ class Difference:
         only_a: pairs that A solved and B did not; `only_b` the other way round.
         p: two-sided; exact McNemar where each task was played once, else a sign-flip test over the tasks' means.
         test: which of the two.
+        holm: `p` after Holm, among the figures that are read together with this one; `p` itself where it stands alone.
         detectable: true difference that so many tasks would show in four of five experiments; None for one task.
     """
 
@@ -52,20 +54,25 @@ class Difference:
     p: float
     test: str
     detectable: float | None
+    holm: float
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Two runs of one panel.
+    """Two players of one panel.
 
     Attributes:
-        pairs: episodes, by (task, repeat), that both runs have and that no error spoilt.
-        excluded: episodes of either run without such a partner.
+        a: name of the first; `b` of the second.
+        pairs: episodes, by (task, seed, repeat), that both have and that no error spoilt.
+        excluded: episodes of either side without such a partner.
         success: None where the env has no yes/no outcome.
+        task_types: the headline by type of task, p after Holm over the types.
         settings: every setting in which the runs differ, but for model and seed.
         verdict: the headline in words.
     """
 
+    a: str
+    b: str
     panel: str
     pairs: int
     excluded: int
@@ -73,26 +80,12 @@ class Comparison:
     score: Difference
     settings: tuple[str, ...]
     verdict: str
+    task_types: dict[str, Difference] = field(default_factory=dict)
 
-
-@dataclass(frozen=True, slots=True)
-class GroupComparison:
-    """Two groups of runs of one panel, each run one seed.
-
-    Attributes:
-        means_a: headline of every run of A; `means_b` of B.
-        difference: mean of B minus mean of A with Student's 95 % interval over runs; `n` is the number of runs.
-        p: two-sided, Student's t test with pooled variance, over runs.
-        settings: as in `Comparison`, of all runs together.
-    """
-
-    panel: str
-    means_a: tuple[float, ...]
-    means_b: tuple[float, ...]
-    difference: Estimate
-    p: float
-    settings: tuple[str, ...]
-    verdict: str
+    @property
+    def head(self) -> Difference:
+        """Success, or score where there is no yes or no."""
+        return self.success or self.score
 
 
 def compare_runs(run_a: Path, run_b: Path) -> Comparison:
@@ -100,70 +93,74 @@ def compare_runs(run_a: Path, run_b: Path) -> Comparison:
 
     Raises: UsageError: the runs played different tasks, repeats or rules; names the first difference.
     """
-    plan_a, plan_b = read_plan(run_a)[0], read_plan(run_b)[0]
-    a, b = (
-        {(item.task, item.repeat): item for item in read_run(run, plan)}
-        for run, plan in ((run_a, plan_a), (run_b, plan_b))
-    )
-    _require_same_items(plan_a, plan_b, a, b)
+    return compare_players([run_a], [run_b])
+
+
+def compare_players(
+    runs_a: Sequence[Path], runs_b: Sequence[Path], names: tuple[str, str] | None = None
+) -> Comparison:
+    """Compare two players that played one panel once or with several seeds of sampling, pair by pair.
+
+    The seeds here are the luck of sampling alone: every run of a side is of the same weights. Seeds of training are
+    compared run by run, see `groups.compare_groups`.
+
+    Args:
+        runs_a: run folders of one player, in the order in which they pair with `runs_b`.
+        runs_b: of the other.
+        names: of the two; None takes the first folders.
+    Raises: UsageError: other tasks, repeats, rules or numbers of runs; names the first difference.
+    """
+    if len(runs_a) != len(runs_b):
+        raise UsageError(
+            f"{runs_a[0]} and {runs_b[0]} have {len(runs_a)} and {len(runs_b)} runs of the panel; pairs need as many"
+        )
+    a: dict[Pair, Trajectory] = {}
+    b: dict[Pair, Trajectory] = {}
+    for place, (run_a, run_b) in enumerate(zip(runs_a, runs_b, strict=True)):
+        plan_a, plan_b = read_plan(run_a)[0], read_plan(run_b)[0]
+        one, other = read_run(run_a, plan_a), read_run(run_b, plan_b)
+        _require_same_items(plan_a, plan_b, one, other)
+        a |= {(item.task, place, item.repeat): item for item in one}
+        b |= {(item.task, place, item.repeat): item for item in other}
     keys = sorted(key for key in a if key in b and a[key].ok and b[key].ok)
     if not keys:
-        raise UsageError(f"{run_a} and {run_b} share no episode that went through on both sides")
-    pairs = [(a[key], b[key]) for key in keys]
-    yes_no = all(x.success is not None and y.success is not None for x, y in pairs)
-    success = _difference([(bool(x.success), bool(y.success)) for x, y in pairs], keys) if yes_no else None
-    score = _difference([(x.score, y.score) for x, y in pairs], keys)
-    settings = tuple(differing_settings([run_a, run_b]))
-    head = success or score
+        raise UsageError(f"{runs_a[0]} and {runs_b[0]} share no episode that went through on both sides")
+    yes_no = all(side[key].success is not None for side in (a, b) for key in keys)
+    score = _difference([(key, a[key].score, b[key].score) for key in keys])
+    success = (
+        _difference([(key, bool(a[key].success), bool(b[key].success)) for key in keys]) if yes_no else None
+    )
+    settings = tuple(differing_settings([*runs_a, *runs_b]))
     return Comparison(
+        a=names[0] if names else str(runs_a[0]),
+        b=names[1] if names else str(runs_b[0]),
         panel=plan_a.id,
-        pairs=len(pairs),
-        excluded=len({*a, *b}) - len(pairs),
+        pairs=len(keys),
+        excluded=len({*a, *b}) - len(keys),
         success=success,
         score=score,
         settings=settings,
-        verdict=_verdict(head.difference, head.p, head.detectable, settings),
+        verdict=verdict(
+            (success or score).difference, (success or score).p, (success or score).detectable, settings
+        ),
+        task_types=_by_type(a, b, keys, yes_no=yes_no),
     )
 
 
-def compare_groups(runs_a: Sequence[Path], runs_b: Sequence[Path]) -> GroupComparison:
-    """Compare two groups of runs, each run one seed of a method: the run is the unit, not the episode.
-
-    Episodes of one trained model share its luck, so a test over episodes would call seeds methods. Student's test asks
-    how far the groups' means lie apart beside how far runs of one group do.
-
-    Raises: UsageError: fewer than two runs on a side, or other tasks. MissingDependency: scipy is not installed.
-    """
-    for name, runs in (("A", runs_a), ("B", runs_b)):
-        if len(runs) < 2:
-            raise UsageError(
-                f"group {name} has {len(runs)} run(s); groups need two or more, compare two single runs as RUN_A RUN_B"
-            )
-    try:
-        from scipy.stats import ttest_ind
-    except ImportError as error:
-        raise missing_dependency("scipy", "stats", "the comparison of groups") from error
-    plans = {run: read_plan(run)[0] for run in (*runs_a, *runs_b)}
-    first = plans[runs_a[0]]
-    for run, plan in plans.items():
-        if (plan.digest, plan.rules, plan.repeats) != (first.digest, first.rules, first.repeats):
-            raise UsageError(
-                f"{run} played other tasks, rules or repeats than {runs_a[0]}: {plan.id}, {first.id}"
-            )
-    means_a, means_b = tuple(map(_headline, runs_a)), tuple(map(_headline, runs_b))
-    with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", RuntimeWarning
-        )  # runs that are equal to the last digit are no trouble here
-        found = ttest_ind(means_b, means_a, equal_var=True)
-    low, high = found.confidence_interval(0.95)
-    value = sum(means_b) / len(means_b) - sum(means_a) / len(means_a)
-    difference = Estimate(value, float(low), float(high), len(means_a) + len(means_b))
-    settings = tuple(differing_settings([*runs_a, *runs_b]))
-    p = float(found.pvalue) if found.pvalue == found.pvalue else 1.0  # NaN: no run differs from another
-    return GroupComparison(
-        first.id, means_a, means_b, difference, p, settings, _verdict(difference, p, None, settings)
-    )
+def _by_type(
+    a: Mapping[Pair, Trajectory], b: Mapping[Pair, Trajectory], keys: Sequence[Pair], *, yes_no: bool
+) -> dict[str, Difference]:
+    """The headline by type of task; {} where there are not two types."""
+    rows: dict[str, list[tuple[Pair, float, float]]] = {}
+    for key in keys:
+        x, y = a[key], b[key]
+        values = (bool(x.success), bool(y.success)) if yes_no else (x.score, y.score)
+        rows.setdefault(x.task_type, []).append((key, *values))
+    if len(rows) < 2:
+        return {}
+    found = {name: _difference(rows[name]) for name in sorted(rows)}
+    adjusted = holm([item.p for item in found.values()])
+    return {name: replace(item, holm=p) for (name, item), p in zip(found.items(), adjusted, strict=True)}
 
 
 def differing_settings(runs: Sequence[Path]) -> Iterator[str]:
@@ -183,36 +180,38 @@ def _settings(run: Path) -> dict[str, Any]:
     config = {key: value for key, value in run_config(run).items() if key not in _MOVES_NOTHING}
     engine = policy.get("engine", {})
     played = {
-        **{key: value for key, value in policy.items() if key not in ("engine", "sampling")},
+        **{key: value for key, value in policy.items() if key not in ("engine", "sampling", "policy")},
         **{
             f"engine.{key}": engine[key]
             for key in ("name", "dtype")
             if isinstance(engine, Mapping) and key in engine
         },
     }
-    machine = read_json(run / VERSIONS).get("env", {})
+    versions = read_json(run / VERSIONS)
+    # What was played counts, not how it came about: options of the panel's file, the env's own turns, the checkpoint's
+    # parser. Runs of earlier releases kept less of it.
+    config |= versions.get("terms", {})
+    if "options" in versions:
+        config["env_options"] = versions["options"]
+    for key in ("parser", "prompt"):
+        if key in played:
+            config.pop(key, None)
+    machine = versions.get("env", {})
     return {"panel": plan.id, "rules": plan.rules, **config, "played": played, "machine": machine}
 
 
-def _headline(run: Path) -> float:
-    """Mean success of a run's sound episodes, or mean score where there is no yes or no."""
-    items = [item for item in read_run(run, read_plan(run)[0]) if item.ok]
-    if not items:
-        raise UsageError(f"{run} has no episode that went through")
-    if all(item.success is not None for item in items):
-        return sum(bool(item.success) for item in items) / len(items)
-    return sum(item.score for item in items) / len(items)
-
-
-def _verdict(difference: Estimate, p: float, least: float | None, settings: Sequence[str]) -> str:
-    low, high = difference.low, difference.high
-    if low > 0 or high < 0:
-        better = "B" if difference.value > 0 else "A"
-        said = f"{better} is better: the 95 % interval of B - A leaves out 0 (p = {p:.3g})."
+def verdict(
+    difference: Estimate, p: float, least: float | None, settings: Sequence[str], *, of: str = "tasks"
+) -> str:
+    """Say in words what a difference shows, by its test: the bootstrap's interval is a little narrow for few pairs."""
+    low, high = 100 * difference.low, 100 * difference.high
+    shown = f"(p = {p:.3g}; B - A is {low:+.1f} to {high:+.1f} points with 95 % confidence)."
+    if p < 0.05:
+        said = f"{'B' if difference.value > 0 else 'A'} is better {shown}"
     else:
-        said = f"No difference is shown: the 95 % interval of B - A holds 0 (p = {p:.3g})."
-        if least is not None:
-            said += f" So many tasks would show a difference of {100 * least:.1f} points in four of five experiments."
+        said = f"No difference is shown {shown}"
+        if least:
+            said += f" So many {of} would show a difference of {100 * least:.1f} points in four of five experiments."
     if settings:
         said += (
             f" The runs differ in {len(settings)} setting(s) besides the model: read them before the numbers."
@@ -221,14 +220,14 @@ def _verdict(difference: Estimate, p: float, least: float | None, settings: Sequ
 
 
 def _require_same_items(
-    plan_a: Assignment, plan_b: Assignment, a: dict[Key, Trajectory], b: dict[Key, Trajectory]
+    plan_a: Assignment, plan_b: Assignment, a: Sequence[Trajectory], b: Sequence[Trajectory]
 ) -> None:
     for what in ("env", "rules", "repeats"):
         seen = getattr(plan_a, what), getattr(plan_b, what)
         if seen[0] != seen[1]:
             raise UsageError(f"the runs cannot be compared: {what} is {seen[0]!r} in A and {seen[1]!r} in B")
     if plan_a.digest != plan_b.digest:
-        tasks_a, tasks_b = ({task for task, _ in run} for run in (a, b))
+        tasks_a, tasks_b = ({item.task for item in run} for run in (a, b))
         differing = sorted(tasks_a ^ tasks_b)
         where = ""
         if differing:
@@ -239,21 +238,23 @@ def _require_same_items(
         )
 
 
-def _difference(pairs: list[tuple[float, float]], keys: list[Key]) -> Difference:
+def _difference(rows: Sequence[tuple[Pair, float, float]]) -> Difference:
     by_task: dict[str, list[float]] = {}
-    for (x, y), (task, _) in zip(pairs, keys, strict=True):
+    for (task, _, _), x, y in rows:
         by_task.setdefault(task, []).append(y - x)
-    only_a = sum(x == 1 and y != 1 for x, y in pairs)
-    only_b = sum(y == 1 and x != 1 for x, y in pairs)
+    only_a = sum(x == 1 and y != 1 for _, x, y in rows)
+    only_b = sum(y == 1 and x != 1 for _, x, y in rows)
     means = [sum(values) / len(values) for values in by_task.values()]
-    once = len(by_task) == len(pairs) and all(value in (-1, 0, 1) for value in means)
+    once = len(by_task) == len(rows) and all(value in (-1, 0, 1) for value in means)
+    p = mcnemar(only_a, only_b) if once else sign_flip(means)
     return Difference(
-        mean_a=sum(x for x, _ in pairs) / len(pairs),
-        mean_b=sum(y for _, y in pairs) / len(pairs),
+        mean_a=sum(x for _, x, _ in rows) / len(rows),
+        mean_b=sum(y for _, _, y in rows) / len(rows),
         difference=bootstrap_mean(means),
         only_a=only_a,
         only_b=only_b,
-        p=mcnemar(only_a, only_b) if once else sign_flip(means),
+        p=p,
         test="exact McNemar" if once else "sign flips over tasks",
         detectable=detectable(means),
+        holm=p,
     )

@@ -40,16 +40,43 @@ def decode_episode(record: Mapping[str, Any]) -> Trajectory:
     """
     values = dict(record)
     schema = values.pop("schema", None)
-    if schema not in (1, SCHEMA):
+    if type(schema) is not int or schema not in (1, SCHEMA):
         raise ValueError(f"schema {schema!r}, this release reads 1 and {SCHEMA}")
     try:
         if schema == 1:
             values["turns"] = [_from_schema_1(turn) for turn in values["turns"]]
+        _forms(values)
         episode = trajectory_from_dict(values)
     except (AttributeError, KeyError, TypeError, ValueError, ContractError) as error:
         raise ValueError(f"not an episode: {type(error).__name__}: {error}") from error
     _check(episode)
     return episode
+
+
+_LIST, _RECORD = (list, tuple), (dict, type(None))
+
+
+def _forms(values: Mapping[str, Any]) -> None:
+    """Refuse what only looks empty: "" or 0 where a list, a record or null belongs.
+
+    Raises: ValueError: names the field and what it holds.
+    """
+    _form(values, "turns", _LIST, "")
+    _form(values, "error", _RECORD, "")
+    _form(values, "parent", _RECORD, "")
+    for number, turn in enumerate(values["turns"]):
+        where = f"turns.{number}."
+        _form(turn, "context_ids", _LIST, where)
+        _form(turn, "label", _RECORD, where)
+        for name in ("action", "label"):
+            if turn.get(name):
+                _form(turn[name], "token_ids", _LIST, f"{where}{name}.")
+                _form(turn[name], "logprobs", _LIST, f"{where}{name}.")
+
+
+def _form(record: Mapping[str, Any], name: str, kinds: tuple[type, ...], where: str) -> None:
+    if name in record and not isinstance(record[name], kinds):
+        raise ValueError(f"{where}{name} is {shortened(record[name])}")
 
 
 _NUMBER, _TEXT = (int, float), (str,)

@@ -27,6 +27,11 @@ def render(summary: Summary) -> str:
     played = f"Env: {cell(plan.env)}, rules {cell(plan.rules)}, split {cell(plan.split)}."
     lines += [f"Policy: {_policy_name(summary.policy)}. {played}"]
     lines += [f"Episodes: {summary.recorded} of {summary.planned} ({plan.tasks} tasks × {plan.repeats}).", ""]
+    if plan.repeats > 1:
+        lines += [
+            "n counts episodes; the intervals are over tasks, since repeats of one task are much alike.",
+            "",
+        ]
     if summary.overall is not None:
         lines += _rates_table({"all": summary.overall, **summary.task_types})
         lines += _own_table(summary)
@@ -59,10 +64,17 @@ def _banners(summary: Summary) -> list[str]:
             "count as failures. Lower max_new_tokens or history, or serve a longer context"
         )
     turns, refused = summary.turns_total, summary.refused or 0
+    if 2 * summary.unread > turns:
+        found.append(
+            f"{summary.unread} of {turns} replies held no command ({_listed(summary.invalid)}), the first of them: "
+            f"{cell(summary.unread_reply)!r}. Is this the prompt that the model knows? Another one: --prompt "
+            "(agentbench list prompts), another reading: --parser"
+        )
     if summary.cut > _WORTH_A_WORD * turns:
         found.append(
             f"{summary.cut} of {turns} replies were cut at max_new_tokens: what they would have said is not known; "
             "raise --max-new-tokens, or turn thinking off"
+            + (f". The first of them ends: {cell(summary.cut_reply)!r}" if summary.cut_reply else "")
         )
     if 2 * refused > summary.commands:
         found.append(

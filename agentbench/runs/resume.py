@@ -55,10 +55,11 @@ TRAINING = (
     *("output_dir", "report_to", "save_steps", "save_total_limit"),
     *("tokens_per_micro_batch", "gradient_checkpointing"),
     *("rollout.concurrency", "rollout.publish_tolerance"),
-    *("env.prompt", "eval.panel"),  # pinned by digest, too
+    *("env.prompt", "eval.panel", "rollout.recordings"),  # pinned by digest, too
     *(f"rollout.engine_options.{name}" for name in ENGINE),
     "teachers.*.base_url",
     *(f"teachers.*.engine_options.{name}" for name in ENGINE),
+    *(f"teachers.*.speaker.engine_options.{name}" for name in ENGINE),
 )
 """Keys of TrainConfig that may change on resume; `max_steps` may grow where the learning rate does not depend on it."""
 

@@ -16,7 +16,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from ..config import Section, validate
 from ..errors import CorruptData, MissingData
-from ..foreign import shortened
+from ..foreign import shortened, writable
 from ..types import Trajectory
 from .files import read_json
 from .folder import CONFIG, VERSIONS, Timings, read_timings, run_config
@@ -108,8 +108,9 @@ class Summary(Section):
             official size" as large as it officially is.
         pass_at_k: k -> estimate averaged over the tasks that have at least k scored episodes.
         sampled_tokens: mean per episode; None for policies without tokens. `prompt_tokens` are those newly read.
-        invalid: parse failures by kind, of `turns_total` turns.
-        cut: replies that ended at max_new_tokens, of `turns_total`.
+        invalid: parse failures by kind, of `turns_total` turns; `unread` counts those that held no command at all, and
+            `unread_reply` is the first of them.
+        cut: replies that ended at max_new_tokens, of `turns_total`; `cut_reply` is how the first of them ends.
         refused: commands that the env did not carry out, of `commands`, as the env's own `valid` says, or else its list
             of admissible commands; None where it has neither.
         ends: episodes by how they ended, errors included.
@@ -136,7 +137,10 @@ class Summary(Section):
     invalid: dict[str, int]
     counted: dict[str, int] = Field(default_factory=dict)
     turns_total: int
+    unread: int = 0
+    unread_reply: str = ""
     cut: int = 0
+    cut_reply: str = ""
     refused: int | None = None
     commands: int = 0
     ends: dict[str, int]
@@ -146,7 +150,7 @@ class Summary(Section):
 
     @model_serializer(mode="wrap")
     def _short(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return _without_empty(write(self), "means")
+        return _without_empty(write(self), "means", "unread", "unread_reply", "cut_reply")
 
     @property
     def fell_short(self) -> bool:
@@ -193,6 +197,8 @@ def summarise(
         by_type.setdefault(item.task_type, []).append(item)
     with_types = sorted(by_type) if set(by_type) - {""} else []
     types = {name: _rates(by_type[name], plan.figures) for name in with_types}
+    cut = [turn.action.text for item in scored for turn in item.turns if turn.action.finish == "length"]
+    unread = [turn.action.text for item in scored for turn in item.turns if turn.env_action is None]
     return Summary(
         plan=plan,
         policy=dict(policy),
@@ -215,7 +221,10 @@ def summarise(
             for key, text in plan.counted.items()
         },
         turns_total=sum(len(item.turns) for item in scored),
-        cut=sum(turn.action.finish == "length" for item in scored for turn in item.turns),
+        unread=len(unread),
+        unread_reply=writable(unread[0], 200) if unread else "",
+        cut=len(cut),
+        cut_reply=writable(cut[0][-200:]) if cut else "",
         refused=_refused(scored),
         commands=sum(turn.env_action is not None for item in scored for turn in item.turns),
         ends=_counts(item.end for item in items),

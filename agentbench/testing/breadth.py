@@ -9,11 +9,14 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import orjson
 
 from ..dialogue.parse import Parser, get_parser
 from ..dialogue.prompt import load_prompt
-from ..env import RESERVED_KEYS
+from ..env import RESERVED_KEYS, EnvSpec
 from ..errors import MissingData
 from ..policies.ready import ExpertPolicy, RandomPolicy
 from ..policy import InstantPolicy
@@ -23,13 +26,16 @@ from ..runs.episodes import decode_episode, encode_episode
 from ..types import Trajectory
 from .player import Broken, EnvPlayer, Skip, require, short
 
-_LIST_SECONDS = 120.0
-_LIST_TASKS = """
-import json, sys
+_OTHER_SECONDS = 120.0
+_OTHER = """
+import contextlib, json, sys
 from agentbench.registry import env_spec
-spec = env_spec(sys.argv[1])
-print(json.dumps([list(spec.tasks(split)) for split in sys.argv[2:]]))
+from agentbench.testing.breadth import seen_elsewhere
+with contextlib.redirect_stdout(sys.stderr):
+    found = seen_elsewhere(env_spec(sys.argv[1]), json.load(sys.stdin))
+print(json.dumps(found))
 """
+_HASH_SEED = "1"
 
 
 def spread(player: EnvPlayer) -> Iterator[tuple[str, str]]:
@@ -45,29 +51,48 @@ def spread(player: EnvPlayer) -> Iterator[tuple[str, str]]:
             yield split, ids[place]
 
 
-def check_task_order(player: EnvPlayer) -> None:
-    """Another process lists the same tasks in the same order, whatever its hash seed."""
+def check_other_process(player: EnvPlayer) -> None:
+    """Another process, with another hash seed, lists the same tasks in the same order and shows the same episodes."""
     if not player.name:
         raise Skip("the spec was given as an object, so no other process can load it")
     there = [split for split in player.spec.splits if _has_files(player, split)]
-    here = [list(player.spec.tasks(split)) for split in there]
-    for seed in ("1",):
-        done = subprocess.run(
-            [sys.executable, "-c", _LIST_TASKS, player.name, *there],
-            env={**os.environ, "PYTHONHASHSEED": seed},
-            capture_output=True,
-            text=True,
-            timeout=_LIST_SECONDS,
-            check=False,
-        )
-        if done.returncode != 0:
-            raise Broken(f"another process cannot list the tasks: {done.stderr.strip().splitlines()[-1:]}")
-        listed = json.loads(done.stdout.splitlines()[-1])
-        for split, mine, theirs in zip(there, here, listed, strict=True):
+    scripts = {task: player.on(task).script() for task in dict.fromkeys(task for _, task in spread(player))}
+    asked = {"seed": player.seed, "options": player.options, "splits": there, "scripts": scripts}
+    here = seen_elsewhere(player.spec, asked)
+    done = subprocess.run(
+        [sys.executable, "-c", _OTHER, player.name],
+        env={**os.environ, "PYTHONHASHSEED": _HASH_SEED},
+        input=json.dumps(asked),
+        capture_output=True,
+        text=True,
+        timeout=_OTHER_SECONDS,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise Broken(f"another process cannot play: {done.stderr.strip().splitlines()[-1:]}")
+    listed = json.loads(done.stdout.splitlines()[-1])
+    why = f"in a process with PYTHONHASHSEED={_HASH_SEED}: a set's order, hash(), or the process's own state?"
+    for split in there:
+        require(here["tasks"][split] == listed["tasks"][split], f"tasks({split!r}) differ {why}")
+    for task in scripts:
+        for turn, (mine, theirs) in enumerate(
+            zip(here["episodes"][task], listed["episodes"][task], strict=True)
+        ):
             require(
                 mine == theirs,
-                f"tasks({split!r}) differ in a process with PYTHONHASHSEED={seed}: a set's order?",
+                f"task {task!r} shows {short(theirs)} at moment {turn}, not {short(mine)}, {why}",
             )
+
+
+def seen_elsewhere(spec: EnvSpec, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """What a process sees of a spec: the tasks of splits, and every moment of some scripts as text."""
+    spec = spec.under(asked["options"])
+    episodes: dict[str, list[str]] = {}
+    for task, actions in asked["scripts"].items():
+        player = EnvPlayer(spec, task, seed=asked["seed"], steps=len(actions), options=asked["options"])
+        moments = player.play(player.make(), actions)
+        episodes[task] = [orjson.dumps(moment).decode() for moment in moments]
+    return {"tasks": {split: list(spec.tasks(split)) for split in asked["splits"]}, "episodes": episodes}
 
 
 def _has_files(player: EnvPlayer, split: str) -> bool:

@@ -26,7 +26,7 @@ from gymnasium.utils.env_checker import check_env as gymnasium_check_env
 from ..dialogue.parse import get_parser
 from ..dialogue.prompt import load_prompt
 from ..errors import MissingData, UsageError
-from .breadth import check_every_split, check_recorded, check_spoken, check_task_order
+from .breadth import check_every_split, check_other_process, check_recorded, check_spoken
 from .player import NONSENSE, Broken, EnvPlayer, Moment, Skip, require, short
 
 _GYM_ID = re.compile(r"[\w-]+/[\w-]+-v\d+")
@@ -309,7 +309,7 @@ CHECKS: dict[str, Callable[[EnvPlayer], dict[str, float] | None]] = {
     "oracle": check_oracle,
     "oracle_midway": check_oracle_midway,
     "decoy": check_decoy,
-    "task_order": check_task_order,
+    "other_process": check_other_process,
     "every_split": check_every_split,
     "spoken": check_spoken,
     "recorded": check_recorded,

@@ -80,11 +80,11 @@ def check_env(
             figures |= check(player) or {}
         except Skip as reason:
             skipped[name] = str(reason)
-        except (MissingData, MissingDependency):
+        except (MissingData, MissingDependency, KeyboardInterrupt):
             raise
         except Broken as error:
             raise ContractError(f"env {spec.id!r} fails the check {name!r}: {error}") from None
-        except Exception as error:  # whatever a plug-in throws is a finding here
+        except BaseException as error:  # whatever a plug-in throws is a finding here, `sys.exit` too
             raise ContractError(
                 f"env {spec.id!r} fails the check {name!r} with {type(error).__name__}: {error}"
             ) from error

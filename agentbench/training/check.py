@@ -17,8 +17,10 @@ from ..policies.demonstrations import MixturePolicy
 from ..policies.ready import ExpertPolicy
 from ..registry import check_engine, env_spec, trainer_spec
 from ..runs.folder import check_output
+from ..runs.recordings import digest_of, read_recordings
 from ..runs.resume import TRAINING
 from ..trainer import TrainerSpec
+from .authors import demonstrator
 from .checkpoints import checkpoints
 from .config import TrainConfig
 from .log import check_trackers
@@ -44,6 +46,10 @@ def check(config: TrainConfig) -> tuple[TrainerSpec, Any, EnvSpec]:
         )
     if "teacher" not in spec.needs and config.teachers:
         raise ConfigError(f"algorithm {spec.id!r} uses no teacher; remove the key 'teachers'")
+    if "speaker" not in spec.needs and any(teacher.speaker is not None for teacher in config.teachers):
+        raise ConfigError(
+            f"algorithm {spec.id!r} lets no teacher speak; remove the key 'speaker' from 'teachers'"
+        )
     for key in sorted(spec.ignores):
         value, default = _lookup(config, key), _lookup(_defaults(config), key)
         if value != default:
@@ -73,8 +79,14 @@ def _check_played(config: TrainConfig, env: EnvSpec) -> None:
 def _check_authors(config: TrainConfig, spec: TrainerSpec, env: EnvSpec) -> None:
     """Whoever may be asked to act beside the student."""
     rollout = config.rollout
+    if rollout.recordings is not None and not spec.replays:
+        raise ConfigError(f"algorithm {spec.id!r} replays no episodes; remove rollout.recordings")
+    if rollout.recordings is not None:
+        read_recordings(rollout.recordings, env.id)
     if rollout.demonstrator == "explorer" and env.explorer is None:
         raise ConfigError(f"rollout.demonstrator = 'explorer' is not allowed: env {env.id!r} has no explorer")
+    if rollout.demonstrator not in ("expert", "explorer"):
+        demonstrator(rollout.demonstrator)
     needed = "expert" in spec.needs or rollout.behaviours.get("expert", 0) > 0
     if needed and rollout.demonstrator == "expert" and env.expert is None:
         raise ConfigError(f"algorithm {spec.id!r} is asked for an expert, and env {env.id!r} has none")
@@ -88,8 +100,17 @@ def _check_models(config: TrainConfig) -> None:
     """Student, teachers and engine, as far as names and options tell."""
     check_name(config.model_name_or_path)
     for teacher in config.teachers:
-        if teacher.backend != "server":
+        if teacher.backend in ("hf", "vllm"):
             check_name(teacher.model_name_or_path)
+        elif teacher.backend in ("student", "ema") and config.fsdp:
+            raise ConfigError(
+                f"teachers.backend {teacher.backend!r} reads the student's own weights, which fsdp keeps in shards; "
+                "set fsdp: false"
+            )
+        if teacher.speaker is not None:
+            speaker = teacher.speaker
+            model = speaker.model_name_or_path or teacher.model_name_or_path or None
+            check_engine(speaker.engine, model, speaker.engine_options)
     check_engine(config.rollout.engine, config.model_name_or_path, config.rollout.engine_options)
 
 
@@ -130,12 +151,14 @@ def check_resume(config: TrainConfig, *, resume: bool) -> list[tuple[str, Any, A
 def played(config: TrainConfig, env: EnvSpec) -> dict[str, Any]:
     """What the run's numbers stand on, by digest: a file that changes between two sittings is refused."""
     tasks = env.tasks(config.env.split)[: config.env.num_tasks]
+    recorded = config.rollout.recordings
     return {
         "env": env.id,
         "rules": env.rules,
         "tasks": digest(tasks),
         "prompt": load_prompt(config.env.prompt or env.prompt).digest,
         "panel": load_panel(config.eval.panel).sha256 if config.eval else None,
+        **({"recordings": digest_of(recorded)} if recorded is not None else {}),
     }
 
 

@@ -70,9 +70,9 @@ def launch(words: Sequence[str], processes: int) -> int:
         os.environ["ACCELERATE_USE_CPU"] = "1"  # accelerate trains twice, each alone, without it
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ[LAUNCHER] = str(os.getpid())
-    logging.getLogger("torch.distributed.elastic").setLevel(
-        logging.CRITICAL
-    )  # the failed process speaks for itself
+    for name in list(logging.root.manager.loggerDict):  # each has a level of its own
+        if name.startswith("torch.distributed.elastic"):  # the failed process speaks for itself
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,

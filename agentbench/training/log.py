@@ -42,6 +42,7 @@ class TrainLog:
         self.best: dict[str, Any] | None = None
         for name in (METRICS, TIMINGS):
             _keep(folder / name, first)
+        (folder / BEST).unlink(missing_ok=True)  # written again from what is kept
         for _, line in read_lines(folder / METRICS):
             self._consider(line["step"], line)
         self._metrics = Lines(folder / METRICS)
@@ -66,6 +67,7 @@ class TrainLog:
         write_whole(self.folder / ROLLOUTS / f"step-{step:06d}.jsonl", lines)
 
     def _consider(self, step: int, metrics: Mapping[str, float]) -> bool:
+        """Keep the best evaluation of a step that has a checkpoint; the first of equals. Step 0 has none."""
         if not any(name.startswith("eval/") for name in metrics):
             return False
         if self.metric not in metrics:
@@ -73,9 +75,14 @@ class TrainLog:
             raise ConfigError(
                 f"metric_for_best_model = {self.metric[5:]!r} is not a figure of the panel: {known}"
             )
-        if self.best is not None and metrics[self.metric] <= self.best["value"]:
+        if step == 0 or (self.best is not None and metrics[self.metric] <= self.best["value"]):
             return False
-        self.best = {"step": step, "metric": self.metric, "value": metrics[self.metric]}
+        self.best = {
+            "step": step,
+            "metric": self.metric,
+            "value": metrics[self.metric],
+            "checkpoint": f"checkpoint-{step}",
+        }
         write_whole(self.folder / BEST, json.dumps(self.best).encode() + b"\n")
         return True
 

@@ -165,17 +165,17 @@ def nothing_to_learn_from(groups: Sequence[Group], step: int) -> TrainingError |
 
 
 def annotate(groups: Sequence[Group], update: Update) -> list[Trajectory]:
-    """Write the trainer's turn columns into the turns' annotations."""
+    """Write the trainer's turn columns into the turns' annotations, and what a teacher read into their notes."""
     annotated = []
     for trajectory in (member for group in groups for member in group.members):
         turns = []
         for turn in trajectory.turns:
-            found = {
-                name: column[trajectory.id, turn.index]
-                for name, column in update.turn_columns.items()
-                if (trajectory.id, turn.index) in column
-            }
-            turns.append(replace(turn, annotations={**turn.annotations, **found}) if found else turn)
+            key = (trajectory.id, turn.index)
+            found = {name: column[key] for name, column in update.turn_columns.items() if key in column}
+            read = {name: texts[key] for name, texts in update.notes.items() if key in texts}
+            if found or read:
+                turn = replace(turn, annotations={**turn.annotations, **found}, notes={**turn.notes, **read})
+            turns.append(turn)
         annotated.append(replace(trajectory, turns=tuple(turns)))
     return annotated
 
@@ -207,7 +207,10 @@ def train(
     if saved:
         with next_step(checkpoints(folder)):
             trainer.load(saved[1])
-        report(f"resumed from {saved[1]}")
+        finished = (
+            f"; all {first} steps are done, max_steps=N asks for more" if first == config.max_steps else ""
+        )
+        report(f"resumed from {saved[1]}{finished}")
     engine = open_engine(config.rollout.engine, config.model_name_or_path, config.rollout.engine_options)
     if isinstance(engine, TextEngine):
         raise UsageError(
@@ -221,7 +224,7 @@ def train(
         config,
         env,
         trainer,
-        build_stage(config, env, trainer, engine),
+        build_stage(config, env, trainer, engine, spec.authors),
         engine,
         Publisher(engine, trainer, config.rollout.publish_tolerance),
         TaskOrder(tasks, config.seed),
@@ -247,6 +250,7 @@ def _loop(run: Run, first: int, report: Callable[[str], None]) -> dict[str, floa
             before = run.evaluate(0)
             if log is not None:
                 log.write(0, before, {})
+                report(_line(0, config.max_steps, before))
         for step in range(first, config.max_steps):
             update, groups, seconds = run.step(step)
             done = step + 1
@@ -257,7 +261,7 @@ def _loop(run: Run, first: int, report: Callable[[str], None]) -> dict[str, floa
             if log is not None:
                 log.rollouts(step, episodes)
                 best = log.write(done, metrics, seconds)
-                report(_line(done, config.max_steps, metrics))
+                report(_line(done, config.max_steps, metrics, sum(seconds.values())))
             best = run.trainer.team.any(best)
             if last or best or done % config.save_steps == 0:
                 if log is not None:
@@ -271,6 +275,10 @@ def _loop(run: Run, first: int, report: Callable[[str], None]) -> dict[str, floa
     return metrics
 
 
-def _line(done: int, steps: int, metrics: Mapping[str, float]) -> str:
-    shown = [name for name in ("success", "loss", "eval/success") if name in metrics]
-    return f"step {done}/{steps}  " + "  ".join(f"{name} {metrics[name]:.4g}" for name in shown)
+_SHOWN = ("success", "reward", "loss", "entropy", "eval/success")
+
+
+def _line(done: int, steps: int, metrics: Mapping[str, float], seconds: float = 0.0) -> str:
+    figures = [f"{name} {metrics[name]:.4g}" for name in _SHOWN if name in metrics]
+    left = f"{seconds:.0f} s, {(steps - done) * seconds / 60:.0f} min left" if seconds else "before training"
+    return "  ".join([f"step {done}/{steps}", *figures, left])

@@ -137,7 +137,10 @@ def main(output: Path, *, from_scratch: bool) -> None:
     print(f"  {output}/success.png                 the picture")
     print(f"  {last}/report.md   the report of an evaluation")
     print(f"  {output}/atod/metrics.jsonl          every figure of a training run, a line per step")
-    print(f"  {output}/atod/rollouts/              the collected episodes, turn by turn")
+    print(
+        f"  {output}/atod/rollouts/              the collected episodes, turn by turn; as a page, with every token:"
+    )
+    print(f"  agentbench view {output}/atod -o {output}/atod.html")
     print("A checkpoint is a plain Hugging Face folder that knows how it was trained; play it again:")
     played = output / "atod" / f"checkpoint-{ATOD_STEPS}"
     print(f"  agentbench eval --panel {PANEL} --policy model --model {played} --output runs/again")

@@ -53,8 +53,8 @@ ROOMS = {
         *("evaluation", "training", "cli"),
     ],
     "agentbench.trainers": [
-        *("maths", "batch", "kernels", "student", "teachers", "figures"),
-        *("objectives", "base", "surrogate", "preconditions"),
+        *("references", "maths", "batch", "kernels", "student", "teachers", "figures"),
+        *("objectives", "base", "surrogate", "decisions", "preconditions"),
     ],
 }
 """Rooms in the order of who may import whom: only what stands before. Algorithms come last, and never meet."""

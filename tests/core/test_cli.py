@@ -1,8 +1,10 @@
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -66,6 +68,13 @@ def test_eval_takes_options_and_a_configuration_file(panel, capsys):
         sorted(Path(name, "episodes.jsonl").read_bytes().splitlines()) for name in ("run", "again")
     )
     assert first == second
+
+
+def test_resuming_nothing_is_said(panel, capsys):
+    assert run(evaluation(panel, "--resume")) == 0
+    assert "note: nothing to resume in run: starting from the beginning" in capsys.readouterr().err
+    assert run(evaluation(panel, "--resume")) == 0
+    assert "nothing to resume" not in capsys.readouterr().err
 
 
 def test_too_many_errors_exit_with_1(panel, capsys):
@@ -261,12 +270,15 @@ def test_commands_and_groups_are_needed(capsys):
     assert "Missing command" in refused(capsys, "data")
 
 
-def test_a_broken_plug_in_exits_with_1_and_an_unexpected_error_with_its_traceback(panel, capsys):
+def test_a_broken_plug_in_exits_with_1_and_an_unexpected_error_with_its_traceback(panel, capsys, monkeypatch):
     Path("bad.py").write_text("SPEC = 3\n")
     assert run(("env", "check", "bad.py:SPEC")) == 1
     assert "ContractError: env plug-in 'bad.py:SPEC' must be a EnvSpec" in capsys.readouterr().err
     Path("worse.py").write_text("1 / 0\n")
     assert run(("env", "check", "worse.py:SPEC")) == 1
+    assert "ZeroDivisionError: division by zero (worse.py, line 1)" in capsys.readouterr().err
+    monkeypatch.setattr("agentbench.evaluation.evaluate.run_episodes", lambda *given, **keys: 1 / 0)
+    assert run(evaluation(panel)) == 1
     assert "Traceback" in capsys.readouterr().err
 
 
@@ -310,3 +322,51 @@ def test_stop_strings_are_given_one_by_one(panel, tmp_path):
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["stop"] == ["</action>", "never"]
     turn = json.loads((tmp_path / "run" / "episodes.jsonl").read_text().splitlines()[0])["turns"][0]
     assert turn["action"]["text"] == "<think></think><action>win</action>"
+
+
+SLOW_ENV = """
+import time
+from dataclasses import replace
+from agentbench.envs.corridor import SPEC as KNOWN, CorridorEnv
+class SlowEnv(CorridorEnv):
+    def step(self, action):
+        open({begun!r}, "w").close()
+        time.sleep(600)
+SPEC = replace(KNOWN, make=SlowEnv)
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "said"),
+    [
+        (signal.SIGTERM, 143, "agentbench: ended by SIGTERM; what is on record is kept, --resume goes on\n"),
+        (signal.SIGHUP, 129, "agentbench: ended by SIGHUP; what is on record is kept, --resume goes on\n"),
+        (signal.SIGINT, 130, "agentbench: interrupted; what is on record is kept, --resume goes on\n"),
+    ],
+)
+def test_a_signal_ends_an_evaluation_with_one_line(tmp_path, number, code, said):
+    begun = tmp_path / "begun"
+    (tmp_path / "slow.py").write_text(SLOW_ENV.format(begun=str(begun)))
+    words = [
+        "eval",
+        "--env",
+        f"{tmp_path}/slow.py:SPEC",
+        "--split",
+        "test",
+        "--limit",
+        "2",
+        "--policy",
+        "null",
+    ]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "agentbench", *words, "--output", str(tmp_path / "run")],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    while not begun.exists():
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (code, said)

@@ -1,6 +1,10 @@
 import functools
 import hashlib
 import json
+import os
+import platform
+import subprocess
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -231,6 +235,19 @@ def test_fetch_says_when_no_checksum_is_published(server):
 def test_fetch_without_sources_points_to_import():
     with pytest.raises(UsageError, match="agentbench data import toy DIR"):
         fetch_data(toy())
+
+
+def test_an_import_clears_away_what_a_killed_one_left(root, games):
+    killed = subprocess.Popen([sys.executable, "-c", ""])
+    killed.wait()
+    root.mkdir()
+    begin = f".toy-import-{platform.node()}-"
+    left = [f"{begin}{killed.pid}-a1", f"{begin}{os.getpid()}-b2", f".toy-import-elsewhere-{killed.pid}-c3"]
+    for name in left:
+        (root / name).mkdir()
+    import_data(toy(), games)
+    # the dead one's is gone; a live process and another machine keep theirs
+    assert sorted(path.name for path in root.iterdir()) == sorted(["toy", *left[1:]])
 
 
 def test_the_root_is_the_variable_or_the_platform_cache(monkeypatch, root):

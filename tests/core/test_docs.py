@@ -36,7 +36,7 @@ COMMANDS = sorted(
 def test_commands_of_the_readme_exist_with_their_options(line, capsys):
     words = shlex.split(line)[1:]
     until = next((i for i, word in enumerate(words) if word.startswith("-")), len(words))
-    command = [word for word in words[:until] if word.isalpha()][
+    command = [word for word in words[:until] if re.fullmatch("[a-z-]+", word)][
         : 2 if words[0] in ("data", "env", "serve") else 1
     ]
     command += ["model"] if command == ["serve"] else []  # serve MODEL
@@ -87,3 +87,24 @@ def test_make_targets_of_the_readme_exist():
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"^make (\w+)", README, re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+
+
+def test_every_test_that_the_list_of_faults_names_exists():
+    named = re.findall(r"`([\w/]+\.py)::(test_\w+)`", (ROOT / "results/fault-kinds/README.md").read_text())
+    assert len(named) > 100
+    for path, name in named:
+        assert f"def {name}(" in (ROOT / "tests" / path).read_text(), f"{path}::{name}"
+
+
+def test_the_page_on_training_shows_every_key_with_its_default():
+    page = (ROOT / "docs" / "training.md").read_text()
+    shown = yaml.safe_load(re.search(r"```yaml\n(.*?)```", page, re.DOTALL).group(1))
+    config = validate(TrainConfig, shown)
+    given = {"algorithm", "output_dir", "model_name_or_path", "name", "split", "panel"}
+    sections = [(shown, config), (shown["env"], config.env), (shown["rollout"], config.rollout)]
+    sections += [(shown["teachers"][0], config.teachers[0]), (shown["eval"], config.eval)]
+    for values, section in sections:
+        fields = type(section).model_fields
+        assert values.keys() == fields.keys()
+        for key in values.keys() - given - {"env", "rollout", "teachers", "eval"}:
+            assert getattr(section, key) == fields[key].get_default(call_default_factory=True), key

@@ -83,6 +83,7 @@ def test_wheel_holds_the_merged_tree(wheel):
         "agentbench/prompts/alfworld/react.yaml",
         "agentbench/envs/panels/alfworld-mini.yaml",
         "agentbench/py.typed",
+        "agentbench/runs/view.html",
         "agentbench/trainers/atod.py",
     ):
         assert path in names

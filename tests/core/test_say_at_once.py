@@ -1,11 +1,13 @@
 """Runs that cannot work say so at once: one line, exit code 2, nothing written; by kind of mistake."""
 
 import errno
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from agentbench.cli import run
 from agentbench.dialogue.prompt import load_prompt
@@ -42,6 +44,7 @@ def refused(capsys, *words):
         (("--policy", ":"), "no name of a module"),
         (("--policy", "..x:d"), "no name of a module"),
         (("--policy", "scripted:/dev"), "cannot read the script"),
+        (("--policy", "scripted:a\0b"), "cannot read the script a\\x00b"),
         (("--policy", "random", "--repeats", str(10**30)), "repeats"),
         (("--policy", "random", "--seed", str(10**30)), "64 bits"),
     ],
@@ -154,7 +157,14 @@ def test_a_server_for_everybody_needs_a_key(monkeypatch):
     for host in ("0.0.0.0", "::", "192.168.0.7"):
         with pytest.raises(UsageError, match="--api-key"):
             Serving("m", host=host)
-        Serving("m", host=host, extra=("--api-key", "k"))
+        for named in (("--api-key", "k"), ("--api-key=k",), ("--api_key", "k")):
+            Serving("m", host=host, extra=named)
+        for none in (("--api-key", ""), ("--api-key=",), ("--api-key",), ("--api-key", "--enforce-eager")):
+            with pytest.raises(UsageError, match="--api-key"):
+                Serving("m", host=host, extra=none)
+    for hidden in (("--host", "0.0.0.0"), ("--host=0.0.0.0",), ("--hos", "0.0.0.0")):
+        with pytest.raises(UsageError, match="--host is an option of agentbench serve"):
+            Serving("m", host="127.0.0.1", purpose="training", extra=hidden)
     Serving("m", host="127.0.0.1")
 
 
@@ -267,4 +277,90 @@ def test_a_dry_run_that_is_fine_ends_with_ok(capsys, config):
     pytest.importorskip("torch")
     assert run(("train", config, "--dry-run")) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("ok: grpo on ")
+    assert not Path("run").exists()
+
+
+PLUGINS = {
+    "sys.exit": ("raise SystemExit(3)", 1, "SystemExit: 3 (own.py, line 1)"),
+    "an import of its own": ("import nothing_there", 1, "No module named 'nothing_there' (own.py, line 1)"),
+    "a panic": (
+        "class Panic(BaseException): pass\nraise Panic('\x1b[31m')",
+        1,
+        r"Panic: \x1b[31m (own.py, line 2)",
+    ),
+    "an error below": ("import json\njson.loads('{')", 1, "JSONDecodeError"),
+    "no syntax": ("def f(:", 2, "is no Python that can be read"),
+    "a NUL": ("SPEC = 1\0", 2, "is no Python that can be read"),
+    "no spec": ("SPEC = 5", 1, "must be a EnvSpec, got int"),
+}
+
+
+@pytest.mark.parametrize(("source", "code", "message"), PLUGINS.values(), ids=PLUGINS)
+@pytest.mark.parametrize("by", ["file", "module"])
+def test_a_plug_in_that_cannot_be_imported_is_one_line(capsys, monkeypatch, by, source, code, message):
+    Path("own.py").write_text(source)
+    monkeypatch.syspath_prepend(Path.cwd())
+    monkeypatch.delitem(sys.modules, "own", raising=False)
+    assert run(("env", "check", "own.py:SPEC" if by == "file" else "own:SPEC")) == code
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_an_env_that_shows_control_characters_is_played_in_plain_text(capsys, monkeypatch):
+    Path("evil.py").write_text(
+        "from dataclasses import replace\nfrom agentbench.envs.corridor import SPEC as KNOWN, CorridorEnv\n"
+        "EVIL = '\\x1b[2J\\x07\\u202e\\u2066'\n"
+        "class EvilEnv(CorridorEnv):\n"
+        "    def _info(self, task):\n"
+        "        known = CorridorEnv._info(self, task)\n"
+        "        return {**known, 'admissible': [*known['admissible'], 'say ' + EVIL], 'task_type': EVIL}\n"
+        "    def reset(self, **given):\n"
+        "        observation, info = CorridorEnv.reset(self, **given)\n"
+        "        return 'one\\n\\ttwo ' + observation + EVIL, info\n"
+        "SPEC = replace(KNOWN, make=EvilEnv)\n"
+    )
+    evaluated = ("eval", "--env", "evil.py:SPEC", "--split", "test", "--limit", "2", "--policy", "random")
+    for words in (
+        ("play", "evil.py:SPEC"),
+        ("play", "evil.py:SPEC", "--prompt"),
+        (*evaluated, "--output", "run"),
+        ("report", "run"),
+        ("card", "run"),
+        ("compare", "run", "run"),
+        ("env", "check", "evil.py:SPEC"),
+    ):
+        said = iter(["?", ""])
+        monkeypatch.setattr("builtins.input", lambda prompt="", said=said: next(said))
+        run(words)
+        shown = capsys.readouterr()
+        assert not set("\x1b\x07\u202e\u2066") & set(shown.out + shown.err), words
+        if words[0] == "play":
+            assert "one\n\ttwo Room" in shown.out
+            assert "say \\x1b[2J\\x07\\u202e\\u2066" in shown.out
+
+
+ODD_VALUES = (None, True, -1, 10**30, "", [], {}, [[]], [None], {"a": 1}, ["x"] * 3, {"x": {"y": {}}})
+
+
+@pytest.mark.parametrize("key", ["id", "description", "panels", "panel", "limit", "env_options"])
+def test_a_suite_with_an_odd_value_is_one_line(capsys, key):
+    for value in ODD_VALUES:
+        one = {"panel": "corridor/test@1", "limit": 1, "env_options": {}}
+        suite = {"id": "mine@1", "description": "mine", "panels": [one]}
+        (one if key in one else suite)[key] = value
+        Path("mine.yaml").write_text(yaml.safe_dump(suite))
+        code = run(("suite", "mine.yaml", "--policy", "null", "--output", "runs"))
+        error = capsys.readouterr().err
+        fits = (key, value) in (("description", ""), ("limit", None), ("env_options", {}))
+        assert code == (0 if fits else 2), (value, error)
+        assert error.count("\n") == (0 if fits else 1), (value, error)
+        shutil.rmtree("runs", ignore_errors=True)
+
+
+@pytest.mark.parametrize("option", ["foo=1", "replies=[go left]", "max_context=many", "cycle=3"])
+@pytest.mark.parametrize("engine", ["scripted", "openai", "hf"])
+def test_options_that_an_engine_does_not_have_or_cannot_use(capsys, engine, option):
+    words = ("--policy", "model", "--engine", engine, "--model", "m", "--engine-option", option)
+    assert f"engine {engine!r}" in refused(capsys, *EVAL, *words)
     assert not Path("run").exists()

@@ -59,7 +59,10 @@ def test_caches_are_kept_in_every_precision(dtype):
     assert gap < (1e-4 if dtype == "float32" else 0.1)
 
 
-def test_bf16_trains_with_the_defaults_and_the_checkpoint_plays_alike(tmp_path):
+@pytest.mark.parametrize(
+    "dtype", ["auto", "bfloat16"]
+)  # of the engine: the source's float32, or what everybody runs
+def test_bf16_trains_with_the_defaults_and_the_checkpoint_plays_alike(dtype, tmp_path):
     values = yaml.safe_load((ROOT / "examples" / "real" / "sft.yaml").read_text())
     values |= {
         "model_name_or_path": FOLDER,
@@ -67,7 +70,7 @@ def test_bf16_trains_with_the_defaults_and_the_checkpoint_plays_alike(tmp_path):
         "max_steps": 2,
         "save_steps": 2,
     }
-    values["rollout"]["tasks_per_step"] = 2
+    values["rollout"] |= {"tasks_per_step": 2, "engine_options": {"dtype": dtype}}
     values["eval"] |= {"every": 2, "limit": 4}
     train(validate(TrainConfig, values), report=lambda line: None)
     steps = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]

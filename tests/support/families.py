@@ -124,6 +124,21 @@ MISTRAL = (
     "{% elif message['role'] == 'assistant' %}{{ ' ' + message['content'] + eos_token}}"
     "{% else %}{{ raise_exception('Only user and assistant roles are supported!') }}{% endif %}{% endfor %}"
 )
+MISTRAL_NEMO = (  # a system message stands before the last user message
+    "{% if messages[0]['role'] == 'system' %}{% set system_message = messages[0]['content'] %}"
+    "{% set loop_messages = messages[1:] %}{% else %}{% set loop_messages = messages %}{% endif %}{{ bos_token }}"
+    "{% for message in loop_messages %}{% if message['role'] == 'user' %}"
+    "{{ '[INST]' }}{% if loop.last and system_message is defined %}{{ system_message + '\\n\\n' }}{% endif %}"
+    "{{ message['content'] + '[/INST]' }}"
+    "{% else %}{{ message['content'] + eos_token }}{% endif %}{% endfor %}"
+)
+DEEPSEEK31 = R1_DISTILL.replace(
+    "{{'<｜Assistant｜><think>\\n'}}", "{{'<｜Assistant｜>' + ('<think>' if thinking else '</think>')}}"
+)
+SEED = (
+    "{% for message in messages %}{{ bos_token + message.role + '\\n' + message.content + eos_token }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ bos_token + 'assistant\\n<seed:think>' }}{% endif %}"
+)
 ZEPHYR = (
     "{% for message in messages %}{% if message['role'] == 'user' %}"
     "{{ '<|user|>\\n' + message['content'] + eos_token }}"
@@ -149,7 +164,7 @@ class Family:
     specials: tuple[str, ...] = ()
     added: tuple[str, ...] = ()  # single tokens that are not special
     opened: str = ""
-    system: bool = True
+    system: bool | str = True  # "first": in the first message only, so not in a conversation that grows
     dated: bool = False
     after: str = ""  # between two messages of a conversation: end token, {next message}, start of the reply
 
@@ -240,6 +255,33 @@ FAMILIES = {
     ),
     "mistral": Family(MISTRAL, "</s>", "</s>", "<s>", system=False, after="</s>[INST] SEEN [/INST]"),
     "zephyr": Family(ZEPHYR, "</s>", "</s>", "<s>", after="</s>\n<|user|>\nSEEN</s>\n<|assistant|>\n"),
+    "mistral nemo": Family(
+        MISTRAL_NEMO,
+        "</s>",
+        "</s>",
+        "<s>",
+        specials=("[INST]", "[/INST]"),
+        system="first",
+        after="</s>[INST]SEEN[/INST]",
+    ),
+    "deepseek v3.1": Family(
+        DEEPSEEK31,
+        "<｜end▁of▁sentence｜>",
+        "<｜end▁of▁sentence｜>",
+        "<｜begin▁of▁sentence｜>",
+        added=("<｜User｜>", "<｜Assistant｜>", *_THINK),
+        opened="<think></think>",
+        after="<｜end▁of▁sentence｜><｜User｜>SEEN<｜Assistant｜></think>",
+    ),
+    "seed-oss": Family(
+        SEED,
+        "<seed:eos>",
+        "<seed:eos>",
+        "<seed:bos>",
+        added=("<seed:think>", "</seed:think>"),
+        opened="<think>",
+        after="<seed:eos><seed:bos>user\nSEEN<seed:eos><seed:bos>assistant\n<seed:think>",
+    ),
     "plain": Family(PLAIN, "</s>", "</s>", after="</s>\nuser: SEEN\nassistant: "),
 }
 

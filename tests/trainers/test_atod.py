@@ -142,3 +142,27 @@ def test_bad_keys_are_refused(keys, message):
     with pytest.raises(ConfigError) as caught:
         validate(AtodConfig, keys, "trainer.")
     assert message in str(caught.value).lower()
+
+
+def test_a_measured_schedule_follows_the_run_and_resumes_exactly(models, tmp_path):
+    """Kappa moves by measured gaps; saved in the middle, a run goes on to the same weights and the same kappa."""
+    hand_over = {"kind": "handover", "start": 1.0, "end": 0.0, "window": 2, "rate": 0.25, "threshold": 10.0}
+    settings = SPEC.config(kappa={**hand_over, "smoothing": 0.0}, rho=0.5)
+    run = make_run(models, "atod")
+    groups = [random_groups(250, seed=seed) for seed in range(6)]
+
+    def steps(trainer, numbers):
+        return [trainer.update(groups[step], step).metrics["kappa"] for step in numbers]
+
+    whole = SPEC.build(run, settings)
+    kappas = steps(whole, range(6))
+    half = SPEC.build(run, settings)
+    first = steps(half, range(3))
+    half.save(tmp_path / "checkpoint")
+    again = SPEC.build(run, settings)
+    again.load(tmp_path / "checkpoint")
+    assert first + steps(again, range(3, 6)) == kappas
+    assert same_weights(student_weights(again), student_weights(whole))
+    assert kappas[0] == 1.0
+    assert len(set(kappas)) > 1  # the gap has fallen in some window, so kappa has moved
+    assert whole.measured.keys() == {"kappa"}

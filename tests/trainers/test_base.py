@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from agentbench.errors import CorruptData, TrainingError, UsageError
 from agentbench.trainers import atod, gkd, grpo, opd
+from agentbench.trainers.batch.parts import rows_of_updates
 from agentbench.trainers.batch.tables import collate
 from agentbench.trainers.figures.alarms import Alarms
 from agentbench.trainers.figures.meters import Meters
@@ -163,14 +164,18 @@ def test_another_world_size_than_asked_is_refused(monkeypatch):
 def test_updates_of_a_step_share_out_whole_trajectories_evenly(models):
     trainer = build(models, updates_per_step=3)
     batch = collate(random_groups(250, groups=4, members=3, fresh=True), trainer.student.pad_id)
-    parts = trainer._parts(batch, step=0)
+    parts = rows_of_updates(batch, trainer.run, 0, list)
     rows = torch.cat(parts)
     assert sorted(rows.tolist()) == list(range(len(batch.tokens_BT)))
     owners = [set(batch.traj_B[part].tolist()) for part in parts]
     assert sum(map(len, owners)) == len(set.union(*owners))
     assert all(abs(len(part) - len(rows) / 3) <= 5 for part in parts)  # an episode has at most 5 rows
-    assert [part.tolist() for part in trainer._parts(batch, step=0)] == [part.tolist() for part in parts]
-    assert [part.tolist() for part in trainer._parts(batch, step=1)] != [part.tolist() for part in parts]
+    assert [part.tolist() for part in rows_of_updates(batch, trainer.run, 0, list)] == [
+        part.tolist() for part in parts
+    ]
+    assert [part.tolist() for part in rows_of_updates(batch, trainer.run, 1, list)] != [
+        part.tolist() for part in parts
+    ]
 
 
 def test_updates_are_counted(models):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from trainer_cases import assert_close, gradient, make_run, make_turn, random_groups, write_model
 
-from agentbench.trainers import atod, gigpo, gkd, grpo, opd, sft
+from agentbench.trainers import atod, gigpo, gkd, grpo, guided_opd, mad_opd, opad, opd, sft, tcod
 from agentbench.types import Group
 
 CASES = {
@@ -15,8 +15,13 @@ CASES = {
     "gkd_full": (gkd.SPEC, {"reduction": "trajectory_mean"}),
     "gkd_top_k": (gkd.SPEC, {"support": "top_k", "k": 8}),
     "atod": (atod.SPEC, {"reduction": "trajectory_mean"}),
+    "mad_opd": (mad_opd.SPEC, {"rounds": 0}),
     "grpo": (grpo.SPEC, {"ref_kl_coef": 0.0}),
     "gigpo": (gigpo.SPEC, {"ref_kl_coef": 0.0, "reduction": "turn_sum"}),
+    "opd_turn_balanced": (opd.SPEC, {"reduction": "turn_balanced", "balance": 0.4}),
+    "guided": (guided_opd.SPEC, {"guide": "expert"}),
+    "opad_sum": (opad.SPEC, {"step_reduce": "sum"}),
+    "tcod": (tcod.SPEC, {}),
     "sft": (sft.SPEC, {"mode": "takeover", "takeover": (0, 0), "reduction": "trajectory_mean"}),
 }
 
@@ -30,17 +35,16 @@ def find_gradient(models, case, groups, changed=None, **values):
 
 def collected(case, **kwargs):
     groups = random_groups(250, groups=3, **kwargs)
+    if case == "guided":
+        return [replace_authors(group, "expert", every=2) for group in groups]
     return [replace_authors(group, "expert") for group in groups] if case == "sft" else groups
 
 
-def replace_authors(group, author):
-    members = tuple(
-        replace(
-            member,
-            turns=tuple(replace(turn, action=replace(turn.action, author=author)) for turn in member.turns),
-        )
-        for member in group.members
-    )
+def replace_authors(group, author, every=1):
+    def said(turn):
+        return turn if turn.index % every else replace(turn, action=replace(turn.action, author=author))
+
+    members = tuple(replace(member, turns=tuple(map(said, member.turns))) for member in group.members)
     return replace(group, members=members)
 
 
@@ -63,7 +67,7 @@ def test_row_order_changes_nothing(models, case):
 def test_padding_and_untrained_turns_change_nothing(models, case):
     """A long last turn by somebody else is context, and pads all other rows of its micro-batch."""
     groups = collected(case)
-    other = "student" if case == "sft" else "expert"
+    other = {"sft": "student", "guided": "somebody"}.get(case, "expert")
 
     def padded(member):
         said = make_turn(len(member.turns), [5] * 60, [6] * 40, author=other)

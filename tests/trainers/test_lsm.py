@@ -3,6 +3,7 @@ import torch
 from trainer_cases import Reference, assert_close, gradient, make_run, random_groups
 
 from agentbench.errors import UsageError
+from agentbench.trainers.gkd import SPEC as GKD
 from agentbench.trainers.lsm import SPEC
 
 EXACT = {"max_grad_norm": 1e9}
@@ -21,6 +22,54 @@ def test_gradient_is_that_of_the_renormalised_reverse_kl_in_float64(models):
         mine, theirs = q.gather(1, ids).log_softmax(-1), best.log_softmax(-1)
         loss = loss + (mine.exp() * (mine - theirs)).sum() / tokens
     assert_close(ours, reference.gradient(loss), tolerance=1e-4)
+
+
+@pytest.mark.parametrize("support", ["teacher", "student"])
+@pytest.mark.parametrize("sampled", ["unused", "member", "tail"])
+def test_every_variant_has_the_gradient_of_its_formula_in_float64(models, support, sampled):
+    groups = random_groups(250)
+    settings = SPEC.config(k=5, support=support, sampled_token=sampled)
+    ours = gradient(SPEC.build(make_run(models, "lsm", **EXACT), settings), groups)
+    reference = Reference(models)
+    tokens = sum(len(turn.action.token_ids) for g in groups for m in g.members for turn in m.turns)
+    loss = 0.0
+    for episode in (member for group in groups for member in group.members):
+        said = [token for turn in episode.turns for token in turn.action.token_ids]
+        q_TV = torch.cat(reference.log_probs(reference.student, episode))
+        p_TV = torch.cat(reference.log_probs(reference.teacher, episode)).detach()
+        for q, p, y in zip(q_TV, p_TV, said, strict=True):
+            ids = (p if support == "teacher" else q).topk(5).indices.tolist()
+            if sampled == "tail":
+                loss = loss + (q[ids].exp() * (q[ids] - p[ids])).sum() / tokens
+                if y not in ids:  # its sample: log q - log p, and the score function times it
+                    gap = (q[y] - p[y]).detach()
+                    loss = loss + (q[y] + gap * q[y]) / tokens
+                continue
+            ids = [*ids, y] if sampled == "member" and y not in ids else ids
+            mine, theirs = q[ids].log_softmax(-1), p[ids].log_softmax(-1)
+            loss = loss + (mine.exp() * (mine - theirs)).sum() / tokens
+    assert_close(ours, reference.gradient(loss), tolerance=1e-4)
+
+
+@pytest.mark.parametrize("support", ["teacher", "student"])
+def test_a_support_of_the_whole_vocabulary_is_the_full_reverse_kl(models, support):
+    groups = random_groups(250)
+    everything = len(models["tokenizer"])
+    settings = SPEC.config(k=everything, support=support)
+    ours = gradient(SPEC.build(make_run(models, "lsm", **EXACT), settings), groups)
+    assert_close(
+        ours, gradient(GKD.build(make_run(models, "gkd", **EXACT), GKD.config()), groups), tolerance=1e-4
+    )
+
+
+def test_sampling_that_a_variant_cannot_use_is_refused(models):
+    with pytest.raises(UsageError, match="biased under truncated sampling"):
+        SPEC.refuse(make_run(models, "lsm", rollout={"top_p": 0.9}), SPEC.config(sampled_token="tail"))
+    with pytest.raises(UsageError, match="at temperature 1"):
+        SPEC.refuse(
+            make_run(models, "lsm", rollout={"temperature": 0.7}), SPEC.config(sampled_token="member")
+        )
+    SPEC.refuse(make_run(models, "lsm", rollout={"top_p": 0.9}), SPEC.config(sampled_token="member"))
 
 
 def test_the_first_occurrence_of_a_masked_token_is_not_trained(models):

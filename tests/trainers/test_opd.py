@@ -126,3 +126,28 @@ def test_the_engines_log_probs_do_not_enter_the_loss(models):
     run = make_run(models, "opd", **EXACT)
     ours, theirs = (gradient(SPEC.build(run, SPEC.config()), x) for x in (changed, groups))
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_turn_balance_follows_its_schedule_and_is_refused_where_it_would_be_ignored(models):
+    """Alpha 0 is trajectory_mean, at step 5 of 10 half of each: gradients are linear in the coefficients."""
+    groups = random_groups(250)
+    rising = {"kind": "linear", "start": 0.0, "end": 1.0, "steps": 10}
+
+    def found(step, **settings):
+        trainer = SPEC.build(make_run(models, "opd", **EXACT), SPEC.config(**settings))
+        return gradient(trainer, groups, step)
+
+    tokens = found(0, reduction="trajectory_mean")
+    assert_close(found(0, reduction="turn_balanced", balance=rising), tokens)
+    turns = found(0, reduction="turn_balanced")
+    half = found(5, reduction="turn_balanced", balance=rising)
+    assert_close(half, {name: 0.5 * (tokens[name] + turns[name]) for name in tokens})
+    for wrong, text in (
+        ({"balance": 0.5}, "'balance' is used by reduction 'turn_balanced' only"),
+        (
+            {"reduction": "turn_balanced", "balance": {"kind": "handover", "start": 0.0, "end": 1.0}},
+            "a measured schedule is not allowed",
+        ),
+    ):
+        with pytest.raises(ConfigError, match=text):
+            validate(SPEC.config, wrong, "trainer.")

@@ -8,9 +8,14 @@ import sys
 from pathlib import Path
 
 import torch
+from debaters import TEXTS, speaker
+from spoken import GROWING, prompted, spoken_groups
 from trainer_cases import make_run, random_groups, student_weights
 
-from agentbench.trainers import atod, gkd, opd
+from agentbench.engines.scripted import Reply
+from agentbench.trainers import atod, gkd, grpo, mad_opd, mopd, opd
+from agentbench.trainers.teachers.own import MovingAverage
+from agentbench.training.config import TeacherConfig
 
 
 def learn(student, teacher, algorithm, processes, fsdp, output=None):
@@ -20,6 +25,9 @@ def learn(student, teacher, algorithm, processes, fsdp, output=None):
         "token": (atod.SPEC, {"weights": "token"}),
         "opd": (opd.SPEC, {}),
         "full": (gkd.SPEC, {}),
+        "averaged": (grpo.SPEC, {"ref_kl_coef": 0.0}),
+        "mad_opd": (mad_opd.SPEC, {"rounds": 1, "debate": TEXTS}),
+        "mopd": (mopd.SPEC, {"failure": "never", "feedback": False, "k": 16}),
     }[algorithm]
     settings = spec.config(**keys)
     run = make_run(
@@ -31,17 +39,40 @@ def learn(student, teacher, algorithm, processes, fsdp, output=None):
         tokens_per_micro_batch=40,
         learning_rate=1e-3,
     )
-    trainer = spec.build(run, settings)
+    if algorithm == "mopd":
+        averaging = (TeacherConfig(backend="ema", rate=0.25),)
+        run = prompted(run, GROWING).model_copy(update={"teachers": averaging})
+
+    if algorithm == "mad_opd":
+        run = prompted(run, GROWING)
+
+    def build():
+        trainer = spec.build(run, settings)
+        if algorithm == "mad_opd":  # in some states nobody answers
+            silent = lambda prompt: Reply(failure="down") if "room 3" in prompt else "go <<CONFIDENCE=70>>"
+            trainer.speakers = [speaker(silent, trainer.tokenizer)]
+            trainer.tally.speakers = trainer.speakers
+        if algorithm == "averaged":
+            MovingAverage(trainer.student, 0.25)
+        return trainer
+
+    trainer = build()
     groups = random_groups(250, seed=3, groups=4)
+    if algorithm == "mad_opd":
+        groups = spoken_groups(run, trainer.tokenizer, groups=4)
+    if algorithm == "mopd":  # one process may have nothing to read in a micro-batch, or nothing at all
+        groups = spoken_groups(run, trainer.tokenizer, groups=4, successes=({0, 2}, {1}, set(), set()))
     share = len(groups) // processes
     mine = groups[share * trainer.team.index : share * (trainer.team.index + 1)]
     metrics = [dict(trainer.update(mine, step).metrics) for step in range(3)]
     weights = student_weights(trainer)
+    for average in trainer.student.averages:
+        weights |= {f"average.{name}": tensor for name, tensor in average.state().items()}
     if output is not None:
         trainer.save(Path(output) / "checkpoint")
         trainer.team.wait()
         after = trainer.update(mine, 3).metrics["loss"]
-        again = spec.build(run, settings)
+        again = build()
         again.load(Path(output) / "checkpoint")
         resumed = again.update(mine, 3).metrics["loss"]
         if trainer.team.index == 0:

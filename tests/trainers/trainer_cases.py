@@ -14,7 +14,7 @@ from agentbench.types import Action, Failure, Group, Trajectory, Turn
 torch.set_num_threads(1)
 
 
-def write_model(folder, tokenizer, *, seed=0, vocab=None, tie=True, hidden=32, layers=2):
+def write_model(folder, tokenizer, *, seed=0, vocab=None, tie=True, hidden=32, layers=2, positions=256):
     """Save a random Qwen3-shaped model and its tokenizer; weights large enough that its distributions are not flat."""
     torch.manual_seed(seed)
     config = Qwen3Config(
@@ -25,7 +25,7 @@ def write_model(folder, tokenizer, *, seed=0, vocab=None, tie=True, hidden=32, l
         num_attention_heads=2,
         num_key_value_heads=1,
         head_dim=16,
-        max_position_embeddings=256,
+        max_position_embeddings=positions,
         tie_word_embeddings=tie,
         initializer_range=0.15,
         eos_token_id=tokenizer.eos_token_id,

@@ -33,6 +33,15 @@ class Micro:
         """Take a token column of the batch at the trained tokens, on the device."""
         return x_BT[self.at].to(self.tokens_BT.device)
 
+    def only(self, where_X: Tensor) -> Micro:
+        """The same rows with some of the trained tokens; `where_X` is on the device."""
+        here_X = where_X.to(self.at[0].device)
+        return Micro(
+            self.tokens_BT,
+            at=(self.at[0][here_X], self.at[1][here_X]),
+            local=(self.local[0][where_X], self.local[1][where_X]),
+        )
+
     def place(self, x_X: Tensor, into_BT: Tensor) -> None:
         """Write values of the trained tokens into a token column of the batch."""
         into_BT[self.at] = x_X.detach().to(device=into_BT.device, dtype=into_BT.dtype)

@@ -9,8 +9,9 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
-from agentbench.errors import CorruptData, UsageError
+from agentbench.errors import UsageError
 from agentbench.runs.episodes import EPISODES, read_episodes
+from agentbench.runs.recordings import check_ids
 from agentbench.types import Trajectory, derive_seed
 
 
@@ -37,17 +38,12 @@ def read_recording(path: str, vocab_size: int, *, successes_only: bool) -> list[
 
 
 def _check(file: Path, episode: Trajectory, vocab_size: int) -> None:
-    ids = [token for turn in episode.turns for token in (*turn.context_ids, *turn.action.token_ids)]
-    if not ids:
+    if not any(turn.context_ids or turn.action.token_ids for turn in episode.turns):
         raise UsageError(
             f"episode {episode.id!r} of {str(file)!r} has no token ids: its author spoke text only; use mode "
             "'takeover' with takeover: [0, 0] to clone the expert on the same tasks"
         )
-    if max(ids) >= vocab_size:
-        raise CorruptData(
-            f"episode {episode.id!r} of {str(file)!r} holds token id {max(ids)}, but the student's tokenizer has "
-            f"{vocab_size} tokens: it was recorded with another tokenizer"
-        )
+    check_ids(episode, vocab_size, str(file))
 
 
 def draw(episodes: Sequence[Trajectory], count: int, step: int, seed: int) -> list[Trajectory]:

@@ -42,6 +42,7 @@ class Batch:
         group_M: row of the group.
         ok_M: free of infrastructure failures.
         ids_M: trajectory ids.
+        author_N: who said the turn.
     """
 
     tokens_BT: Tensor
@@ -60,6 +61,7 @@ class Batch:
     ok_M: Tensor
     ids_M: tuple[str, ...]
     pad_id: int
+    author_N: tuple[str, ...] = ()
 
     @property
     def mask_BT(self) -> Tensor:
@@ -75,6 +77,10 @@ class Batch:
     def traj_B(self) -> Tensor:
         """Trajectory of each row."""
         return self.traj_N[self.turn_BT.amax(dim=1)]
+
+    def only(self, keep_BT: Tensor) -> Batch:
+        """The same tables with fewer trained tokens, for figures: rows may be left without any."""
+        return replace(self, turn_BT=self.turn_BT.masked_fill(~keep_BT, CONTEXT))
 
     def columns(self, **x_N: Tensor) -> dict[str, dict[tuple[str, int], float]]:
         """Key turn values by (trajectory id, turn index), for the records; untrained turns are left out."""
@@ -127,6 +133,7 @@ class _Table:
     def __init__(self) -> None:
         self.rows: list[tuple[Segment, int]] = []
         self.turns: list[tuple[int, int, float, float, int, bool]] = []
+        self.authors: list[str] = []
         self.trajectories: list[tuple[float, float, int, bool]] = []
         self.ids: dict[str, int] = {}
         self.anchors: dict[tuple[str, str], int] = {}
@@ -145,6 +152,7 @@ class _Table:
             place = self.anchors.setdefault((group.key, turn.observation), len(self.anchors))
             cut = turn.action.finish == "length"
             self.turns.append((m, turn.index, turn.reward, turn.penalty, place, cut))
+            self.authors.append(turn.action.author)
         if not trajectory.ok:
             return
         if labels:
@@ -188,6 +196,7 @@ class _Table:
             ok_M=torch.tensor(ok, dtype=torch.bool),
             ids_M=tuple(self.ids),
             pad_id=pad_id,
+            author_N=tuple(self.authors),
         )
 
 

@@ -51,6 +51,32 @@ def divergence(
         chunk: tokens per block; by default one block takes near 80 MB on a CPU, 320 MB on an accelerator.
     Raises: UsageError: shapes disagree. ConfigError: bad kind, beta, temperature or chunk.
     """
+    rule = divergence_rule(
+        hidden_ND,
+        head,
+        teacher,
+        kind=kind,
+        weight_N=weight_N,
+        vocab_size=vocab_size,
+        beta=beta,
+        kd_temperature=kd_temperature,
+    )
+    loss, value_N, _ = fused_sum(rule, hidden_ND, head, vocab_size, kd_temperature, chunk)
+    return ChunkedDivergence(loss, value_N)
+
+
+def divergence_rule(
+    hidden_ND: Tensor,
+    head: Tensor | Head,
+    teacher: LinearHead | Tensor,
+    *,
+    kind: Kind,
+    weight_N: Tensor,
+    vocab_size: int,
+    beta: float = 0.5,
+    kd_temperature: float = 1.0,
+) -> DivergenceRule:
+    """Make the rule of `divergence`, to be summed with others (`several`); arguments and errors are those there."""
     head = as_head(head)
     check_kind(kind, beta)
     check_head(hidden_ND, head, vocab_size, kd_temperature)
@@ -67,9 +93,7 @@ def divergence(
             f"the student needs {n} tokens x at least {vocab_size} ids and {n} weights"
         )
     absent_V = None if head.absent_V is None else head.absent_V[:vocab_size]
-    rule = _DivergenceRule(constant, kind, beta, weight_N.detach(), kd_temperature, absent_V)
-    loss, value_N, _ = fused_sum(rule, hidden_ND, head, vocab_size, kd_temperature, chunk)
-    return ChunkedDivergence(loss, value_N)
+    return DivergenceRule(constant, kind, beta, weight_N.detach(), kd_temperature, absent_V)
 
 
 @dataclass(frozen=True)
@@ -81,7 +105,9 @@ class _Constant:
 
 
 @dataclass(frozen=True)
-class _DivergenceRule:
+class DivergenceRule:
+    """Divergence from one teacher, as a rule for `fused`; made by `divergence_rule`."""
+
     teacher: _Constant | Tensor
     kind: Kind
     beta: float
@@ -90,7 +116,11 @@ class _DivergenceRule:
     absent_V: Tensor | None
 
     def __call__(self, logp_CV: Tensor, rows: slice) -> ChunkTerms:
-        teacher_CV = self._teacher(rows, logp_CV.dtype)
+        """Value and gradient of a chunk of rows."""
+        return self.terms(logp_CV, self.teacher_log_probs(rows, logp_CV.dtype), rows)
+
+    def terms(self, logp_CV: Tensor, teacher_CV: Tensor, rows: slice) -> ChunkTerms:
+        """Compare with these log-probs of a teacher, which are overwritten."""
         # Everything is written over what is no longer needed: at V = 151,936 each [C, V] buffer is 80 MB.
         if self.kind == "forward_kl":
             p_CV = teacher_CV.exp()
@@ -107,7 +137,8 @@ class _DivergenceRule:
         grad_CV.mul_(weight_C[:, None] / self.temperature)
         return ChunkTerms(weight_C * value_C, value_C, value_C, grad_CV)
 
-    def _teacher(self, rows: slice, dtype: torch.dtype) -> Tensor:
+    def teacher_log_probs(self, rows: slice, dtype: torch.dtype) -> Tensor:
+        """The teacher's log-probs of a chunk, a fresh tensor [C, V]."""
         if isinstance(self.teacher, _Constant):
             hidden_CD = self.teacher.hidden_ND[rows]
             return self.teacher.head.log_probs(hidden_CD, self.temperature)[0].to(dtype)

@@ -3,7 +3,7 @@
 Owns: `logprob` (differentiable log-probs and metric entropies) and `token_loss` (the same with the loss fused in,
 one large product cheaper). Neither holds the logits of more than one chunk. The logit gradient of log q(y) is
 1[v = y] - q, divided by the temperature. Leaves out: masks and the shift from positions to tokens (the caller
-passes hidden states of the positions that predict the tokens); gradient of the entropy.
+passes hidden states of the positions that predict the tokens).
 Letters as in `fused`.
 """
 
@@ -74,6 +74,7 @@ def token_loss(
     *,
     vocab_size: int,
     temperature: float = 1.0,
+    bonus_N: Tensor | None = None,
     chunk: int | None = None,
 ) -> ChunkedLoss:
     """Sum a differentiable function of the sampled tokens' log-probs, gradient finished in the forward.
@@ -86,13 +87,15 @@ def token_loss(
             returns [C] losses that already hold every coefficient, each depending on its own token alone.
         vocab_size: as in `logprob`.
         temperature: as in `logprob`.
+        bonus_N: what each token's entropy is worth: bonus * H is taken off the loss. With H = - sum_v q_v log q_v,
+            d H / d z_v = - q_v (log q_v + H) / temperature. None for no such term.
         chunk: as in `logprob`.
     Raises: UsageError: shapes disagree, an id is outside the vocabulary, or `loss_of` reduced its result.
     """
     head = as_head(head)
     check_head(hidden_ND, head, vocab_size, temperature)
     _check_tokens(token_N, hidden_ND, vocab_size, head)
-    rule = _TokenRule(token_N, loss_of, temperature)
+    rule = _TokenRule(token_N, loss_of, temperature, bonus_N)
     return ChunkedLoss(*fused_sum(rule, hidden_ND, head, vocab_size, temperature, chunk))
 
 
@@ -101,6 +104,7 @@ class _TokenRule:
     token_N: Tensor
     loss_of: Callable[[Tensor, slice], Tensor]
     temperature: float
+    bonus_N: Tensor | None
 
     def __call__(self, logp_CV: Tensor, rows: slice) -> ChunkTerms:
         token_C = self.token_N[rows]
@@ -118,8 +122,13 @@ class _TokenRule:
             (slope_C,) = torch.autograd.grad(total, logp_C)
         q_CV = logp_CV.exp()
         entropy_C = -row_dot(q_CV, logp_CV)
-        grad_CV = _token_gradient(q_CV, token_C, slope_C / self.temperature)
-        return ChunkTerms(loss_C.detach(), logp_C.detach(), entropy_C, grad_CV)
+        if self.bonus_N is None:
+            grad_CV = _token_gradient(q_CV, token_C, slope_C / self.temperature)
+            return ChunkTerms(loss_C.detach(), logp_C.detach(), entropy_C, grad_CV)
+        bonus_C = self.bonus_N[rows].to(logp_CV.dtype)
+        push_CV = logp_CV.add_(entropy_C[:, None]).mul_(q_CV).mul_(bonus_C[:, None] / self.temperature)
+        grad_CV = _token_gradient(q_CV, token_C, slope_C / self.temperature).add_(push_CV)
+        return ChunkTerms(loss_C.detach() - bonus_C * entropy_C, logp_C.detach(), entropy_C, grad_CV)
 
 
 class _LogProb(torch.autograd.Function):

@@ -11,7 +11,7 @@ Letters: B rows, T tokens, N turns, M trajectories, X any sample axis.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
@@ -106,20 +106,30 @@ def group_centred(
             all turns of the group, so longer episodes weigh more (verl-agent, and so the published runs).
         divide_by_std: False for the mean-only variant.
         penalty_N: subtracted from a turn's own score before the statistics (invalid actions); "turn" only.
-    Returns: per turn; broadcast to tokens with `turns.per_token`.
+    Returns: per turn; broadcast to tokens with `turns.per_token`. The one survivor of a group whose other members
+        broke gets 0: there is nothing left to compare it with. A group that was sampled as one keeps its score.
     Raises: ConfigError: unknown `stats`, or a penalty that the trajectory convention has no place for.
     """
     if stats not in get_args(GroupStats):
         raise ConfigError(f"no group statistics {stats!r}; choose one of {', '.join(get_args(GroupStats))}")
+    alone_N = _survivors(group_M, ok_M)[traj_N]
     if stats == "turn":
         score_N = score_M[traj_N] if penalty_N is None else score_M[traj_N] - penalty_N
-        return standardise(score_N, group_M[traj_N], ok_M[traj_N], divide_by_std=divide_by_std)
+        per_N = standardise(score_N, group_M[traj_N], ok_M[traj_N], divide_by_std=divide_by_std)
+        return replace(per_N, value_X=per_N.value_X.masked_fill(alone_N, 0.0))
     if penalty_N is not None:
         raise ConfigError("penalty_N needs stats='turn'; with stats='trajectory' subtract it from score_M")
     per_M = standardise(score_M, group_M, ok_M, divide_by_std=divide_by_std)
-    return Standardised(
-        per_M.value_X[traj_N], per_M.flat_X[traj_N], per_M.buckets, per_M.flat, per_M.singletons
-    )
+    value_N = per_M.value_X[traj_N].masked_fill(alone_N, 0.0)
+    return replace(per_M, value_X=value_N, flat_X=per_M.flat_X[traj_N])
+
+
+def _survivors(group_M: Tensor, ok_M: Tensor) -> Tensor:
+    """Mark the sound episodes that are the last of a larger group; bool [M]."""
+    ids, row_M = torch.unique(group_M, return_inverse=True)
+    sampled_G = torch.bincount(row_M, minlength=len(ids))
+    sound_G = torch.bincount(row_M[ok_M.bool()], minlength=len(ids))
+    return ((sampled_G > 1) & (sound_G == 1))[row_M] & ok_M.bool()
 
 
 def discounted_returns(reward_N: Tensor, traj_N: Tensor, index_N: Tensor, gamma: float) -> Tensor:

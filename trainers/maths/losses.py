@@ -77,10 +77,25 @@ def clipped_tokens(
     return above_BT | ((ratio_BT < 1.0 - clip_low) & (advantage_BT < 0))
 
 
-def low_variance_kl(logp_BT: Tensor, reference_BT: Tensor) -> Tensor:
+def low_variance_kl(
+    logp_BT: Tensor,
+    reference_BT: Tensor,
+    *,
+    log_ratio_limit: float | None = None,
+    value_limit: float | None = None,
+) -> Tensor:
     """Penalise distance from a reference policy by r - log r - 1 with r = reference / current (k3).
 
     Never negative; unbiased for KL(current || reference) on tokens drawn from the current policy.
+
+    Args:
+        logp_BT: log-prob under the current policy.
+        reference_BT: under the reference; a constant.
+        log_ratio_limit: log r is clamped to plus and minus this first; no gradient beyond.
+        value_limit: and the value to at most this; no gradient beyond. The released code takes 20 and 10.
     """
     gap_BT = reference_BT.detach() - logp_BT
-    return gap_BT.expm1() - gap_BT
+    if log_ratio_limit is not None:
+        gap_BT = gap_BT.clamp(-log_ratio_limit, log_ratio_limit)
+    value_BT = gap_BT.expm1() - gap_BT
+    return value_BT if value_limit is None else value_BT.clamp(max=value_limit)

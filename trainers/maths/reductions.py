@@ -11,7 +11,7 @@ from agentbench.errors import ConfigError, UsageError
 
 from .turns import per_token, turn_sum
 
-Reduction = Literal["token_mean", "trajectory_mean", "turn_mean", "turn_sum"]
+Reduction = Literal["token_mean", "trajectory_mean", "turn_mean", "turn_sum", "turn_balanced"]
 
 
 def reduction_denominator(
@@ -38,6 +38,7 @@ def token_coefficients(
     *,
     keep_BT: Tensor | None = None,
     denominator: float | None = None,
+    balance: float = 1.0,
 ) -> Tensor:
     """Turn a reduction into one coefficient per token, from the whole batch and before it is cut.
 
@@ -45,6 +46,8 @@ def token_coefficients(
     - "trajectory_mean": mean over a trajectory's tokens, then over trajectories.
     - "turn_mean": mean over a turn's tokens, then over all turns of the batch.
     - "turn_sum": mean over a turn's tokens, summed over a trajectory's turns, then mean over trajectories.
+    - "turn_balanced": mean over a turn's tokens, then over a trajectory's turns, then over trajectories; `balance`
+      blends it with "trajectory_mean". Source: TurnOPD, arXiv:2607.05804: (1 - alpha) L_token + alpha L_turn.
 
     Args:
         kind: which reduction.
@@ -54,6 +57,8 @@ def token_coefficients(
         keep_BT: tokens to count among the action tokens (special-token masks, entropy filters); None for all.
         denominator: sum of `reduction_denominator` over all processes; None when this batch is everything. A
             trajectory must not be spread over processes.
+        balance: alpha of "turn_balanced", in [0, 1]: 0 is "trajectory_mean", 1 lets every turn of an episode count the
+            same; the other reductions ignore it.
     Returns: float32 [B, T]; 0 on every token that does not count.
     Raises: UsageError: nothing counts, so there is nothing to divide by. ConfigError: unknown reduction.
     """
@@ -71,6 +76,11 @@ def token_coefficients(
         share_N = 1.0 / _per_trajectory(token_N, traj_N, len(ok_M))[traj_N].clamp(min=1)
     else:
         share_N = 1.0 / token_N.clamp(min=1)
+    if kind == "turn_balanced":
+        counted_N = (token_N > 0).to(token_N)
+        turns_N = _per_trajectory(counted_N, traj_N, len(ok_M))[traj_N].clamp(min=1)
+        tokens_N = _per_trajectory(token_N, traj_N, len(ok_M))[traj_N].clamp(min=1)
+        share_N = (1.0 - balance) / tokens_N + balance * share_N / turns_N  # (1 - a)/(sum_k n_k) + a/(M n_k)
     share_N = torch.where(ok_M.bool()[traj_N], share_N / total, 0.0)
     coef_BT = per_token(share_N, turn_BT).float()
     return coef_BT if keep_BT is None else coef_BT * keep_BT

@@ -1,18 +1,20 @@
-"""Schedules: numbers that depend on the training step alone.
+"""Schedules: numbers that depend on the training step, and for one kind on what the run has measured.
 
 Owns: constant, linear, cosine, stair and piecewise schedules as frozen values: called with a step they return a
-float, `config()` gives the mapping that `from_config` reads back, and `table` shows what they will do. Being pure
-functions of the step they hold no other state, so a resumed run continues exactly. Leaves out: learning-rate
-schedules of the optimiser (the model library's).
+float, and `config()` gives the mapping that `from_config` reads back. Being pure functions of the step they hold no
+other state, so a resumed run continues exactly. A `Measured` schedule is told every step's figures (`observe`), and
+what it remembers is saved with the trainer (`Algorithm.schedule`). Leaves out: learning-rate schedules of the optimiser
+(the model library's).
 """
 
 from __future__ import annotations
 
+import copy
 import difflib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, ClassVar
 
 from agentbench.errors import ConfigError
@@ -26,13 +28,13 @@ class Schedule(ABC):
 
     def __post_init__(self) -> None:
         """Refuse fields that are not numbers, such as quoted ones from a config."""
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if value is None and field.default is None:
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if (value is None and each.default is None) or not each.init or each.type == "str":
                 continue
             numbers = value if isinstance(value, tuple) else (value,)
             if any(isinstance(x, bool) or not isinstance(x, int | float) for x in numbers):
-                raise ConfigError(f"{self.kind} schedule: {field.name}={value!r} must be a number")
+                raise ConfigError(f"{self.kind} schedule: {each.name}={value!r} must be a number")
 
     def __call__(self, step: int) -> float:
         """Return the value at `step`.
@@ -161,7 +163,99 @@ class Piecewise(Schedule):
         )
 
 
-KINDS: dict[str, type[Schedule]] = {c.kind: c for c in (Constant, Linear, Cosine, Stair, Piecewise)}
+@dataclass(frozen=True)
+class Measured(Schedule):
+    """A number that follows figures of the run; what it remembers is plain values, and no part of its equality."""
+
+    memory: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @abstractmethod
+    def observe(self, metrics: Mapping[str, float]) -> None:
+        """Take in the figures of a step, after its update; they are the same on all processes."""
+
+    def state(self) -> dict[str, Any]:
+        """Return what is remembered, for a checkpoint."""
+        return copy.deepcopy(self.memory)
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` returned."""
+        self.memory.clear()
+        self.memory.update(copy.deepcopy(dict(state)))
+
+    def config(self) -> dict[str, Any]:
+        """Return the plain mapping of the settings alone."""
+        return {name: value for name, value in super().config().items() if name != "memory"}
+
+
+@dataclass(frozen=True)
+class Handover(Measured):
+    """From `start` to `end` as the gap to the teacher stops closing; never back.
+
+    m_s = mu m_{s-1} + (1 - mu) G_s is the smoothed figure, I_s = (m_{s-W+1} - m_s) / m_{s-W+1} what it has fallen
+    within the window. Where 0 < I_s <= threshold, progress r grows by `rate`, up to 1. The value is
+    end + (start - end) (1 - r).
+
+    Attributes:
+        figure: name of a metric, such as teacher_distance, the mean |log q - log p|.
+        smoothing: mu, in [0, 1).
+        window: W, in steps, at least 2.
+        threshold: zeta, as a share of the figure.
+        rate: eta, progress of one step.
+    Source: TIDE, arXiv:2609.35058; there the figure is the mean over turns of a turn's mean |log p - log q|.
+    """
+
+    kind: ClassVar[str] = "handover"
+    start: float
+    end: float
+    figure: str = "teacher_distance"
+    smoothing: float = 0.9
+    window: int = 10
+    threshold: float = 0.02
+    rate: float = 0.02
+
+    def __post_init__(self) -> None:
+        """Refuse settings under which nothing could be measured."""
+        super().__post_init__()
+        if not isinstance(self.figure, str) or not self.figure:
+            raise ConfigError(f"handover schedule: figure={self.figure!r} must name a metric")
+        _check_horizon(self.window - 1, name="window - 1")
+        if not 0 <= self.smoothing < 1:
+            raise ConfigError(f"handover schedule: smoothing={self.smoothing!r} must lie in [0, 1)")
+
+    @property
+    def progress(self) -> float:
+        """r, in [0, 1]."""
+        return float(self.memory.get("progress", 0.0))
+
+    def at(self, step: int) -> float:
+        """Read off the progress made so far; the step itself moves nothing."""
+        return (
+            float(self.end)
+            if self.progress == 1.0
+            else self.end + (self.start - self.end) * (1 - self.progress)
+        )
+
+    def observe(self, metrics: Mapping[str, float]) -> None:
+        """Smooth the figure and look how far it has fallen.
+
+        Raises: ConfigError: the algorithm reports no such figure.
+        """
+        if self.figure not in metrics:
+            raise ConfigError(
+                f"handover schedule: the run reports no figure {self.figure!r}{_near(self.figure, metrics)}"
+            )
+        seen: list[float] = self.memory.setdefault("smoothed", [])
+        now = float(metrics[self.figure])
+        seen.append(self.smoothing * seen[-1] + (1 - self.smoothing) * now if seen else now)
+        del seen[: -self.window]
+        fallen = (seen[0] - seen[-1]) / max(seen[0], 1e-8)
+        if len(seen) == self.window and 0 < fallen <= self.threshold:
+            self.memory["progress"] = min(self.progress + self.rate, 1.0)
+
+
+KINDS: dict[str, type[Schedule]] = {c.kind: c for c in (Constant, Linear, Cosine, Stair, Piecewise, Handover)}
+ScheduleConfig = float | dict[str, Any]
+"""A schedule in a configuration: a number, or {kind, ...}."""
 
 
 def from_config(config: float | Mapping[str, Any] | Schedule) -> Schedule:
@@ -177,9 +271,9 @@ def from_config(config: float | Mapping[str, Any] | Schedule) -> Schedule:
         raise ConfigError(f"a schedule is a number or a mapping with 'kind', not {config!r}")
     given = dict(config)
     kind = given.pop("kind", None)
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise ConfigError(f"no schedule kind {kind!r}; choose one of {', '.join(KINDS)}{_near(kind, KINDS)}")
-    allowed = {f.name: f.default is MISSING for f in fields(KINDS[kind])}
+    allowed = {f.name: f.default is MISSING for f in fields(KINDS[kind]) if f.init}
     for name in given:
         if name not in allowed:
             fields_of = ", ".join(allowed)

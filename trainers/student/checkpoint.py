@@ -3,7 +3,8 @@
 - config, `model.safetensors`, generation config, tokenizer: loads anywhere, adapters merged, in the dtype that the
   engine has, so that it plays as the student did;
 - `adapter/`: the adapters alone, as peft keeps them, when there are any;
-- `trainer_state.json`, `optimizer.pt`, `rng-<process>.pt`. With the optimizer's state stand the trained parameters in
+- `trainer_state.json`, `optimizer.pt`, `rng-<process>.pt`, and `averages.pt` where a teacher is an average of the
+  student. With the optimizer's state stand the trained parameters in
   float32 (the "masters") wherever the folder's own weights are merged or rounded.
 
 Process 0 writes all but its peers' random states. Leaves out when to save and how many
@@ -30,7 +31,7 @@ from .naming import Places
 from .processes import whole
 from .student import Student
 
-_STATE, _OPTIMIZER, _ADAPTER = "trainer_state.json", "optimizer.pt", "adapter"
+_STATE, _OPTIMIZER, _ADAPTER, _AVERAGES = "trainer_state.json", "optimizer.pt", "adapter", "averages.pt"
 
 
 def save(folder: Path, student: Student, state: dict[str, Any]) -> None:
@@ -55,6 +56,8 @@ def save(folder: Path, student: Student, state: dict[str, Any]) -> None:
         if student.run.lora is not None:
             _save_adapter(folder / _ADAPTER, student, optimizer["masters"])
         torch.save(optimizer, folder / _OPTIMIZER)
+        if student.averages:
+            torch.save([average.state() for average in student.averages], folder / _AVERAGES)
         kept = {"num_processes": student.processes.count, "origins": student.origins}
         (folder / _STATE).write_text(json.dumps({**state, **kept}, indent=1) + "\n", encoding="utf-8")
     torch.save(_random_state(), folder / f"rng-{student.processes.index}.pt")
@@ -112,6 +115,9 @@ def load(folder: Path, student: Student) -> dict[str, Any]:
         state: dict[str, Any] = json.loads((folder / _STATE).read_text(encoding="utf-8"))
         written = state.pop("num_processes")
         optimizer = torch.load(folder / _OPTIMIZER, map_location="cpu", weights_only=True)
+        averages = (
+            torch.load(folder / _AVERAGES, map_location="cpu", weights_only=True) if student.averages else []
+        )
         if written == student.processes.count:
             states = torch.load(folder / f"rng-{student.processes.index}.pt", weights_only=True)
     except (
@@ -127,6 +133,8 @@ def load(folder: Path, student: Student) -> dict[str, Any]:
     _check_origins(folder, student, state.pop("origins", {}))
     _load_weights(folder, student, optimizer.pop("masters", None))
     _load_optimizer(student, optimizer)
+    for average, kept in zip(student.averages, averages, strict=True):
+        average.load_state(kept)
     _set_random_state(states)
     return state
 

@@ -52,7 +52,7 @@ def head_form(model: Any, name: str) -> HeadForm:
     try:
         hidden_PD = _trial_states(head.weight)
         product_PV, logits_PV = _product(head, hidden_PD), _own_logits(model, hidden_PD)
-        tolerance = 1e-4 if head.weight.dtype == torch.float32 else 0.03
+        tolerance = 1e-4 if head.weight.dtype in (torch.float32, torch.float64) else 0.03
         errors = {
             form: _error(form(product_PV), logits_PV) for form in _candidates(model, product_PV, logits_PV)
         }
@@ -85,9 +85,10 @@ def decoder_of(model: Any) -> Any:
 def _trial_states(weight_VD: Tensor) -> Tensor:
     """Random hidden states whose largest products with the head have the wanted sizes."""
     generator = torch.Generator().manual_seed(0)
-    states_PD = torch.randn(len(_SIZES), weight_VD.shape[1], generator=generator).to(weight_VD.device)
+    states_PD = torch.randn(len(_SIZES), weight_VD.shape[1], generator=generator, dtype=torch.float32)
+    states_PD = states_PD.to(weight_VD.device)
     largest_P = (states_PD @ weight_VD[:_ROWS].float().T).abs().amax(dim=1).clamp(min=1e-12)
-    wanted_P = torch.tensor(_SIZES, device=weight_VD.device)
+    wanted_P = torch.tensor(_SIZES, device=weight_VD.device, dtype=torch.float32)
     return (states_PD * (wanted_P / largest_P)[:, None]).to(weight_VD.dtype)
 
 

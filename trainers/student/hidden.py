@@ -49,8 +49,10 @@ def load(name: str, dtype: torch.dtype, device: torch.device, revision: str | No
 
     Raises: UsageError: it cannot be loaded, nothing can pad, or its logits cannot be computed from hidden states.
     """
-    kind = str(dtype).removeprefix("torch.")
+    exact = dtype == torch.float64  # no checkpoint is
+    kind = "float32" if exact else str(dtype).removeprefix("torch.")
     model, tokenizer = open_model(name, dtype=kind, device=str(device), revision=revision)
+    model = model.double() if exact else model
     if tokenizer.pad_token_id is None and tokenizer.eos_token_id is None:
         raise UsageError(
             f"the tokenizer of {name!r} has neither a padding nor an end token; set one and save it"
@@ -106,6 +108,13 @@ class HiddenHead(nn.Module):
     def plain(self) -> Any:
         """The Hugging Face model, without the adapter wrapper."""
         return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+
+    @property
+    def max_context(self) -> int:
+        """Most tokens in a row that the model was made for."""
+        longest = getattr(self.plain.config.get_text_config(decoder=True), "max_position_embeddings", None)
+        limit = 2**31 if self.rescaled is None else self.rescaled.limit
+        return min(int(longest or 2**31), limit)
 
     @property
     def head(self) -> Head:

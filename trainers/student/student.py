@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -45,6 +45,22 @@ class Scores:
     rows_B: Tensor | None = None
 
 
+class Average(Protocol):
+    """Something that follows the trained weights and is saved with them."""
+
+    def follow(self) -> None:
+        """Take one step towards the student, after an update that changed it."""
+        ...
+
+    def state(self) -> dict[str, Tensor]:
+        """What to keep in a checkpoint."""
+        ...
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Continue from a checkpoint."""
+        ...
+
+
 class Student:
     """The trained model.
 
@@ -53,6 +69,7 @@ class Student:
         kept: dtype in which engines and checkpoints keep the weights: the engine's if the run sets one, else the
             source's. So an evaluation while training equals that of the checkpoint.
         places: its tensors by their names in the source.
+        averages: of its weights, which follow it.
         origins: fingerprint of every model that the run started from, by name; compared on resume.
         merge_error: size of what rounding to `kept` took off the adapters' update, as a share of it, when weights were
             last handed out; None where nothing is rounded.
@@ -73,7 +90,8 @@ class Student:
         """
         self.run, self.processes, self.temperature = run, processes, temperature
         self.device = processes.device
-        self.dtype = torch.bfloat16 if run.bf16 else torch.float32
+        # float32, or what torch was told to take: `agentbench check-objective` runs all of this in float64
+        self.dtype = torch.bfloat16 if run.bf16 else torch.get_default_dtype()
         self.kept = _kept_dtype(run, self.device)
         loaded = load(run.model_name_or_path, self._stored(), self.device)
         model, self.tokenizer = loaded.model, loaded.tokenizer
@@ -81,6 +99,7 @@ class Student:
         self.pad_id = int(self.tokenizer.eos_token_id if pad is None else pad)
         self.vocabulary, self.vocab_size = loaded.vocabulary, loaded.vocabulary.width
         _check_positions(run, loaded)
+        self.averages: list[Average] = []
         self.origins = {run.model_name_or_path: weights_digest(model)}
         self.places = Places(model)
         if run.gradient_checkpointing:
@@ -109,9 +128,9 @@ class Student:
         them where that loses nothing, except that FSDP2 wants one dtype in a group.
         """
         if self.run.lora is None or self.processes.fsdp or not self.run.bf16:
-            return torch.float32
+            return torch.get_default_dtype()
         source = kept_dtype(self.run.model_name_or_path, device=str(self.device))
-        return torch.bfloat16 if source == "bfloat16" else torch.float32
+        return torch.bfloat16 if source == "bfloat16" else torch.get_default_dtype()
 
     def _leaves_some_idle(self) -> bool:
         """Whether a short text leaves a trained parameter without a gradient, such as an expert that nobody chose.
@@ -177,7 +196,7 @@ class Student:
             logp_X, entropy_X = self.logprobs(micro)
             micro.place(logp_X, scores.logp_BT)
             micro.place(entropy_X, scores.entropy_BT)
-        self._reshard()
+        self.reshard()
         return scores
 
     @torch.no_grad()
@@ -194,16 +213,16 @@ class Student:
                 hidden_XD, head, micro.token_X, vocab_size=self.vocab_size, temperature=1.0
             ),
         )
-        self._reshard()
+        self.reshard()
         scores: list[float] = logp_X.tolist()
         return scores
 
     def _autocast(self) -> AbstractContextManager[Any]:
-        if self.processes.fsdp or self.dtype == torch.float32:
+        if self.processes.fsdp or self.dtype != torch.bfloat16:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self.dtype)
 
-    def _reshard(self) -> None:
+    def reshard(self) -> None:
         """Put the root's weights back into shards: only a backward pass does so by itself."""
         if self.processes.fsdp:
             self.runner.reshard()  # type: ignore[operator]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from torch import Tensor
@@ -11,7 +11,9 @@ from torch import Tensor
 from agentbench.errors import UsageError
 from agentbench.models.vocabulary import Vocabulary
 
+from ..batch.micro import Micro
 from ..batch.tables import Batch
+from ..kernels.fused import LinearHead
 
 
 @dataclass(frozen=True)
@@ -32,13 +34,33 @@ class TeacherScores:
 
 
 class Teacher(Protocol):
-    """Scores given tokens."""
+    """Scores given tokens.
+
+    Attributes:
+        max_context: most tokens in a row that it can read.
+    """
+
+    max_context: int
 
     def score(self, batch: Batch, top_k: int = 0) -> TeacherScores:
         """Score every trained token on the student's own prompt; with `top_k`, also the likeliest ids.
 
         Raises: TrainingError: it cannot be reached any more; nothing is ever filled in for a missing score.
         """
+        ...
+
+
+@runtime_checkable
+class WholeTeacher(Teacher, Protocol):
+    """A teacher in this process, whose whole distribution can be had."""
+
+    @property
+    def budget(self) -> int:
+        """Tokens of its micro-batches."""
+        ...
+
+    def linear_head(self, micro: Micro) -> LinearHead:
+        """Hidden states [X, D] that predict the trained tokens, and the head."""
         ...
 
 

@@ -1,8 +1,8 @@
-"""Frozen models that score the student's tokens.
+"""Models in this process that score the student's tokens.
 
 Three depths of access: the sampled token's log-prob, the top K of the distribution, or hidden states and head for a
-divergence over the full vocabulary. `LocalTeacher` offers all; a remote one may offer `score` alone.
-Leaves out divergences and every use of the scores.
+divergence over the full vocabulary. `ModelTeacher` offers all; a remote one may offer `score` alone.
+Leaves out divergences, every use of the scores, and the student as its own teacher (`own`).
 """
 
 from __future__ import annotations
@@ -25,33 +25,20 @@ from ..student.student import Student
 from .contract import TeacherScores, require_rows, require_top_k
 
 
-class LocalTeacher:
-    """A frozen Hugging Face model in this process.
+class ModelTeacher:
+    """A model in this process, asked without gradient; its distribution is over the student's ids."""
 
-    Its distribution is over the student's ids: what it alone has a row for is left out, as padding is.
-    """
-
-    def __init__(self, config: TeacherConfig, student: Student) -> None:
-        """Load it beside the student.
+    def __init__(self, net: HiddenHead, student: Student) -> None:
+        """Bind a model.
 
         Args:
-            config: names the model.
+            net: on the student's device.
             student: whose tokens it will read; gives vocabulary, device, temperature and token budget.
-        Raises: UsageError: it cannot be loaded or has another tokenizer.
         """
-        name = config.model_name_or_path
-        dtype = student.dtype if config.dtype == "auto" else getattr(torch, config.dtype)
-        loaded = load(name, dtype, student.device, config.revision)
-        check_tokenizers(student.tokenizer, loaded.tokenizer, name, extra=config.extra_tokens)
-        self.vocabulary = student.vocabulary
-        require_rows(self.vocabulary, loaded.vocabulary, name)
-        net = HiddenHead(
-            loaded.model, dtype, form=loaded.form, vocabulary=self.vocabulary, rescaled=loaded.rescaled
-        )
-        self.net = net.to(student.device).eval().requires_grad_(False)
-        student.origins[name] = weights_digest(loaded.model)
+        self.net, self.vocabulary = net, student.vocabulary
         self.vocab_size, self.temperature = student.vocab_size, student.temperature
         self.device, self.budget = student.device, student.run.tokens_per_micro_batch
+        self.max_context = self.net.max_context
 
     def score(self, batch: Batch, top_k: int = 0) -> TeacherScores:
         """Score every trained token; with `top_k`, also keep the K likeliest ids of each."""
@@ -110,3 +97,24 @@ class LocalTeacher:
         if self.net.dtype == stored or self.net.dtype == torch.float32:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self.net.dtype)
+
+
+class LocalTeacher(ModelTeacher):
+    """A frozen Hugging Face model; what it alone has a row for is left out of its distribution, as padding is."""
+
+    def __init__(self, config: TeacherConfig, student: Student) -> None:
+        """Load it beside the student.
+
+        Raises: UsageError: it cannot be loaded or has another tokenizer.
+        """
+        name = config.model_name_or_path
+        dtype = student.dtype if config.dtype == "auto" else getattr(torch, config.dtype)
+        loaded = load(name, dtype, student.device, config.revision)
+        check_tokenizers(student.tokenizer, loaded.tokenizer, name, extra=config.extra_tokens)
+        require_rows(student.vocabulary, loaded.vocabulary, name)
+        net = HiddenHead(
+            loaded.model, dtype, form=loaded.form, vocabulary=student.vocabulary, rescaled=loaded.rescaled
+        )
+        super().__init__(net.to(student.device).eval().requires_grad_(False), student)
+        self.tokenizer = loaded.tokenizer
+        student.origins[name] = weights_digest(loaded.model)

@@ -7,7 +7,11 @@ from agentbench.training.config import TeacherConfig
 
 from ..student.student import Student
 from .contract import Teacher, require_top_k
-from .local import LocalTeacher
+from .local import LocalTeacher, ModelTeacher
+from .own import MovingAverage, StudentTeacher
+
+_RATE = 0.05
+"""Weight of the newest student in a moving average: multi-rollout OPD, arXiv:2605.12652, released code."""
 
 
 def open_teacher(config: TeacherConfig, student: Student, *, top_k: int = 0) -> Teacher:
@@ -28,17 +32,25 @@ def open_teacher(config: TeacherConfig, student: Student, *, top_k: int = 0) -> 
         from .server import ServerTeacher
 
         return ServerTeacher(config, student, top_k=top_k)
-    return LocalTeacher(config, student)
+    return _in_process(config, student)
 
 
-def open_whole_teacher(config: TeacherConfig, student: Student) -> LocalTeacher:
+def open_whole_teacher(config: TeacherConfig, student: Student) -> ModelTeacher:
     """Open a teacher whose whole distribution is wanted.
 
     Raises: UsageError: as `open_teacher`, or it is not in this process.
     """
-    if config.backend != "hf":
+    if config.backend in ("vllm", "server"):
         raise UsageError(
             "a divergence over the whole vocabulary needs a teacher with backend 'hf', not "
             f"{config.backend!r}, which gives single log-probs; use trainer.support: top_k, or algorithm: opd"
         )
+    return _in_process(config, student)
+
+
+def _in_process(config: TeacherConfig, student: Student) -> ModelTeacher:
+    if config.backend == "student":
+        return StudentTeacher(student)
+    if config.backend == "ema":
+        return MovingAverage(student, _RATE if config.rate is None else config.rate)
     return LocalTeacher(config, student)

@@ -76,6 +76,7 @@ class ServerTeacher:
             requests_per_minute=options.requests_per_minute,
         )
         self.server = VLLMServer(http, self.name)
+        self.max_context = self.server.max_model_len - 1  # it insists on sampling one token more
         self.vocabulary = student.vocabulary
         self.cached_rows = 0
         self._cache = _Cache(options.cache_bytes)

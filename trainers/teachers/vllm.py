@@ -42,6 +42,7 @@ class VLLMTeacher:
         self.vocabulary = student.vocabulary
         require_rows(self.vocabulary, self.engine.vocabulary, self.name)
         self.engine.restrict(self.vocabulary)
+        self.max_context = self.engine.max_context
         student.origins[self.name] = str(self.engine.info["weights"])
 
     def score(self, batch: Batch, top_k: int = 0) -> TeacherScores:

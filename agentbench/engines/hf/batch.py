@@ -278,6 +278,10 @@ class SlotBatch:
         table, settings = self._table, self._settings.take(rows)
         guided = self._choices.guided[rows]
         logits = existing_logits(logits, self._vocabulary)
+        early = np.flatnonzero((settings.position < settings.min_tokens) & ~guided)
+        for at in early:  # as below: the engine's own end tokens are banned by `sample_rows`
+            if own := list(self.running[int(rows[at])].request.end_ids):
+                logits[at, own] = float("-inf")
         ids, logps = sample_rows(
             logits,
             settings,
@@ -292,8 +296,8 @@ class SlotBatch:
         self._settings.position[rows] += 1
         complete = self._choices.advance(rows, settings.position, new)
         ended = (new[:, None] == self._end_ids).any(-1)
-        for at, row in enumerate(rows):  # a chat template's own end token belongs to its requests alone
-            ended[at] |= int(new[at]) in self.running[int(row)].request.end_ids
+        for place, owner in enumerate(rows):  # a chat template's own end token belongs to its requests alone
+            ended[place] |= int(new[place]) in self.running[int(owner)].request.end_ids
         # a guided reply is over when its choice is, whatever tokens that holds
         stopped = np.where(guided, complete, ended)
         stopped |= np.array([self._says_stop(int(row)) for row in rows], bool)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import itertools
 import os
 import platform
 import shlex
@@ -67,6 +68,10 @@ class Serving:
     def __post_init__(self) -> None:
         if self.purpose not in PURPOSES:
             raise UsageError(f"--for {self.purpose!r} is none of {', '.join(PURPOSES)}")
+        if any(word.startswith("--ho") for word in self.extra):  # vLLM takes the last one, and abbreviations
+            raise UsageError(
+                "--host is an option of agentbench serve itself; write it in full and before any --"
+            )
         if self.purpose == "training" and self.host not in _LOOPBACK:
             raise UsageError(
                 f"a server for training takes weights and commands from anyone who reaches it, so it listens on "
@@ -83,8 +88,15 @@ class Serving:
 
     @property
     def _has_key(self) -> bool:
-        named = any(word == "--api-key" or word.startswith("--api-key=") for word in self.extra)
-        return named or bool(os.environ.get("VLLM_API_KEY"))
+        words = [*self.extra, ""]
+        given = [
+            (value if equals else after).strip()
+            for word, after in itertools.pairwise(words)
+            for name, equals, value in [word.partition("=")]
+            if name.replace("_", "-") == "--api-key"
+        ]
+        named = any(key and not key.startswith("-") for key in given)
+        return named or bool(os.environ.get("VLLM_API_KEY", "").strip())
 
     @property
     def url(self) -> str:

@@ -2,7 +2,7 @@
 
 Follows spaCy 3's published rules as far as they can produce or hide a word of letters: affixes stripped one by one,
 contractions and abbreviations, units after numbers, splits at inner hyphens and slashes. Other tokens are dropped, and
-rules that only concern them are left out. Non-Latin units and rarer scripts' case rules are not modelled.
+rules that only concern them are left out. Non-Latin units are not modelled.
 """
 
 from __future__ import annotations
@@ -12,12 +12,34 @@ import unicodedata
 from itertools import product
 
 _ICON = "\u2606\u00b0"
-# spaCy counts the whole CJK punctuation blocks as letters, brackets such as \u3011 included.
-_CJK = "\u2e80-\u303f\u31c0-\u33ff\ufe30-\ufe4f"
-_LETTER = rf"(?:[^\W\d_]|[{_CJK}])"
-_ALNUM = rf"(?:[^\W_]|[{_CJK}])"
-_LOWER = "a-z\u00df-\u00f6\u00f8-\u00ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
-_UPPER = "A-Z\u00c0-\u00d6\u00d8-\u00de\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
+_LATIN = [
+    (0x41, 0x250),
+    (0x250, 0x2B0),
+    (0x1D00, 0x1D26),
+    (0x1D2C, 0x1D9B),
+    (0x1E00, 0x1F00),
+    (0x2C60, 0x2C80),
+]
+_LATIN += [(0xA720, 0xA7BA), (0xA7F7, 0xA800), (0xAB30, 0xAB65), (0xFF21, 0xFF5B)]
+"""Blocks of Latin letters, first code and past the last, as far as spaCy's tables know them."""
+_CASELESS = (
+    "\u0980-\u09ff\u0591-\u05f4\ufb1d-\ufb4f\u0620-\u064a\u066e-\u06d5\u06e5-\u06ff\u0750-\u077f\u08a0-\u08bd\ufb50-\ufbb1"
+    "\ufbd3-\ufd3d\ufd50-\ufdc7\ufdf0-\ufdfb\ufe70-\ufefc\U0001ee00-\U0001eebb\u0d80-\u0dff\u0900-\u097f\u0c80-\u0cff"
+    "\u0b80-\u0bff\u0c00-\u0c7f\uac00-\ud7af\u1100-\u11ff\u1200-\u137f\u3040-\u30ff\u4e00-\u62ff\u6300-\u77ff\u7800-\u8cff\u8d00-\u9fff"
+    "\u3400-\u4dbf\U00020000-\U0002a6df\U0002a700-\U0002ebef\u2e80-\u2fdf\u2ff0-\u2fff\u3000-\u303f\u31c0-\u31ef\u3200-\u33ff\uf900-\ufaff\ufe30-\ufe4f\U0001f200-\U0001f2ff\U0002f800-\U0002fa1f"
+)
+"""Scripts without cases, marks and digits included; the whole CJK punctuation counts as letters, \u3011 too."""
+
+
+def _latin(category: str) -> str:
+    letters = (chr(code) for block in _LATIN for code in range(*block) if chr(code) != "\u00b5")
+    return "".join(letter for letter in letters if unicodedata.category(letter) == category)
+
+
+_LOWER = _latin("Ll") + "ʔёа-яәөүҗңһіїєґѓѕјљњќѐѝα-ωάέίόώήύ" + _CASELESS
+_UPPER = _latin("Lu") + "ЁА-ЯӘӨҮҖҢҺІЇЄҐЃЅЈЉЊЌЀЍΑ-ΩΆΈΊΌΏΉΎ" + _CASELESS
+_LETTER = f"[{_LOWER}{_UPPER}ƻǅǈǋǲ]"
+_ALNUM = f"[{_LOWER}{_UPPER}ƻǅǈǋǲ0-9]"
 _QUOTES = "'\"\u201d\u201c`\u2018\u00b4\u2019\u201a,\u201e\u00bb\u00ab\u3008-\u3011\u3014\u3015\uff08\uff09\u27e6\u27e7"
 _PUNCTUATION = ",:;!?\u00bf\u061f\u00a1()\\[\\]{}<>_#*&\u3002\uff1f\uff01\uff0c\u3001\uff1b\uff1a\uff5e\u00b7"
 _CURRENCY = r"US\$|C\$|A\$|[$\u00a3\u20ac\u00a5\u0e3f\u20a0-\u20bf\ufdfc]"
@@ -103,6 +125,8 @@ _SPECIAL: dict[str, tuple[str, ...]] = {
     **{f"\u00b0{unit}.": (unit,) for unit in "cfkCFK"},
     **_contractions(),
 }
+# Only listed words that affixes or infixes would break are put together again.
+_BREAKABLE = {word for word in _SPECIAL if any(rule.search(word) for rule in (_PREFIX, _SUFFIX, _INFIX))}
 _ICONS = _Icons()
 
 
@@ -151,7 +175,7 @@ def _join(tokens: list[str]) -> list[str]:
     for size in (4, 3, 2):
         for start in range(len(tokens) - size + 1):
             word = "".join(tokens[start : start + size])
-            if word in _SPECIAL:
+            if word in _BREAKABLE:
                 return [*_join(tokens[:start]), *_SPECIAL[word], *_join(tokens[start + size :])]
     return tokens
 
@@ -165,6 +189,6 @@ def _inner(chunk: str) -> list[str]:
     parts, start = [], 0
     for match in _INFIX.finditer(chunk):
         if match.start() != 0:
-            parts.append(chunk[start : match.start()])
+            parts += [chunk[start : match.start()], match.group()]
             start = match.end()
     return [*parts, chunk[start:]]

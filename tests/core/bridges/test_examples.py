@@ -81,7 +81,7 @@ def test_verifiers_scores_an_experts_replies_with_one_and_nonsense_with_nothing(
 ):
     python = os.environ.get("AGENTBENCH_VERIFIERS_PYTHON")
     if not python:
-        pytest.skip("AGENTBENCH_VERIFIERS_PYTHON names no Python that has verifiers and openenv")
+        pytest.skip("AGENTBENCH_VERIFIERS_PYTHON names no Python that has verifiers, openenv and uv")
     text = (EXAMPLES / "verifiers.toml").read_text()
     with serving(Service(Terms(env_spec("corridor")), port=0)) as url:
         text = text.replace("http://127.0.0.1:8000", url).replace("http://127.0.0.1:8001", endpoint)
@@ -97,7 +97,8 @@ def test_verifiers_scores_an_experts_replies_with_one_and_nonsense_with_nothing(
             capture_output=True,
             timeout=600,
         )
-    episodes = [json.loads(line) for line in (tmp_path / "outputs" / "run" / "traces.jsonl").open()]
+    traces = (tmp_path / "outputs" / "run" / "traces.jsonl").read_text()
+    episodes = [json.loads(line) for line in traces.splitlines()]
     assert [episode["errors"] for episode in episodes] == [[]] * 3
     rewards = [trace["rewards"] for episode in episodes for trace in episode["traces"]]
     assert [next(iter(reward.values())) for reward in rewards] == [earned] * 3

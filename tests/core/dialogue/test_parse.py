@@ -171,3 +171,18 @@ def test_a_bare_command_may_follow_a_thought(reply, command, failure):
 def test_names_that_are_no_parser(name):
     with pytest.raises(UnknownName, match="known: lenient"):
         get_parser(name)
+
+
+@pytest.mark.parametrize(
+    ("left", "right"), [("[THINK]", "[/THINK]"), ("<seed:think>", "</seed:think>"), ("◁think▷", "◁/think▷")]
+)
+@pytest.mark.parametrize("parser", ["tags:30", "tags:30:keep", "lenient", "plain", "whole"])
+def test_every_familys_marks_of_a_thought_are_known(parser, left, right):
+    tagged = parser.startswith(("tags", "lenient"))
+    spoken = "<action>go left</action>" if tagged else "go left"
+    for reply, opened in (
+        (f"{left}I go left.{right}{spoken}", ""),
+        (f"I go left.{right}{spoken}", "<think>"),
+    ):
+        parsed = get_parser(parser).parse(reply, opened)
+        assert (parsed.command, parsed.failure) == ("go left", "")

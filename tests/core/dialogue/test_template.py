@@ -118,7 +118,9 @@ def test_a_written_reply_completes_what_the_prompt_opened(name, parser, tmp_path
     parsed = speaks.parse(reply, made.opened)
     assert (parsed.command, parsed.failure) == ("go left", "")
     if parser != "plain":  # one thought, never two
-        assert made.opened + reply == "<think>\n\n</think>\n\n<action>go left</action>"
+        whole = made.opened + reply
+        assert (whole.count("<think>"), whole.count("</think>")) == (1, 1)
+        assert whole.endswith("<action>go left</action>")
 
 
 def test_a_reply_that_begins_inside_the_thought_is_clean(tmp_path):
@@ -173,11 +175,14 @@ def test_the_date_can_be_set_and_is_on_record(tmp_path):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_system_message_is_written_or_refused_when_built(name, layout, tmp_path):
     keys = {"layout": layout, "system": "Be brief."}
-    if FAMILIES[name].system:
+    if FAMILIES[name].system is True or (FAMILIES[name].system == "first" and layout == "fresh"):
         made = renderer(name, tmp_path, **keys)
         assert "Be brief." in tokenizer(name).decode(made.render(view("now")).prompt_ids)
         return
-    with pytest.raises(UsageError, match="put the text of 'system' into the prompt's 'first'"):
+    words = "put the text of 'system' into the prompt's 'first'"
+    if FAMILIES[name].system == "first":
+        words = "rewrites messages, so a growing conversation"
+    with pytest.raises(UsageError, match=words):
         renderer(name, tmp_path, **keys)
 
 

@@ -75,6 +75,53 @@ LONG = [  # server, status, body: all of them say that the conversation is too l
     ),
     ("Cohere", 400, {"message": "too many tokens: total number of tokens in the prompt cannot exceed 4081"}),
     ("Bedrock", 400, {"message": "Input is too long for requested model."}),
+    (
+        "xAI",
+        400,
+        {"code": "invalid", "error": "This model's maximum prompt length is 131072 but the request has 2"},
+    ),
+    (
+        "DashScope",
+        400,
+        said("<400> InternalError.Algo: Range of input length should be [1, 30720]", code="x"),
+    ),
+    ("Moonshot", 400, said("Invalid request: Your request exceeded model token limit: 8192")),
+    ("Zhipu", 400, said("Prompt exceeds max length", code="1261")),
+    ("Zhipu, Chinese", 400, said("Prompt 超长", code="1261")),
+    (
+        "Vertex",
+        400,
+        said("the input token count is 1200000 but the model only supports up to 1048576.", code=400),
+    ),
+    ("GitHub Models", 413, said("Request body too large for x. Max size: 8000 tokens.")),
+    ("GitHub Models, code", 413, said("too large", code="tokens_limit_reached")),
+    ("LiteLLM", 400, said("litellm.ContextWindowExceededError: too big", code="400")),
+    ("TabbyAPI", 422, {"detail": "Prompt length 5000 is greater than max_seq_len 4096"}),
+    (
+        "SiliconFlow",
+        400,
+        {"code": 20015, "message": "prompt_tokens (5000) must be less than max_seq_len (4096)."},
+    ),
+    ("TensorRT-LLM", 400, said("The sum of prompt length (5000) should not exceed max_num_tokens (4096)")),
+    ("vLLM, nothing left", 400, said("max_tokens must be at least 1, got 0.")),
+    (
+        "watsonx",
+        400,
+        {"errors": [{"message": "the number of input tokens 5 cannot exceed the total tokens limit 4"}]},
+    ),
+    (
+        "Cloudflare",
+        200,
+        {"success": False, "errors": [{"message": "tokens (5) exceeded this model context window limit"}]},
+    ),
+    (
+        "MiniMax",
+        200,
+        {"base_resp": {"status_code": 2013, "status_msg": "context window exceeds limit (2013)"}},
+    ),
+    ("Baidu", 200, {"error_code": 336007, "error_msg": "the max input characters is 20000"}),
+    ("LMDeploy", 400, {"message": "The token number of the prompt is too long: 5000 > 4096"}),
+    ("exo", 500, {"detail": "prompt too long"}),
     ("Groq", 413, said("Request too large for model `x`", type="tokens", code="rate_limit_exceeded")),
 ]
 
@@ -106,6 +153,27 @@ OTHERS = [
     ),
     (200, {"choices": [{"finish_reason": "error", "message": {"content": ""}}]}, "server_error", 502),
     (200, {"choices": [{"error": {"code": 403, "message": "flagged"}}]}, "refused", 403),
+    (200, {"base_resp": {"status_code": 1004, "status_msg": "login fail"}}, "refused", 401),
+    (200, {"base_resp": {"status_code": 0}, "choices": [{"message": {"content": "x"}}]}, "usable", 200),
+    (200, {"success": False, "errors": [{"code": 10000, "message": "Authentication error"}]}, "refused", 401),
+    (200, {"error_code": 18, "error_msg": "Open api qps request limit reached"}, "rate_limit", 429),
+    (200, {"code": 20012, "message": "Model does not exist", "data": None}, "refused", 404),
+    (200, {"code": "InvalidApiKey", "message": "Invalid API-key provided."}, "refused", 401),
+    (200, {"code": "Throttling.RateQuota", "message": "too fast"}, "rate_limit", 429),
+    (200, {"detail": "Not Found"}, "refused", 404),
+    (200, {"success": False, "message": "model loading"}, "server_error", 500),
+    (
+        200,
+        {"error": {"code": None, "message": ""}, "choices": [{"message": {"content": "x"}}]},
+        "usable",
+        200,
+    ),
+    (200, {"code": 0, "message": "ok", "choices": [{"message": {"content": "x"}}]}, "usable", 200),
+    (400, {"__type": "ThrottlingException", "message": "Too many tokens, please wait."}, "rate_limit", 429),
+    (500, {"error": {"message": "CUDA out of memory while growing context size"}}, "server_error", 500),
+    (400, {"error": {"message": "Unrecognized request argument supplied: context_window"}}, "refused", 400),
+    (409, None, "server_error", 409),
+    (499, None, "server_error", 499),
     (429, {"error": {"message": "no money", "code": "insufficient_quota"}}, "refused", 429),
     (429, {"error": {"message": "You exceeded your current quota, check your billing"}}, "refused", 429),
     (429, {"error": {"message": "tokens per min: the context length ..."}}, "rate_limit", 429),
@@ -130,6 +198,13 @@ def test_the_servers_words_are_kept():
     body = {"error": {"code": 502, "message": "upstream provider gave an error"}}
     assert judge(200, body).message == "upstream provider gave an error"
     assert judge(422, {"detail": [{"loc": ["body"], "msg": "field required"}]}).message == "field required"
+    forbidden = {"detail": [{"loc": ["body", "seed"], "msg": "Extra inputs are not permitted"}]}
+    assert judge(422, forbidden).message == "seed: Extra inputs are not permitted"
+    assert (
+        judge(400, {"error": {"message": "bad request", "param": "seed"}}).message
+        == "bad request (parameter 'seed')"
+    )
+    assert judge(400, {"error": {"message": "no 'seed' here", "param": "seed"}}).message == "no 'seed' here"
     assert judge(502, None, "<h1>Bad gateway</h1>").message == "<h1>Bad gateway</h1>"
 
 

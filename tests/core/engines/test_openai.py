@@ -9,6 +9,7 @@ from agentbench.engine import TextEngine, TextRequest
 from agentbench.engines import http as http_client
 from agentbench.engines.http import HttpClient, ServerUnavailable
 from agentbench.engines.openai import build
+from agentbench.engines.secret import refuse_keys
 from agentbench.errors import ConfigError, ContextFull, EngineDown, UsageError
 from agentbench.evaluation.evaluate import EvalConfig, evaluate
 from agentbench.registry import load
@@ -600,7 +601,13 @@ def test_a_key_that_cannot_be_sent_is_refused_without_showing_it(server, monkeyp
         {"base_url": f"http://127.0.0.1:9/v1/{KEY}"},
         {"extra_body": {"api_key": "hunter2hunter2"}},
         {"extra_body": {"user": KEY}},
+        {"extra_body": {"metadata": {"headers": [{"Authorization": "hunter2hunter2"}]}}},
+        {"extra_body": {"metadata": {"user": [KEY]}}},
         {"model": KEY},
+        *({where: f"ghp_hunter2{KEY[-20:]}", **more} for where, more in (("api_key_env", {}), ("model", {}))),
+        {"api_key_env": "a1b2c3d4hunter2e5f6a7b8"},
+        {"api_key_env": "hunter2/with+signs=="},
+        {"model": "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.hunter2hunter2"},
     ],
 )
 def test_a_key_in_the_wrong_place_is_refused_without_showing_it(server, options):
@@ -608,6 +615,15 @@ def test_a_key_in_the_wrong_place_is_refused_without_showing_it(server, options)
         build(**{"model": "m", "base_url": server.url} | options)
     assert KEY not in str(refused.value)
     assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["skywork-o1-open-llama-3.1-8b", "hf-internal-testing/tiny-random-gpt2", "pkpdmodel-large-instruct-v2",
+     "https://sketchengine-server-01.example.com/v1", "accounts/fireworks/models/qwen3-235b-a22b-instruct-2507"],
+)  # fmt: skip
+def test_names_that_begin_like_a_key_are_none(name):
+    refuse_keys("the model's name", name)
 
 
 @pytest.mark.parametrize(
@@ -745,7 +761,7 @@ def test_a_run_stops_when_nobody_answers_any_more(server, tmp_path):
 
     server._chat = revoked
     values = {"limit": None, "give_up_after": 4, "retries": 1}
-    with pytest.raises(EngineDown, match=r"\d episodes in a row got no usable answer.*key revoked.*--resume"):
+    with pytest.raises(EngineDown, match=r"^4 episodes in a row got no usable answer.*key revoked.*--resume"):
         evaluate(config(tmp_path, server, **values))
     recorded = read_episodes(tmp_path / "run")
     assert all(episode.ok for episode in recorded)

@@ -19,6 +19,13 @@ THOUGHTS = [
     ({"reasoning": {"content": "I go left."}}, ACT),
     ({"reasoning": None, "reasoning_details": [{"type": "reasoning.text", "text": "I go left."}]}, ACT),
     ({"reasoning_details": [{"text": "I go "}, {"summary": "left."}]}, ACT),
+    ({"thoughts": "I go left."}, ACT),
+    ({"thinking_blocks": [{"type": "thinking", "thinking": "I go left."}]}, ACT),
+    ({"provider_specific_fields": {"reasoning_content": "I go left."}}, ACT),
+    (
+        {"content": [{"type": "reasoning_text", "text": "I go left."}, {"type": "output_text", "text": ACT}]},
+        ACT,
+    ),
     ({"content": [{"type": "thinking", "thinking": "I go left."}, {"type": "text", "text": ACT}]}, ACT),
     (
         {
@@ -57,6 +64,7 @@ def test_a_reply_that_is_all_thought():
         ([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}], "ab"),
         (["a", {"type": "output_text", "text": "b"}], "ab"),
         ([], ""),
+        ({"type": "text", "text": "a"}, "a"),
     ],
 )
 def test_content_in_parts_is_joined(content, text):
@@ -71,12 +79,23 @@ FINISHES = {
         "stop_sequence",
         "end_turn",
         "STOP",
+        "FinishReason.STOP",
+        "FINISH_REASON_STOP",
+        "stop-sequence",
         "tool_calls",
         "function_call",
         None,
         "",
     ],
-    "length": ["length", "max_tokens", "MAX_TOKENS", "model_length"],
+    "length": [
+        "length",
+        "max_tokens",
+        "MAX_TOKENS",
+        "model_length",
+        "FinishReason.MAX_TOKENS",
+        "max_length",
+        "model_context_window_exceeded",
+    ],
 }
 
 
@@ -93,10 +112,21 @@ def test_an_unknown_word_is_taken_for_the_end_and_noted():
 
 
 @pytest.mark.parametrize(
-    "word", ["content_filter", "error", "abort", "SAFETY", "RECITATION", "guardrail_intervened"]
+    "word",
+    [
+        "content_filter",
+        "error",
+        "abort",
+        "SAFETY",
+        "RECITATION",
+        "guardrail_intervened",
+        "insufficient_system_resource",
+        "network_error",
+        "FinishReason.SAFETY",
+    ],
 )
 def test_what_the_provider_stopped_is_no_reply(word):
-    with pytest.raises(EngineFailure, match=word.lower()):
+    with pytest.raises(EngineFailure, match=word.lower().rpartition(".")[2]):
         read_reply(answer(finish=word))
 
 

@@ -8,7 +8,7 @@ import pytest
 from places import TOY
 
 from agentbench.config import validate
-from agentbench.errors import ConfigError, CorruptData, MissingData, UnknownName, UsageError
+from agentbench.errors import ConfigError, ContractError, CorruptData, MissingData, UnknownName, UsageError
 from agentbench.evaluation.evaluate import EvalConfig, evaluate
 from agentbench.policies.build import build_policy
 from agentbench.policies.ready import ScriptedPolicy
@@ -246,6 +246,11 @@ def test_replies_end_at_the_prompts_stop_strings_or_at_those_that_were_asked_for
         ({"policy": "model"}, ConfigError, "needs --model"),
         ({"policy": "model", "model_name_or_path": "./nowhere"}, MissingData, "no model folder"),
         ({"policy": "model", "model_name_or_path": "x", "engine": "hg"}, UnknownName, "no engine 'hg'"),
+        (
+            {"policy": "model", "engine": "os:getcwd"},
+            ContractError,
+            "must build an engine (poll, close ...), got str",
+        ),
     ],
 )
 def test_a_wrong_policy_is_refused_with_the_reason(tmp_path, keys, error, message):

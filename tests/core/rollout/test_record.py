@@ -1,5 +1,6 @@
 """One value that cannot be written down costs its own episode: every kind of it, wherever it comes from."""
 
+import asyncio
 import math
 
 import numpy as np
@@ -69,6 +70,15 @@ def lacks(key):
     return change
 
 
+class Panic(BaseException):
+    """As Rust extensions raise it: no Exception."""
+
+
+class Neither:
+    def __bool__(self):
+        raise ValueError("neither")
+
+
 def short(now, answer):
     if now == 2:
         del answer[4]
@@ -119,11 +129,19 @@ ODD = {
     "four values": short,
     "message with a surrogate": raises(RuntimeError(HALF)),
     "message that cannot be made": raises(OddMessage()),
+    "sys.exit": raises(SystemExit(3)),
+    "a cancelled task": raises(asyncio.CancelledError()),
+    "a panic of Rust": raises(Panic("index out of bounds")),
+    "several at once": raises(BaseExceptionGroup("two", [SystemExit(1), ValueError()])),
+    "terminated is text": at(2, 1, "no"),
+    "terminated is None": at(2, 1, None),
+    "terminated is an array": at(2, 1, np.array([True, False])),
+    "truncated has no truth": at(3, 1, Neither()),
     "message of 3 MB": raises(RuntimeError("x" * 3_000_000)),
 }
 
 
-def play(change, policy=None, tasks=("a", "odd", "b")):
+def play(change, policy=None, tasks=("a", "odd", "b"), limits=None, blocking=False):
     spec = EnvSpec(
         id="odd",
         gym_id="tests/Odd-v1",
@@ -133,9 +151,10 @@ def play(change, policy=None, tasks=("a", "odd", "b")):
         prompt="",
         parser="plain",
         max_turns=5,
+        blocking=blocking,
     )
     episodes = [Episode(spec, task, seed=1) for task in tasks]
-    runs = run_episodes(episodes, policy or NullPolicy(), concurrency=2, limits=Limits(retries=1))
+    runs = run_episodes(episodes, policy or NullPolicy(), concurrency=2, limits=limits or Limits(retries=1))
     return {item.task: item for item in runs}
 
 
@@ -148,6 +167,21 @@ def test_a_value_that_cannot_be_written_costs_its_own_episode(change):
     line = encode_episode(odd)
     assert len(line) < 20_000
     assert all(found[task].success for task in ("a", "b"))
+
+
+@pytest.mark.parametrize(
+    "how", [{"limits": Limits(episode_seconds=60)}, {"blocking": True}], ids=["timed", "in threads"]
+)
+@pytest.mark.parametrize("name", ["sys.exit", "a panic of Rust", "terminated is text", "no observation"])
+def test_the_same_in_threads(name, how):
+    found = play(ODD[name], **how)
+    assert (found["odd"].end, found["odd"].error.where) == ("error", "env")
+    assert all(found[task].success for task in ("a", "b"))
+
+
+def test_an_interrupt_by_the_user_ends_the_run():
+    with pytest.raises(KeyboardInterrupt):
+        play(raises(KeyboardInterrupt()))
 
 
 def test_values_that_json_can_hold_are_kept_as_they_were_then():

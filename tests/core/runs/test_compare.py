@@ -3,11 +3,13 @@ import pytest
 from places import TOY
 
 from agentbench.config import validate
-from agentbench.errors import UsageError
+from agentbench.errors import MissingData, UsageError
 from agentbench.evaluation.evaluate import EvalConfig, evaluate
 from agentbench.policies.ready import ScriptedPolicy
 from agentbench.registry import load
-from agentbench.runs.compare import compare_groups, compare_runs
+from agentbench.runs.compare import compare_players, compare_runs
+from agentbench.runs.sides import compare_folders, last_evaluation, matching
+from agentbench.runs.tables import compared, draw, rows_of
 
 write_panel = load("envs", f"{TOY}:write_panel")
 
@@ -56,24 +58,40 @@ def test_with_repeats_interval_and_test_are_over_tasks(play):
     assert found.success.p == pytest.approx(2 / 16, abs=0.01)
 
 
-def test_what_differs_besides_the_model_is_named_and_the_verdict_says_so(play):
-    found = compare_runs(play("a", ["win"]), play("b", ["win", "win"], max_turns=5))
-    assert [line.split(":")[0] for line in found.settings] == ["max_turns"]
+def test_what_differs_besides_the_model_is_named_and_the_verdict_says_so(play, tmp_path):
+    found = compare_runs(play("a", ["win"]), play("b", ["win", "win"], max_turns=4))
+    assert found.settings == ("max_turns: 5 -> 4",)  # 5 is the env's own
+    same = compare_runs(tmp_path / "a", play("e", ["win"], max_turns=5, history=2))
+    assert same.settings == ()  # said or left to the env, it is the same game
     assert "differ in 1 setting(s) besides the model" in found.verdict
     assert compare_runs(play("c", ["win"]), play("d", ["win", "win"])).settings == ()
 
 
-def test_groups_of_seeds_are_compared_run_by_run(play):
-    few = [play(f"few-{seed}", lines) for seed, lines in enumerate((["win"], ["win"], ["win", "win"]))]
-    many = [play(f"many-{seed}", ["win", "win"]) for seed in range(3)]
-    found = compare_groups(few, many)
-    assert found.means_a == pytest.approx((1 / 3, 1 / 3, 2 / 3))
-    # means 4/9 and 6/9; pooled variance (2/27 + 0) / 4 = 1/54, standard error sqrt(2/3 / 54) = 1/9: t = 2, 4 degrees
-    assert found.difference.value == pytest.approx(2 / 9)
-    assert found.p == pytest.approx(0.1161165, abs=1e-6)
-    assert found.difference.low == pytest.approx(2 / 9 - 2.7764451 / 9)
-    with pytest.raises(UsageError, match="group B has 1 run"):
-        compare_groups(few, many[:1])
+def test_by_task_type_with_holm_over_the_types(play):
+    # A wins t00 t03 t06 t09, B also t01 t04 t07 t10: of the even tasks two more of 6, of the odd ones two more of 6
+    found = compare_runs(play("a", ["win"]), play("b", ["win", "win"]))
+    assert list(found.task_types) == ["even", "odd"]
+    for row in found.task_types.values():
+        assert (row.mean_a, row.mean_b) == (pytest.approx(2 / 6), pytest.approx(4 / 6))
+        assert (row.only_a, row.only_b) == (0, 2)
+        assert (row.p, row.holm) == (0.5, 1.0)  # 2 / 2^2, and twice that
+
+
+def test_the_verdict_follows_the_test_and_not_the_narrow_interval(play):
+    found = compare_runs(play("a", ["win"]), play("b", ["win", "win"]))
+    assert found.success.difference.low > 0
+    assert found.success.p == pytest.approx(0.125)
+    assert found.verdict.startswith("No difference is shown (p = 0.125")
+    assert "points in four of five experiments" in found.verdict
+
+
+def test_seeds_of_sampling_are_pairs_too(play):
+    a = [play(f"a{seed}", ["win"], seed=seed) for seed in (0, 1)]
+    b = [play(f"b{seed}", ["win", "win"], seed=seed) for seed in (0, 1)]
+    found = compare_players(a, b)
+    assert (found.pairs, found.success.difference.n) == (24, 12)  # a task counts once
+    with pytest.raises(UsageError, match="have 2 and 1 runs"):
+        compare_players(a, b[:1])
 
 
 def test_other_tasks_are_refused_by_name(play):
@@ -103,3 +121,49 @@ def test_other_interpreters_and_sandboxes_are_settings_that_differ(play):
     assert line.startswith("machine.python")
     assert "3.11.7" in line
     assert "3.12.1" in line
+
+
+def test_a_suites_players_are_compared_panel_by_panel(play, tmp_path):
+    for player, lines in (("a", ["win"]), ("b", ["win", "win"])):
+        for panel, limit in (("toy_one@1", 12), ("toy_two@1", 6)):
+            for seed in (0, 1):
+                play(f"suite/{player}/{panel}/seed-{seed}", lines, limit=limit, seed=seed)
+    play("suite/b/toy_three@1/seed-0", ["win"])
+    said = []
+    found = compare_folders(tmp_path / "suite" / "a", tmp_path / "suite" / "b", said.append)
+    assert [item.pairs for item in found] == [24, 12]
+    assert len(said) == 1
+    assert said[0].startswith("toy_three@1 is left out")
+    page = compared(found)
+    assert "# Together" in page
+    assert "2 comparisons were made" in page
+    with pytest.raises(UsageError, match="share no panel"):
+        compare_folders(tmp_path / "suite" / "a", play("c", ["win"]), said.append)
+
+
+def test_a_training_run_stands_for_its_last_evaluation(play, tmp_path):
+    for step in (0, 9, 10):
+        play(f"training/eval/step-{step}", ["win"])
+    said = []
+    folder = tmp_path / "training"
+    assert last_evaluation(folder, said.append) == folder / "eval" / "step-10"
+    assert said == [f"{folder} is a training run; its last evaluation is taken, at step 10"]
+    assert matching([str(tmp_path / "train*")], said.append) == [folder / "eval" / "step-10"]
+    with pytest.raises(MissingData, match="no run folder matches"):
+        matching([str(tmp_path / "nothing*")], said.append)
+    (tmp_path / "empty" / "eval").mkdir(parents=True)
+    with pytest.raises(MissingData, match="training run without evaluations"):
+        last_evaluation(tmp_path / "empty", said.append)
+
+
+def test_the_page_names_runs_types_settings_and_can_be_drawn(play, tmp_path):
+    found = compare_runs(play("a", ["win"]), play("b", ["win", "win"], max_turns=4))
+    page = compared([found])
+    assert f"- A: {tmp_path / 'a'}\n- B: {tmp_path / 'b'}\n- 12 pairs of toy/test@1 (0 left out" in page
+    assert "| success | 33.3 | 66.7 | +33.3 |" in page
+    assert "| – odd | 33.3 | 66.7 | +33.3 |" in page
+    assert "- max_turns: 5 -> 4" in page
+    assert "Together" not in page
+    pytest.importorskip("matplotlib")
+    draw(rows_of([found]), tmp_path / "page.svg", "A <b>and</b> B")
+    assert "<b>" not in (tmp_path / "page.svg").read_text()

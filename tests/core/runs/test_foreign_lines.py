@@ -84,6 +84,16 @@ EDITS = {
     "no task": drop("task"),
     "another schema": put("schema", value=99),
     "a further key": put("more", value=1),
+    "turns an empty text": put("turns", value=""),
+    "turns an empty record": put("turns", value={}),
+    "error an empty text": put("error", value=""),
+    "error false": put("error", value=False),
+    "parent an empty list": put("parent", value=[]),
+    "a label that is 0": put("turns", 0, "label", value=0),
+    "ids an empty text": put("turns", 0, "action", "token_ids", value=""),
+    "log-probs an empty record": put("turns", 0, "action", "logprobs", value={}),
+    "context an empty text": put("turns", 0, "context_ids", value=""),
+    "schema true": put("schema", value=True),
 }
 
 

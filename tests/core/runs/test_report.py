@@ -85,6 +85,22 @@ def test_what_is_missing_is_said_loudly():
     assert "> **2 tasks could not be played, their data is corrupt: t1, t2**" in page
 
 
+def test_replies_that_hold_no_command_are_said_loudly_with_one_of_them():
+    page = render(made(unread=7, unread_reply="go to cabinet <1>", invalid={"no_action": 7}))
+    assert (
+        "> **7 of 13 replies held no command (no_action 7), the first of them: 'go to cabinet &lt;1&gt;'"
+        in page
+    )
+    assert "--prompt" in page
+    assert "held no command" not in render(made(unread=6, unread_reply="x"))  # 6 of 13 is less than half
+
+
+def test_replies_that_were_cut_are_said_with_how_one_ends():
+    page = render(made(cut=5, cut_reply="and so I think | that"))
+    assert "5 of 13 replies were cut at max_new_tokens" in page
+    assert "The first of them ends: 'and so I think" in page
+
+
 def test_a_withheld_headline_shows_no_rate():
     page = render(
         made(withheld=True, overall=None, task_types={}, pass_at_k={}, error_rate=0.25, errors={"X": 1})

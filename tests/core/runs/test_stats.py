@@ -7,6 +7,7 @@ import pytest
 from agentbench.runs.stats import (
     Estimate,
     bootstrap_mean,
+    holm,
     mcnemar,
     pass_at_k,
     stratified,
@@ -149,3 +150,27 @@ def test_a_stratified_mean_by_hand():
     assert stratified(parts, [3, 1]).value == pytest.approx(0.55)
     alone = stratified(parts[:1], [5])
     assert (alone.value, alone.low, alone.high) == pytest.approx((0.5, 0.4, 0.7))
+
+
+@pytest.mark.parametrize(
+    ("values", "adjusted"),
+    [
+        # by hand: 4 x 0.005, 3 x 0.01, 2 x 0.03, and 0.04 no less than the one before; statsmodels 0.15.0 says the same
+        ([0.01, 0.04, 0.03, 0.005], [0.03, 0.06, 0.06, 0.02]),
+        ([0.02, 0.02, 0.6], [0.06, 0.06, 0.6]),
+        ([0.7, 0.9], [1.0, 1.0]),
+        ([0.3], [0.3]),
+        ([], []),
+    ],
+)
+def test_holm_adjusts_what_is_read_together(values, adjusted):
+    assert holm(values) == pytest.approx(adjusted)
+
+
+@pytest.mark.parametrize(
+    ("only_a", "only_b", "p"),
+    # statsmodels 0.15.0: mcnemar([[0, b], [c, 0]], exact=True).pvalue
+    [(2, 5, 0.453125), (0, 4, 0.125), (12, 30, 0.007915897334896727)],
+)
+def test_mcnemar_says_what_statsmodels_says(only_a, only_b, p):
+    assert mcnemar(only_a, only_b) == pytest.approx(p)

@@ -226,7 +226,7 @@ def test_checks_that_do_not_apply_are_listed_with_a_reason():
         "oracle": "the env has no expert",
         "oracle_midway": "the env has no expert",
         "decoy": "the env has no decoy",
-        "task_order": "the spec was given as an object, so no other process can load it",
+        "other_process": "the spec was given as an object, so no other process can load it",
     }
 
 
@@ -307,9 +307,46 @@ def test_tasks_in_the_order_of_a_set_are_seen_by_another_process(tmp_path):
         "SPEC = replace(KNOWN, splits=('train',), tasks=lambda split: tuple(set(KNOWN.tasks('train')[:50])))\n"
     )
     name = f"{tmp_path / 'setty.py'}:SPEC"
-    everything_else = tuple(name for name in CHECKS if name != "task_order")
-    with pytest.raises(ContractError, match=r"task_order.*PYTHONHASHSEED"):
+    everything_else = tuple(name for name in CHECKS if name != "other_process")
+    with pytest.raises(ContractError, match=r"other_process.*PYTHONHASHSEED"):
         check_env(env_spec(name), name=name, skip=everything_else)
+
+
+OTHERWISE = {
+    "hash of a text": "f'{hash(self._task.id)} '",
+    "order of a set": "' '.join({'a lamp', 'a mug', 'a key', 'a box', 'a pen'})",
+    "address of an object": "repr(object())",
+    "number of the process": "str(__import__('os').getpid())",
+}
+
+
+@pytest.mark.parametrize("seen", OTHERWISE.values(), ids=OTHERWISE)
+def test_what_only_another_process_shows_is_seen(seen, tmp_path):
+    (tmp_path / "bound.py").write_text(
+        "from dataclasses import replace\n"
+        "from agentbench.envs.corridor import SPEC as KNOWN\n"
+        "from agentbench.envs.corridor import CorridorEnv\n"
+        "ALWAYS = []\n"
+        "class BoundEnv(CorridorEnv):\n"
+        "    def step(self, action):\n"
+        "        observation, *rest = CorridorEnv.step(self, action)\n"
+        f"        ALWAYS or ALWAYS.append({seen})\n"
+        "        return (observation + ALWAYS[0], *rest)\n"
+        "SPEC = replace(KNOWN, make=BoundEnv)\n"
+    )
+    name = f"{tmp_path / 'bound.py'}:SPEC"
+    rest = tuple(check for check in CHECKS if check != "other_process")
+    with pytest.raises(ContractError, match=r"other_process.*at moment 1, not"):
+        check_env(env_spec(name), name=name, skip=rest)
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), GeneratorExit(), RuntimeError()])
+def test_an_env_that_ends_the_process_is_named(error):
+    def ending_step(self, action):
+        raise error
+
+    with pytest.raises(ContractError, match=f"with {type(error).__name__}"):
+        check_env(broken(step=ending_step), skip=("gymnasium",))
 
 
 def test_the_running_check_is_told():

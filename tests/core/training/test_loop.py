@@ -77,7 +77,9 @@ def test_run_folder_holds_what_it_should(whole):
     assert yaml.safe_load((whole / "config.yaml").read_text())["max_steps"] == 5
     best = json.loads((whole / "best.json").read_text())
     found = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
-    assert best["value"] == max(line["eval/success"] for line in found if "eval/success" in line)
+    assert best["value"] == max(line["eval/success"] for line in found[1:] if "eval/success" in line)
+    assert best["checkpoint"] == f"checkpoint-{best['step']}"
+    assert (whole / best["checkpoint"]).is_dir()
 
 
 def test_checkpoint_evaluates_to_the_number_seen_in_training(whole, tmp_path):
@@ -146,7 +148,7 @@ def test_old_checkpoints_go_but_the_best_stays(model, tmp_path):
     folder = tmp_path / "pruned"
     run(model, folder, save_total_limit=1)
     best = json.loads((folder / "best.json").read_text())["step"]
-    assert {step for step, _ in checkpoints(folder)} == {5} | ({best} if best else set())
+    assert {step for step, _ in checkpoints(folder)} == {5, best}
 
 
 def test_tasks_are_dealt_in_seeded_shuffles_without_end():

@@ -109,6 +109,19 @@ def test_a_group_of_one_keeps_its_score():
     assert (got.buckets, got.flat, got.singletons) == (1, 0, 1)
 
 
+@pytest.mark.parametrize("stats", ["turn", "trajectory"])
+@pytest.mark.parametrize("turns", [1, 3])
+def test_the_one_survivor_of_a_broken_group_gets_nothing(stats, turns):
+    # group 0: one member of three is sound, with the reward 10; group 1: 10 and 5, +-1 / sqrt(2) once standardised
+    scores, groups, sound = torch.tensor([10.0, 0.0, 0.0, 10.0, 5.0]), long(0, 0, 0, 1, 1), ok(1, 0, 0, 1, 1)
+    traj = long(*[0] * turns, 3, 4)  # the broken members never got a turn
+    got = adv.group_centred(scores, groups, sound, traj, stats=stats).value_X
+    torch.testing.assert_close(got, torch.tensor([0.0] * turns + [0.7071066, -0.7071066]))
+    # a group that was sampled as one is another matter: its score stays, mean 0 and std 1
+    lone = adv.group_centred(scores[:1], groups[:1], ok(1), long(0), stats=stats).value_X
+    assert float(lone) == pytest.approx(10 / 1.000001)
+
+
 def test_flat_groups_are_exactly_zero_and_counted():
     # 0.1 + 0.1 + 0.1 is not 3 * 0.1: the mean is off by one rounding and no member would be exactly average
     scores = torch.tensor([0.1, 0.1, 0.1, 1.0, 0.0], dtype=torch.float64)

@@ -8,7 +8,7 @@ from agentbench.errors import ConfigError, UsageError
 from agentbench.trainers.maths import losses as ls
 from agentbench.trainers.maths import reductions as rs
 
-REDUCTIONS = ("token_mean", "trajectory_mean", "turn_mean", "turn_sum")
+REDUCTIONS = ("token_mean", "trajectory_mean", "turn_mean", "turn_sum", "turn_balanced")
 
 
 def t(*values: float) -> Tensor:
@@ -134,6 +134,7 @@ def naive_coefficients(kind: str, turn: Tensor, traj: Tensor, ok: Tensor, keep: 
                     "trajectory_mean": 1 / length / len(by_traj),
                     "turn_mean": 1 / len(tokens[n]) / len(tokens),
                     "turn_sum": 1 / len(tokens[n]) / len(by_traj),
+                    "turn_balanced": 1 / len(tokens[n]) / len(own) / len(by_traj),
                 }[kind]
     return coef
 
@@ -147,6 +148,7 @@ def naive_coefficients(kind: str, turn: Tensor, traj: Tensor, ok: Tensor, keep: 
         ("trajectory_mean", 1 / 8, 1 / 8, 1 / 4),
         ("turn_mean", 1 / 9, 1 / 3, 1 / 6),
         ("turn_sum", 1 / 6, 1 / 2, 1 / 4),
+        ("turn_balanced", 1 / 12, 1 / 4, 1 / 4),  # 1/3 * 1/2 turns * 1/2 and 1/1 * 1/2 * 1/2; 1/2 * 1/1 * 1/2
     ],
 )
 def test_coefficients_by_hand(kind, first, second, third):
@@ -169,7 +171,7 @@ def test_coefficients_equal_the_loop(kind, masked):
     )
 
 
-@pytest.mark.parametrize("kind", ["token_mean", "trajectory_mean", "turn_mean"])
+@pytest.mark.parametrize("kind", ["token_mean", "trajectory_mean", "turn_mean", "turn_balanced"])
 def test_means_of_a_constant_are_that_constant(kind):
     assert float(rs.token_coefficients(kind, Batch.turn, Batch.traj, Batch.ok).sum()) == pytest.approx(1.0)
 
@@ -236,6 +238,18 @@ def test_a_batch_where_nothing_counts_is_refused(kind):
     assert (
         rs.token_coefficients(kind, Batch.turn, Batch.traj, torch.zeros(3).bool(), denominator=5.0) == 0
     ).all()
+
+
+# Turns of 1 and 9 tokens, a loss of 1 on the single token: its mean is 1/10 over tokens, 1/2 over turns.
+@pytest.mark.parametrize(("balance", "expected"), [(0.0, 0.1), (0.5, 0.3), (1.0, 0.5)])
+def test_turn_balance_blends_the_trajectorys_two_means(balance, expected):
+    turn = torch.tensor([[-1, 0, -1, *[1] * 9]])
+    table = (turn, torch.tensor([0, 0]), torch.tensor([True]))
+    coef = rs.token_coefficients("turn_balanced", *table, balance=balance)
+    assert float((coef * (turn == 0)).sum()) == pytest.approx(expected)
+    assert float(coef.sum()) == pytest.approx(1.0)
+    if balance == 0.0:
+        torch.testing.assert_close(coef, rs.token_coefficients("trajectory_mean", *table))
 
 
 def test_bad_arguments_are_refused():

@@ -57,6 +57,7 @@ ONE_OF_EACH = [
     sc.Cosine(1.0, 0.1, 80),
     sc.Stair(1.0, 6, 1.0, 30.0),
     sc.Piecewise((0, 5), (1.0, 2.0)),
+    sc.Handover(1.0, 0.1, window=4),
 ]
 
 
@@ -75,6 +76,8 @@ def test_every_kind_is_covered():
     [
         ({"kind": "liner", "start": 1, "end": 0, "steps": 2}, "Did you mean 'linear'"),
         ({"start": 1}, "no schedule kind None"),
+        ({"kind": ["linear"]}, r"no schedule kind \['linear'\]"),
+        ({"kind": {"linear": 1}}, "no schedule kind {'linear': 1}"),
         ({"kind": "linear", "start": 1, "end": 0, "step": 2}, "no field 'step'.*Did you mean 'steps'"),
         ({"kind": "linear", "start": 1, "end": 0}, "lacks steps"),
         ({"kind": "linear", "start": 1, "end": 0, "steps": 0}, "at least 1"),
@@ -98,3 +101,58 @@ def test_bad_configs_are_refused(config, text):
 def test_negative_steps_are_refused():
     with pytest.raises(ConfigError, match="step=-1"):
         sc.Constant(1.0)(-1)
+
+
+def hand_over(gap, steps=100, **values):
+    schedule = sc.from_config({"kind": "handover", "start": 1.0, "end": 0.1, **values})
+    for step in range(steps):
+        schedule.observe({"teacher_distance": gap(step)})
+    return schedule
+
+
+# mu 0.9, W 10, eta = zeta = 0.02. A gap that shrinks by 0.1 % a step falls by under 2 % within a window: 91 windows
+# push r by 0.02 each, up to 1. By 0.25 % a step only 18 windows do, while the smoothing still lags. By 1 % none, nor
+# where it stands still or grows.
+@pytest.mark.parametrize(
+    ("factor", "progress"), [(1.0, 0.0), (0.999, 1.0), (0.9975, 0.36), (0.99, 0.0), (1.001, 0.0)]
+)
+def test_the_hand_over_follows_the_gap(factor, progress):
+    schedule = hand_over(lambda step: factor**step)
+    assert schedule.progress == pytest.approx(progress)
+    assert schedule(0) == schedule(99) == pytest.approx(1.0 - 0.9 * progress)
+
+
+def test_one_push_of_the_hand_over_by_hand():
+    # no smoothing, window 2: 1 -> 0.99 falls by 1 % (pushes by 0.5), 0.99 -> 0.9 by 9 % (too fast), 0.9 -> 0.95 grows
+    schedule = sc.Handover(1.0, 0.0, smoothing=0.0, window=2, rate=0.5)
+    seen = []
+    for gap in (1.0, 0.99, 0.9, 0.95, 0.94):
+        schedule.observe({"teacher_distance": gap})
+        seen.append(schedule(0))
+    assert seen == [1.0, 0.5, 0.5, 0.5, 0.0]
+
+
+def test_a_threshold_of_nought_keeps_the_start():
+    assert hand_over(lambda step: 0.999**step, threshold=0.0)(100) == 1.0
+
+
+def test_a_measured_schedule_goes_on_from_its_state():
+    whole = hand_over(lambda step: 0.999**step, 60)
+    half = hand_over(lambda step: 0.999**step, 30)
+    other = sc.from_config(half.config())
+    assert other == half  # the settings; what was seen is no part of them
+    other.load_state(json.loads(json.dumps(half.state())))
+    for step in range(30, 60):
+        other.observe({"teacher_distance": 0.999**step})
+    assert other.state() == whole.state()
+    assert other(60) == whole(60)
+    assert half(60) != whole(60)
+
+
+def test_a_measured_schedule_names_a_figure_that_is_not_reported():
+    schedule = sc.from_config({"kind": "handover", "start": 1.0, "end": 0.0, "figure": "teacher_distanc"})
+    with pytest.raises(ConfigError, match=r"no figure 'teacher_distanc'\. Did you mean 'teacher_distance'"):
+        schedule.observe({"teacher_distance": 1.0})
+    for wrong in ({"window": 1}, {"smoothing": 1.0}, {"figure": ""}, {"rate": "fast"}, {"memory": {}}):
+        with pytest.raises(ConfigError):
+            sc.from_config({"kind": "handover", "start": 1.0, "end": 0.0, **wrong})

@@ -4,6 +4,7 @@ import pytest
 import torch
 import yaml
 from places import FAKE_ENDPOINT
+from spoken import FRESH, GROWING, prompted, spoken_groups
 from trainer_cases import make_run, make_student, random_groups
 
 from agentbench.cli.training import main
@@ -11,8 +12,10 @@ from agentbench.engines import http as http_client
 from agentbench.errors import ConfigError, TrainingError, UsageError
 from agentbench.models.vocabulary import vocabulary_of
 from agentbench.registry import load
+from agentbench.trainers.base import Algorithm
 from agentbench.trainers.batch.tables import collate
 from agentbench.trainers.gkd import SPEC
+from agentbench.trainers.teachers.contexts import PrivateTeacher, private_rows, teacher_reader
 from agentbench.trainers.teachers.open import open_teacher
 from agentbench.trainers.teachers.server import ServerTeacher
 from agentbench.training.config import TeacherConfig
@@ -62,6 +65,31 @@ def test_every_trained_token_has_the_servers_logprob(server, student):
     assert scores.entropy_BT is None
     assert scores.topk_ids_BTK is None
     assert (batch.mask_BT.sum(1) > 0).all()
+
+
+@pytest.mark.parametrize("prompt", [GROWING, FRESH], ids=["growing", "fresh"])
+def test_a_private_context_is_scored_through_the_server_as_beside_the_student(
+    server, student, models, prompt
+):
+    """The toy server sees a reply's first token after the private prompt's end, the others after each other."""
+    trainer = Algorithm(prompted(make_run(models, "opd"), prompt))
+    groups = spoken_groups(trainer.run, trainer.tokenizer)
+    batch = trainer.collate(groups)
+    texts = {(m.id, t.index): "read this" for g in groups for m in g.members[:2] for t in m.turns}
+    teacher = connect(server, student)
+    assert teacher.max_context == 199
+    rows = private_rows(groups, batch, texts, teacher_reader(trainer.run, trainer), teacher.max_context)
+    scores = PrivateTeacher(teacher, rows).score(batch, 3)
+    assert torch.allclose(scores.logp_BT, rows.to_student(toy_scores(rows.batch)), atol=1e-6)
+    assert float(scores.logp_BT[~rows.signal_BT].abs().sum()) == 0.0
+    asked = [body["prompt"] for body in server.bodies(COMPLETIONS)[-len(rows.batch.tokens_BT) :]]
+    lengths = rows.batch.length_B.tolist()
+    assert sorted(asked) == sorted(
+        row[:n] for row, n in zip(rows.batch.tokens_BT.tolist(), lengths, strict=True)
+    )
+    ids_XK = scores.topk_ids_BTK[rows.signal_BT]
+    assert ids_XK.shape[1] == 3
+    assert len(set(map(tuple, ids_XK.tolist()))) > 1
 
 
 def test_rows_are_sent_as_ids_up_to_their_last_trained_token(server, student):

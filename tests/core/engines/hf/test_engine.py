@@ -478,3 +478,13 @@ def test_a_request_may_end_with_a_token_of_its_own(make, parts):
     assert ended.text == parts[1].decode(said[:at], skip_special_tokens=True)
     # the token is an end of that request alone
     assert beside.token_ids == sample(make(), [other])[0].token_ids
+
+
+def test_a_requests_own_end_token_waits_for_the_least_number_of_tokens_too(make):
+    engine = make()
+    free = ask("free", seed=3, max_new_tokens=12)
+    end = sample(engine, [free])[0].token_ids[4]
+    patient = SamplingParams(max_new_tokens=12, min_new_tokens=12)
+    held = sample(engine, [Request("held", free.token_ids, patient, free.seed, end_ids=(end,))])[0]
+    assert len(held.token_ids) == 12
+    assert end not in held.token_ids

@@ -5,6 +5,7 @@ import logging
 import re
 import sys
 
+import httpx
 import numpy as np
 import pytest
 from floats import NATS, assert_same_actions
@@ -13,6 +14,7 @@ from agentbench.engine import Request, sample
 from agentbench.engines.hf.engine import HFEngine, build
 from agentbench.engines.scripted import ByteTokenizer
 from agentbench.errors import ContractError, CorruptData, EngineFailure, UsageError
+from agentbench.models.loading import hub_reachable
 from agentbench.models.tiny import make_model, make_tokenizer
 from agentbench.types import SamplingParams
 
@@ -413,6 +415,27 @@ def test_broken_folders_are_refused_in_one_line(folder, damage, error, message):
 def test_names_that_are_neither_folder_nor_hub_id_never_reach_the_network(name):
     with pytest.raises(UsageError, match="not a hub id of the form 'org/name'"):
         build(name)
+
+
+def test_an_unreachable_hub_is_asked_once_and_said_in_one_line(monkeypatch, tmp_path):
+    asked = []
+
+    def no_network(url, **options):
+        asked.append(options["timeout"])
+        raise httpx.ConnectError("no route to host")
+
+    monkeypatch.setattr(httpx, "head", no_network)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    hub_reachable.cache_clear()
+    for _ in range(2):
+        with pytest.raises(
+            UsageError, match="not in this machine's cache, and the hub cannot be reached"
+        ) as said:
+            build("nobody/nothing")
+        assert "\n" not in str(said.value)
+    assert asked == [5.0]
+    hub_reachable.cache_clear()
 
 
 def test_wrong_options_are_refused(folder):

@@ -1,7 +1,9 @@
 """The task store: import from every published form, ids, refusals, checks. Games are generated, or the real ones."""
 
 import hashlib
+import io
 import json
+import os
 import shutil
 import tarfile
 import zipfile
@@ -185,6 +187,36 @@ def test_a_broken_archive_is_refused_and_an_earlier_import_kept(tree, tmp_path, 
         take(folder, replace=True)
     assert games.tasks("valid_seen") == ids
     assert [path.name for path in home.iterdir()] == ["alfworld"]  # no half-finished folder
+
+
+@pytest.mark.parametrize("form", ["zip", "tar.gz"])
+def test_a_member_that_unpacks_to_more_than_a_game_is_refused(tmp_path, home, form):
+    bomb, name = tmp_path / f"bomb.{form}", "json_2.1.1/train/pick-a/trial_1/game.tw-pddl"
+    spaces = b" " * ((64 << 20) + 1)  # a byte above the limit, and 64 kB in the archive
+    if form == "zip":
+        with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr(name, spaces)
+    else:
+        member = tarfile.TarInfo(name)
+        member.size = len(spaces)
+        with tarfile.open(bomb, "w:gz") as archive:
+            archive.addfile(member, io.BytesIO(spaces))
+    assert bomb.stat().st_size < 1 << 20
+    with pytest.raises(CorruptData, match=r"a game file of more than 64 MiB.*nothing was imported"):
+        take(bomb)
+    assert not any(home.iterdir())
+
+
+def test_a_pipe_is_refused_without_waiting_for_it(tree, tmp_path):
+    game = game_file(tree, 0)
+    game.unlink()
+    for pipe, source, words in (
+        (game, tree, "is no file"),
+        (tmp_path / "a.zip", tmp_path / "a.zip", "neither a folder"),
+    ):
+        os.mkfifo(pipe)
+        with pytest.raises(CorruptData, match=words):
+            take(source)
 
 
 @pytest.mark.parametrize(

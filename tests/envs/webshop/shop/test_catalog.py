@@ -1,6 +1,6 @@
 import pytest
 
-from agentbench.envs.webshop.shop.catalog import build_catalog, fingerprint_of, open_catalog
+from agentbench.envs.webshop.shop.catalog import COLUMNS, build_catalog, fingerprint_of, open_catalog
 from agentbench.envs.webshop.shop.products import product_of
 from agentbench.envs.webshop.stock.generate import generate
 from agentbench.errors import CorruptData
@@ -76,6 +76,30 @@ def test_a_damaged_store_is_named(products, tmp_path, damage):
     (tmp_path / "store" / damage).unlink()
     with pytest.raises(CorruptData, match="store"):
         open_catalog(tmp_path / "store")
+
+
+FILES = sorted(
+    [f"{name}.{end}" for name in COLUMNS for end in ("bin", "npy")]
+    + [f"{name}.npy" for name in ("by_category", "by_query", "prices", "rank", "synthetic_places")]
+    + [f"{name}.npy" for name in ("human_places", "sorted_asins", "by_rank")]
+)
+
+
+@pytest.mark.parametrize("damage", ["cut in half", "zeroed", "empty", "a byte flipped"])
+def test_damage_to_any_file_of_a_store_is_refused_before_a_product_is_read(products, tmp_path, damage):
+    build_catalog(products, tmp_path / "store")
+    assert {path.name for path in (tmp_path / "store").glob("*.[bn]*")} == set(FILES)
+    for name in FILES:
+        path = tmp_path / "store" / name
+        kept = path.read_bytes()
+        flipped = bytearray(kept)
+        flipped[len(kept) // 2] ^= 1
+        spoilt = {"cut in half": kept[: len(kept) // 2], "zeroed": bytes(len(kept)), "empty": b""}
+        path.write_bytes(spoilt.get(damage, bytes(flipped)))
+        with pytest.raises(CorruptData, match=rf"{name} is not as it was written.*import its files again"):
+            open_catalog(tmp_path / "store")
+        path.write_bytes(kept)
+    assert len(open_catalog(tmp_path / "store")) == len(products)
 
 
 def test_another_format_is_refused(products, tmp_path):

@@ -1,3 +1,5 @@
+import random
+
 import pytest
 
 from agentbench.envs.webshop.shop.letterwords import letter_words
@@ -15,6 +17,12 @@ TITLES = {
     "e.l.f. Inc. Co. C.O. U.S.A.": [],
     "cozy. Soft.Warm soft.warm": ["cozy", "Soft", "Warm"],
     "360°Rotating 40°C ★Gift★ “Best” 【New】": ["Rotating", "C", "Gift", "Best", "New"],
+    "milutinović. Łódź. frič. краков. שלום.": ["milutinović", "Łódź", "frič", "краков", "שלום"],
+    "33⅓-rpm ½-inch 3-way": ["way"],  # a fraction is no digit before a hyphen
+    "id.), x.Rope": [
+        "i",
+        "Rope",
+    ],  # what lies between affixes is looked up once more: d. and x. are abbreviations
     "": [],
 }
 
@@ -39,6 +47,18 @@ def test_the_choice_of_the_noun_test():
 def test_without_its_model_spacy_is_refused():
     with pytest.raises(MissingDependency, match="en_core_web_sm"):
         ModelNouns()
+
+
+def test_odd_words_are_cut_as_by_spacy_itself():
+    """Pieces of many scripts, abbreviations, units and marks, put together at random."""
+    spacy = pytest.importorskip("spacy", reason="spaCy is not installed")
+    tokenizer, rng = spacy.blank("en").tokenizer, random.Random(0)
+    pieces = "milutinović Łódź краков id αβγ שלום 日本 ภาษา rpm Mr can't I'm d U.S don 33 ½ ² km x A ÀB"
+    pieces += " . , ) ( - – 's ’s / :"
+    pieces += " & + \" “ … .. ° ml oz % $ ' ★ ǅ հայ გ ё ў ї के co vs a.m e.g K # * ~ = ＡＢ"
+    for _ in range(2000):
+        word = "".join(rng.choices(pieces.split(), k=rng.randrange(1, 6)))
+        assert letter_words(word) == [token.text for token in tokenizer(word) if token.is_alpha], word
 
 
 @pytest.mark.slow

@@ -2,11 +2,13 @@ import pytest
 
 from agentbench.datasets import import_data, verify_data
 from agentbench.envs.webshop.env import SPEC
+from agentbench.envs.webshop.shop.goals import ORDERS, GoalTable
 from agentbench.envs.webshop.stock import market
 from agentbench.envs.webshop.stock.dataset import DATASET
 from agentbench.envs.webshop.stock.generate import write_files
-from agentbench.errors import MissingData, UnknownName
+from agentbench.errors import CorruptData, MissingData, UnknownName
 from agentbench.evaluation.panels import load_panel
+from agentbench.retrieval.bm25.index import Bm25Index
 
 
 @pytest.fixture
@@ -33,6 +35,33 @@ def test_a_changed_store_is_reported(imported):
     text = folder / "small" / "title.bin"
     text.write_bytes(text.read_bytes().replace(b"Model", b"Motel", 1))
     assert "small" in verify_data(DATASET).problems[0]
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: bytes(len(data))])
+def test_a_damaged_search_index_is_refused_by_play_and_named_by_verify(imported, damage):
+    folder, _ = imported
+    for name in (*Bm25Index.ARRAYS, "documents"):
+        path = folder / "small" / "index" / f"{name}.npy"
+        kept = path.read_bytes()
+        path.write_bytes(damage(kept))
+        with pytest.raises(CorruptData, match=r"search index .* cannot be read .*--replace"):
+            market.open_stock(folder / "small")
+        assert "search index" in verify_data(DATASET).problems[0]
+        path.write_bytes(kept)
+    assert not verify_data(DATASET).problems
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-9], lambda data: bytes(len(data)), lambda data: b""])
+def test_damaged_goal_tables_are_drawn_again(imported, damage):
+    folder, _ = imported
+    goals = [goal.digest for goal in market.goal_table("small", "orig")]
+    catalog = market.open_stock(folder / "small").catalog
+    for name in ("price", "places", "choices", "limits"):
+        path = folder / "small" / "goals" / "orig-0-233" / f"{name}.npy"
+        kept = path.read_bytes()
+        path.write_bytes(damage(kept))
+        assert [goal.digest for goal in GoalTable(catalog, ORDERS["orig"])] == goals
+        assert path.read_bytes() == kept
 
 
 def test_an_incomplete_folder_is_refused(tmp_path, monkeypatch):

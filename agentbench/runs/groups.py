@@ -1,0 +1,209 @@
+"""Compares two methods that were trained with several seeds each: the run is the unit, not the episode.
+
+Episodes of one trained model share its luck, so a test over episodes would call seeds methods. With as many tasks in
+every run, Student's test over the runs' means is the test of a mixed model with a random effect of the seed; a test
+holds it against statsmodels' MixedLM. Leaves out single runs (`compare`) and the statistics of tasks (`stats`).
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from ..errors import UsageError, missing_dependency
+from .compare import differing_settings, verdict
+from .own import read_run
+from .stats import Estimate, holm
+from .summary import read_plan
+
+
+@dataclass(frozen=True, slots=True)
+class Contrast:
+    """One figure of two groups of runs.
+
+    Attributes:
+        means_a: of every run of A; `means_b` of B.
+        difference: mean of B minus mean of A with Student's 95 % interval over runs; `n` is the number of runs.
+        p: two-sided, Student's t test with pooled variance, over runs; `holm` after Holm, see `compare.Difference`.
+        detectable: true difference that so many seeds would show in four of five experiments; None without spread.
+    """
+
+    means_a: tuple[float, ...]
+    means_b: tuple[float, ...]
+    difference: Estimate
+    p: float
+    detectable: float | None
+    holm: float
+
+
+@dataclass(frozen=True, slots=True)
+class GroupComparison:
+    """Two groups of runs of one panel, each run one seed.
+
+    Attributes:
+        a: name of the first; `b` of the second.
+        head: success, or score where there is no yes or no.
+        spread: standard deviation between runs of one group, pooled.
+        luck: the most that the luck of so many episodes alone would make of `spread`.
+        settings: as in `compare.Comparison`, of all runs together.
+        verdict: the headline in words.
+        task_types: the headline by type of task, p after Holm over the types.
+    """
+
+    a: str
+    b: str
+    panel: str
+    head: Contrast
+    spread: float
+    luck: float
+    settings: tuple[str, ...]
+    verdict: str
+    task_types: dict[str, Contrast] = field(default_factory=dict)
+
+
+def compare_groups(
+    runs_a: Sequence[Path], runs_b: Sequence[Path], names: tuple[str, str] = ("A", "B")
+) -> GroupComparison:
+    """Compare two groups of runs, each run one seed of a method.
+
+    Raises: UsageError: fewer than two runs on a side, or other tasks. MissingDependency: scipy is not installed.
+    """
+    for name, runs in (("A", runs_a), ("B", runs_b)):
+        if len(runs) < 2:
+            raise UsageError(
+                f"group {name} has {len(runs)} run(s); groups need two or more, compare two single runs as RUN_A RUN_B"
+            )
+    _require_same_tasks([*runs_a, *runs_b])
+    values_a, values_b = [_values(run) for run in runs_a], [_values(run) for run in runs_b]
+    head = contrast([_mean(run) for run in values_a], [_mean(run) for run in values_b])
+    everything = [*values_a, *values_b]
+    types = sorted(set.intersection(*({kind for kind, _ in run} for run in everything)))
+    by_type = {
+        kind: contrast(*([_mean(_of(run, kind)) for run in side] for side in (values_a, values_b)))
+        for kind in (types if len(types) > 1 else ())
+    }
+    adjusted = holm([item.p for item in by_type.values()])
+    settings = tuple(differing_settings([*runs_a, *runs_b]))
+    return GroupComparison(
+        a=names[0],
+        b=names[1],
+        panel=read_plan(runs_a[0])[0].id,
+        head=head,
+        spread=_pooled(head.means_a, head.means_b),
+        luck=math.sqrt(sum(map(_variance, everything)) / len(everything)),
+        settings=settings,
+        verdict=verdict(head.difference, head.p, head.detectable, settings, of="seeds"),
+        task_types={
+            kind: replace(item, holm=p) for (kind, item), p in zip(by_type.items(), adjusted, strict=True)
+        },
+    )
+
+
+def contrast(means_a: Sequence[float], means_b: Sequence[float]) -> Contrast:
+    """Student's test between the means of two groups of runs, at least two runs each.
+
+    Raises: MissingDependency: scipy is not installed.
+    """
+    try:
+        from scipy.stats import ttest_ind
+    except ImportError as error:
+        raise missing_dependency("scipy", "stats", "the comparison of groups") from error
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", RuntimeWarning
+        )  # runs that are equal to the last digit are no trouble here
+        found = ttest_ind(means_b, means_a, equal_var=True)
+    low, high = found.confidence_interval(0.95)
+    value = sum(means_b) / len(means_b) - sum(means_a) / len(means_a)
+    p = float(found.pvalue) if found.pvalue == found.pvalue else 1.0  # NaN: no run differs from another
+    return Contrast(
+        means_a=tuple(means_a),
+        means_b=tuple(means_b),
+        difference=Estimate(value, float(low), float(high), len(means_a) + len(means_b)),
+        p=p,
+        detectable=detectable(means_a, means_b),
+        holm=p,
+    )
+
+
+def detectable(means_a: Sequence[float], means_b: Sequence[float]) -> float | None:
+    """Smallest true difference that so many runs of this spread would show in four of five experiments.
+
+    Power of the two-sided t test at 0.05 is 0.8 there, by the noncentral t distribution; None where no run of a group
+    differs from another.
+    """
+    from scipy.optimize import brentq
+    from scipy.stats import nct, t
+
+    spread = _pooled(means_a, means_b)
+    if spread == 0:
+        return None
+    degrees = len(means_a) + len(means_b) - 2
+    error = spread * math.sqrt(1 / len(means_a) + 1 / len(means_b))
+    least = float(t.ppf(0.975, degrees))
+
+    def misses(shift: float) -> float:
+        return 0.8 - float(nct.sf(least, degrees, shift))  # the other tail is below 1e-6 where this is 0
+
+    return float(brentq(misses, 0.0, 30.0)) * error
+
+
+def seed_interval(values: Sequence[float]) -> Estimate:
+    """Mean of a figure over seeds with Student's 95 % interval, at least two seeds.
+
+    Raises: MissingDependency: scipy is not installed.
+    """
+    try:
+        from scipy.stats import t
+    except ImportError as error:
+        raise missing_dependency("scipy", "stats", "an interval over seeds") from error
+    n = len(values)
+    mean = sum(values) / n
+    half = float(t.ppf(0.975, n - 1)) * math.sqrt(sum((value - mean) ** 2 for value in values) / (n - 1) / n)
+    return Estimate(mean, mean - half, mean + half, n)
+
+
+def _require_same_tasks(runs: Sequence[Path]) -> None:
+    plans = {run: read_plan(run)[0] for run in runs}
+    first = plans[runs[0]]
+    for run, plan in plans.items():
+        if (plan.digest, plan.rules, plan.repeats) != (first.digest, first.rules, first.repeats):
+            raise UsageError(
+                f"{run} played other tasks, rules or repeats than {runs[0]}: {plan.id}, {first.id}"
+            )
+
+
+Values = list[tuple[str, float]]
+"""(task type, value) of every sound episode of a run."""
+
+
+def _values(run: Path) -> Values:
+    """Success of a run's sound episodes, or their score where there is no yes or no."""
+    items = [item for item in read_run(run, read_plan(run)[0]) if item.ok]
+    if not items:
+        raise UsageError(f"{run} has no episode that went through")
+    yes_no = all(item.success is not None for item in items)
+    return [(item.task_type, float(bool(item.success)) if yes_no else item.score) for item in items]
+
+
+def _of(values: Values, kind: str) -> Values:
+    return [(name, value) for name, value in values if name == kind]
+
+
+def _mean(values: Values) -> float:
+    return sum(value for _, value in values) / len(values)
+
+
+def _variance(values: Values) -> float:
+    """Of a run's mean, were its episodes independent draws."""
+    mean = _mean(values)
+    return sum((value - mean) ** 2 for _, value in values) / len(values) ** 2
+
+
+def _pooled(means_a: Sequence[float], means_b: Sequence[float]) -> float:
+    """Standard deviation between runs of one group."""
+    squares = sum((value - sum(means) / len(means)) ** 2 for means in (means_a, means_b) for value in means)
+    return math.sqrt(squares / (len(means_a) + len(means_b) - 2))

@@ -1,0 +1,114 @@
+"""What the folder that a user names stands for in a comparison: runs of one panel, or of several.
+
+An evaluation is itself; a training run is its last evaluation; a player's folder of a suite is all its panels and
+seeds. Leaves out the comparison (`compare`, `groups`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from glob import glob
+from pathlib import Path
+
+from ..errors import MissingData, UsageError
+from .compare import Comparison, compare_players
+from .files import read_json
+from .folder import METRICS, VERSIONS
+
+_STEP = re.compile(r"step-(\d+)")
+_SEED = re.compile(r"seed-(-?\d+)")
+
+Say = Callable[[str], None]
+
+
+def is_training(folder: Path) -> bool:
+    """Whether a folder holds a training run."""
+    return (folder / METRICS).is_file() or (folder / "eval").is_dir()
+
+
+def is_evaluation(folder: Path) -> bool:
+    """Whether a folder holds an evaluation."""
+    return (folder / VERSIONS).is_file() and "panel" in read_json(folder / VERSIONS)
+
+
+def evaluations(training: Path) -> list[tuple[int, Path]]:
+    """Step and folder of every evaluation of a training run, in order.
+
+    Raises: MissingData: there is none.
+    """
+    return _numbered(
+        training / "eval", _STEP, f"{training} is a training run without evaluations (eval/step-N)"
+    )
+
+
+def last_evaluation(folder: Path, say: Say) -> Path:
+    """The run folder itself, or the last evaluation of a training run, which is said.
+
+    Raises: MissingData: it is neither.
+    """
+    if is_training(folder):
+        step, found = evaluations(folder)[-1]
+        say(f"{folder} is a training run; its last evaluation is taken, at step {step}")
+        return found
+    return folder
+
+
+def matching(patterns: Iterable[str], say: Say) -> list[Path]:
+    """Run folders that globs name, each training run by its last evaluation.
+
+    Raises: MissingData: a glob matches no folder.
+    """
+    found = []
+    for pattern in patterns:
+        matches = sorted(Path(name) for name in glob(pattern) if Path(name).is_dir())
+        if not matches:
+            raise MissingData(f"no run folder matches {pattern!r}")
+        found += [last_evaluation(path, say) for path in matches]
+    return found
+
+
+def suite_panels(folder: Path) -> dict[str, list[Path]]:
+    """Panel folder -> its runs by seed, of one player of a suite; {} where the folder is none."""
+    if is_evaluation(folder) or is_training(folder) or not folder.is_dir():
+        return {}
+    panels = sorted(path for path in folder.iterdir() if path.is_dir())
+    found = {
+        path.name: [run for _, run in _numbered(path, _SEED, "") if is_evaluation(run)]
+        for path in panels
+        if any(_SEED.fullmatch(inner.name) for inner in path.iterdir())
+    }
+    return {name: runs for name, runs in found.items() if runs}
+
+
+def compare_folders(first: Path, other: Path, say: Say) -> list[Comparison]:
+    """Compare what two folders stand for: one comparison, or one for each panel that two players of a suite share.
+
+    Raises: UsageError: one is a suite's and the other is not, or they share no panel.
+    """
+    suites = suite_panels(first), suite_panels(other)
+    if not any(suites):
+        runs = last_evaluation(first, say), last_evaluation(other, say)
+        return [compare_players([runs[0]], [runs[1]], (str(first), str(other)))]
+    shared = [panel for panel in suites[0] if panel in suites[1]]
+    if not shared:
+        raise UsageError(f"{first} and {other} share no panel: {_listed(suites[0])}; {_listed(suites[1])}")
+    for panel in sorted({*suites[0], *suites[1]} - {*shared}):
+        say(f"{panel} is left out, only one of {first} and {other} has it")
+    return [compare_players(suites[0][panel], suites[1][panel], (str(first), str(other))) for panel in shared]
+
+
+def _numbered(folder: Path, pattern: re.Pattern[str], refusal: str) -> list[tuple[int, Path]]:
+    inner = folder.iterdir() if folder.is_dir() else []
+    found = sorted(
+        (int(match.group(1)), path)
+        for path in inner
+        if (match := pattern.fullmatch(path.name)) and path.is_dir()
+    )
+    if not found and refusal:
+        raise MissingData(refusal)
+    return found
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names) or "no panel at all"

@@ -1,0 +1,1 @@
+"""What teachers are told when they debate, read by `agentbench.trainers.teachers.debate`."""

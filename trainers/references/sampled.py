@@ -1,0 +1,206 @@
+"""References of the policy gradients: opd, tcod, sod, atod, grpo, gigpo.
+
+All at the first update of a step, where the ratio is 1: no clip holds, and the gradient of ratio * A is A grad log q.
+A penalty on leaving the initial model is 0 there, and so is its gradient.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from agentbench.training.config import TrainConfig
+from agentbench.types import Group, Trajectory
+
+from .reader import Episodes, Reader, ReadTurn, average
+
+Worth = Mapping[tuple[str, int], float]
+"""What a turn is worth, by (trajectory id, turn index)."""
+
+
+def opd(run: TrainConfig, settings: Any, groups: Sequence[Group]) -> dict[str, Any]:
+    """A_t = c (log p - log q)."""
+    reader = Reader(run)
+    episodes = reader.episodes(groups)
+    gaps = [[settings.coef * _gap(run, settings, turn) for turn in turns] for _, turns in episodes]
+    return _gradient(reader, settings, episodes, gaps)
+
+
+tcod = opd
+
+
+def sod(run: TrainConfig, settings: Any, groups: Sequence[Group]) -> dict[str, Any]:
+    """A_t = A_GRPO + c w_k (log p - log q), w_k = min(prod_u (d_u + eps) / (d_{u+1} + eps), 1 + delta)."""
+    reader = Reader(run)
+    episodes = reader.episodes(groups)
+    worth = _episode_advantage(groups, settings) if settings.reward else {}
+    advantages = []
+    for episode, turns in episodes:
+        product, before = 1.0, 0.0
+        mine: list[Tensor] = []
+        for turn in turns:
+            d = _disagreement(run, turn) + 1e-6
+            product = product * before / d if mine else 1.0
+            before = d
+            weight = min(product, 1.0 + settings.delta) if mine else 1.0
+            own = worth.get((episode.id, turn.turn.index), 0.0)
+            mine.append(settings.coef * weight * _gap(run, settings, turn) + own)
+        advantages.append(mine)
+    return _gradient(reader, settings, episodes, advantages)
+
+
+def atod(run: TrainConfig, settings: Any, groups: Sequence[Group]) -> dict[str, Any]:
+    """A_t = kappa(s) w_k (log p - log q) + rho(s) A_GRPO, w_k = 1 - (1 - d_k)(1 - h_k), at the first step."""
+    if settings.weights == "token" or settings.smoothing or settings.mean_preserving:
+        raise NotImplementedError("weights 'token', smoothing and mean_preserving")
+    kappa, rho = (_start(x, settings.first_step) for x in (settings.kappa, settings.rho))
+    reader = Reader(run)
+    episodes, worth = reader.episodes(groups), _episode_advantage(groups, settings)
+    advantages = []
+    for episode, turns in episodes:
+        weights = _t_dur(run, settings, turns)
+        advantages.append(
+            [
+                kappa * weight * _gap(run, settings, turn) + rho * worth[episode.id, turn.turn.index]
+                for turn, weight in zip(turns, weights, strict=True)
+            ]
+        )
+    return _gradient(reader, settings, episodes, advantages)
+
+
+def grpo(run: TrainConfig, settings: Any, groups: Sequence[Group]) -> dict[str, Any]:
+    """A_i = (R_i - mean) / (std + eps), the same on all tokens of the episode."""
+    return _of_turns(run, settings, groups, _episode_advantage(groups, settings))
+
+
+def gigpo(run: TrainConfig, settings: Any, groups: Sequence[Group]) -> dict[str, Any]:
+    """A = A_episode + w A_step; A_step compares discounted returns of turns that saw the same text."""
+    buckets: dict[tuple[int, str], dict[tuple[str, int], float]] = defaultdict(dict)
+    for number, group in enumerate(groups):
+        for episode in _sound(group):
+            value = 0.0
+            for turn in reversed(episode.turns[group.anchor :]):
+                value = turn.reward + settings.gamma * value
+                buckets[number, turn.observation][episode.id, turn.index] = value
+    step: dict[tuple[str, int], float] = {}
+    for bucket in buckets.values():
+        alone = len(bucket) == 1
+        step |= dict.fromkeys(bucket, 0.0) if alone else _standard(bucket, settings.divide_by_std)
+    whole = _episode_advantage(groups, settings)
+    worth = {key: whole[key] + settings.step_weight * step[key] for key in whole}
+    return _of_turns(run, settings, groups, worth)
+
+
+# --- parts ------------------------------------------------------------------------------------------------------------
+
+
+def _of_turns(run: TrainConfig, settings: Any, groups: Sequence[Group], worth: Worth) -> dict[str, Any]:
+    reader = Reader(run)
+    episodes = reader.episodes(groups)
+    advantages = [
+        [
+            torch.full_like(turn.said_A, worth[episode.id, turn.turn.index], dtype=torch.float64)
+            for turn in turns
+        ]
+        for episode, turns in episodes
+    ]
+    return _gradient(reader, settings, episodes, advantages)
+
+
+def _gradient(
+    reader: Reader, settings: Any, episodes: Episodes, advantages: Sequence[Sequence[Tensor]]
+) -> dict[str, Any]:
+    """Of - A log q, weighed down where the engine gave the token more than the trainer, less the entropy bonus."""
+    temperature = reader.run.rollout.temperature
+    losses = []
+    for (_, turns), values in zip(episodes, advantages, strict=True):
+        mine = []
+        for turn, advantage_A in zip(turns, values, strict=True):
+            log_q_A = turn.log_q(temperature)
+            if settings.importance_cap is not None:
+                behaviour_A = torch.tensor(turn.turn.action.logprobs, dtype=torch.float64).to(log_q_A.device)
+                weight_A = (log_q_A.detach() - behaviour_A).exp().clamp(max=settings.importance_cap)
+                advantage_A = advantage_A * weight_A
+            q_AV = (turn.student_AV / temperature).log_softmax(-1)
+            bonus_A = settings.entropy_coef * -(q_AV.exp() * q_AV).sum(-1)
+            mine.append(-advantage_A.detach() * log_q_A - bonus_A)
+        losses.append(mine)
+    return reader.gradient(average(settings.reduction, losses))
+
+
+def _gap(run: TrainConfig, settings: Any, turn: ReadTurn) -> Tensor:
+    """Log p - log q of each token, a constant."""
+    gap_A = (turn.log_p(run.rollout.temperature) - turn.log_q(run.rollout.temperature)).detach()
+    return gap_A if settings.gap_clip is None else gap_A.clamp(-settings.gap_clip, settings.gap_clip)
+
+
+def _disagreement(run: TrainConfig, turn: ReadTurn) -> float:
+    t = run.rollout.temperature
+    return float((turn.log_p(t) - turn.log_q(t)).detach().abs().mean())
+
+
+def _t_dur(run: TrainConfig, settings: Any, turns: Sequence[ReadTurn]) -> list[float]:
+    d = [_disagreement(run, turn) for turn in turns]
+    h = [float(-turn.log_q(run.rollout.temperature).detach().mean()) for turn in turns]
+    if settings.weights == "none" or len(turns) < settings.min_turns or max(d) < settings.min_gap:
+        return [1.0] * len(turns)
+    d = _spread(d) if settings.signal != "uncertainty" else [0.0] * len(d)
+    h = _spread(h) if settings.signal != "disagreement" else [0.0] * len(h)
+    return [1.0 - (1.0 - a) * (1.0 - b) for a, b in zip(d, h, strict=True)]
+
+
+def _spread(values: list[float]) -> list[float]:
+    """Min-max normalised; constant values count a half."""
+    low, high = min(values), max(values)
+    return [0.5 if high - low < 1e-8 else (value - low) / (high - low) for value in values]
+
+
+def _episode_advantage(groups: Sequence[Group], settings: Any) -> dict[tuple[str, int], float]:
+    """GRPO's, of every turn from the anchor on."""
+    worth: dict[tuple[str, int], float] = {}
+    for group in groups:
+        turns = [(episode, turn) for episode in _sound(group) for turn in episode.turns[group.anchor :]]
+        if settings.group_stats == "trajectory":
+            by_episode = _standard(
+                {(episode.id, 0): episode.reward for episode in _sound(group)}, settings.divide_by_std
+            )
+            worth |= {(episode.id, turn.index): by_episode[episode.id, 0] for episode, turn in turns}
+            continue
+        free = {e.id: e.reward + sum(t.penalty for t in e.turns[group.anchor :]) for e in _sound(group)}
+        scores = {(episode.id, turn.index): free[episode.id] - turn.penalty for episode, turn in turns}
+        worth |= _standard(scores, settings.divide_by_std)
+    return worth
+
+
+def _standard(scores: Mapping[tuple[str, int], float], divide: bool) -> dict[tuple[str, int], float]:
+    """(x - mean) / (unbiased std + 1e-6); 0 where all are equal; one alone has mean 0 and std 1."""
+    values = list(scores.values())
+    if len(values) == 1:
+        mean, std = 0.0, 1.0
+    else:
+        mean, std = math.fsum(values) / len(values), statistics.stdev(values)
+    if len(values) > 1 and min(values) == max(values):
+        return dict.fromkeys(scores, 0.0)
+    return {key: (value - mean) / (std + 1e-6 if divide else 1.0) for key, value in scores.items()}
+
+
+def _sound(group: Group) -> list[Trajectory]:
+    return [episode for episode in group.members if episode.ok]
+
+
+def _start(schedule: Any, first: int) -> float:
+    """A schedule's value at the first update: a number, or a line from start to end."""
+    if not isinstance(schedule, Mapping):
+        return float(schedule)
+    if schedule["kind"] == "constant":
+        return float(schedule["value"])
+    if schedule["kind"] != "linear":
+        raise NotImplementedError(f"a {schedule['kind']} schedule")
+    start, end, steps = (float(schedule[key]) for key in ("start", "end", "steps"))
+    return start + (end - start) * min(first / steps, 1.0)
