@@ -227,7 +227,7 @@ def check_page(plan, file, capsys):
 def test_the_table_of_atod_expands_into_valid_runs(scale, monkeypatch):
     monkeypatch.chdir(ROOT)
     plan = read_sweep(ATOD, scale)
-    assert len(plan.runs) == {"small": 3 * 5 * 3, "paper": 9 * 5 * 3}[scale]
+    assert len(plan.runs) == {"small": 3 * 6 * 3, "paper": 9 * 6 * 3}[scale]
     for run in plan.runs:
         spec = trainer_spec(run.config.algorithm)
         settings = validate(spec.config, run.config.trainer, f"{run.name} trainer.")
