@@ -279,9 +279,9 @@ class SlotBatch:
         guided = self._choices.guided[rows]
         logits = existing_logits(logits, self._vocabulary)
         early = np.flatnonzero((settings.position < settings.min_tokens) & ~guided)
-        for place in early:  # as below: the engine's own end tokens are banned by `sample_rows`
-            if own := list(self.running[int(rows[place])].request.end_ids):
-                logits[int(place), own] = float("-inf")
+        for at in early:  # as below: the engine's own end tokens are banned by `sample_rows`
+            if own := list(self.running[int(rows[at])].request.end_ids):
+                logits[int(at), own] = float("-inf")
         ids, logps = sample_rows(
             logits,
             settings,
