@@ -249,7 +249,10 @@ def _without_the_word(body: Mapping[str, Any]) -> Any:
     if isinstance(errors, list) and errors:  # Cloudflare
         return errors[0]
     coded = body.get("code") and (body.get("message") or body.get("msg"))  # DashScope, SiliconFlow
-    return body if coded or body.get("success") is False or body.keys() == {"detail"} else None
+    failed = (
+        body.get("success") is False and len(body) > 1
+    )  # alone it is the answer of a route that can say no
+    return body if coded or failed or body.keys() == {"detail"} else None
 
 
 def _said(error: Any) -> tuple[list[str], str, str]:

@@ -363,6 +363,8 @@ def test_a_signal_ends_an_evaluation_with_one_line(tmp_path, number, code, said)
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
+        # a shell starts what runs in the background with SIGINT ignored, and children inherit that
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     while not begun.exists():
         assert process.poll() is None, process.stderr.read()

@@ -43,7 +43,10 @@ def test_replies_end_with_the_token_of_the_chat_template(name):
 @pytest.mark.parametrize("name", sorted(FAMILIES))
 def test_guided_choices_go_on_where_the_prompt_stops_and_are_clean(name):
     family = FAMILIES[name]
-    rest = "<think>\n\n</think>\n\n<action>open door</action>".removeprefix(family.opened)
+    thought = (
+        "" if family.opened.endswith("</think>") else "<think>\n\n</think>\n\n".removeprefix(family.opened)
+    )
+    rest = f"{thought}<action>open door</action>"
     policy, engine, tokenizer = policy_of(name, [rest], guided=True)
     policy.submit([view()])
     ((_, decision),) = policy.poll()
