@@ -49,7 +49,8 @@ def evaluate(model: Path, run: Path, turns: int = 1) -> None:
     """Write programs for the held-out tasks, sampled at temperature 1: one each, or more where the tests complain."""
     options = ["--policy", "model", "--model", str(model), "--prompt", "agentbench.prompts:code/transcript"]
     options += ["--temperature", "1.0", "--max-new-tokens", "64", "--concurrency", "64", "--output", str(run)]
-    options += ["--env-option", f"max_turns={turns}", *(["--resume"] if run.exists() else [])]
+    options += ["--max-turns", str(turns), "--env-option", f"max_turns={turns}"]
+    options += ["--resume"] if run.exists() else []
     command("eval", "--panel", "code/mini@1", *options)
 
 
