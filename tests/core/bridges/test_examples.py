@@ -110,6 +110,9 @@ def test_verifiers_scores_an_experts_replies_with_one_and_nonsense_with_nothing(
 
 INSPECT = """
 import json, sys, types
+import tiktoken
+# Inspect counts tokens with a table that it would download
+tiktoken.get_encoding = lambda name: types.SimpleNamespace(encode=lambda text, **_: text.split())
 sys.path.insert(0, sys.argv[1])
 import inspect_task
 from inspect_ai import eval
