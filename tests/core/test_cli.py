@@ -363,12 +363,16 @@ def test_a_signal_ends_an_evaluation_with_one_line(tmp_path, number, code, said)
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        # a shell starts what runs in the background with SIGINT ignored, and children inherit that
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        # shells start what runs in the background with SIGINT ignored, nohup with SIGHUP; children inherit that
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
     )
-    while not begun.exists():
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.02)
-    process.send_signal(number)
-    _, err = process.communicate(timeout=60)
+    try:
+        while not begun.exists():
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.02)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.communicate()
     assert (process.returncode, err) == (code, said)
