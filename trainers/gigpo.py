@@ -7,7 +7,6 @@ exact.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from pydantic import Field
@@ -22,7 +21,7 @@ from .maths.advantages import step_centred
 from .maths.turns import per_token
 from .preconditions import require_comparable, require_groups
 from .references import sampled
-from .surrogate import PolicyGradient, ReferenceConfig, episode_advantage, open_reference
+from .surrogate import RELEASED, PolicyGradient, ReferenceConfig, episode_advantage, open_reference
 
 
 class GigpoConfig(ReferenceConfig):
@@ -111,28 +110,12 @@ def refuse(run: TrainConfig, settings: GigpoConfig) -> None:
     require_comparable(run, settings.importance_cap)
 
 
-PRESETS: dict[str, dict[str, Any]] = {
-    "released": {
-        "rows_per_update": 256,
-        "trainer": {
-            "group_stats": "turn",
-            "reduction": "token_mean",
-            "dual_clip": 3.0,
-            "entropy_coef": 0.001,
-            "ref_kl_coef": 0.01,
-            "ref_kl_log_ratio_limit": 20.0,
-            "ref_kl_limit": 10.0,
-        },
-    },
-}
-
-
 SPEC = TrainerSpec(
     id="gigpo",
     reference=sampled.gigpo,
     config=GigpoConfig,
     build=Gigpo,
     refuse=refuse,
-    presets=PRESETS,
+    presets={"released": RELEASED},
     paper="GiGPO, arXiv:2505.10978",
 )

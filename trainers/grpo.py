@@ -16,7 +16,7 @@ from agentbench.types import Group
 from .maths.turns import per_token
 from .preconditions import require_comparable, require_groups
 from .references import sampled
-from .surrogate import PolicyGradient, ReferenceConfig, episode_advantage, open_reference
+from .surrogate import RELEASED, PolicyGradient, ReferenceConfig, episode_advantage, open_reference
 
 
 class GrpoConfig(ReferenceConfig):
@@ -68,18 +68,7 @@ def refuse(run: TrainConfig, settings: GrpoConfig) -> None:
 
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {"trainer": {"group_stats": "trajectory", "reduction": "trajectory_mean", "ref_kl_coef": 0.04}},
-    "released": {
-        "rows_per_update": 256,
-        "trainer": {
-            "group_stats": "turn",
-            "reduction": "token_mean",
-            "dual_clip": 3.0,
-            "entropy_coef": 0.001,
-            "ref_kl_coef": 0.01,
-            "ref_kl_log_ratio_limit": 20.0,
-            "ref_kl_limit": 10.0,
-        },
-    },
+    "released": RELEASED,
 }
 
 

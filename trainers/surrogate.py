@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from pydantic import Field, model_validator
 from torch import Tensor
@@ -29,6 +30,20 @@ from .maths.schedules import Measured, ScheduleConfig, from_config
 from .objectives import Mixed, Objective, TokenObjective
 from .student.student import Scores, Student
 from .teachers.local import LocalTeacher
+
+RELEASED: dict[str, Any] = {
+    "rows_per_update": 256,
+    "trainer": {
+        "group_stats": "turn",
+        "reduction": "token_mean",
+        "dual_clip": 3.0,
+        "entropy_coef": 0.001,
+        "ref_kl_coef": 0.01,
+        "ref_kl_log_ratio_limit": 20.0,
+        "ref_kl_limit": 10.0,
+    },
+}
+"""Preset of the group methods that share verl-agent's released code: its update, on episode advantages."""
 
 
 class SurrogateConfig(Section):

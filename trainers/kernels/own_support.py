@@ -1,22 +1,23 @@
 """Divergence on the student's K likeliest ids and a bucket for the rest, as a rule for `fused`.
 
-The choice of ids carries no gradient. Leaves out formulas (`maths.divergences`) and the teacher's choice (`support`).
+The choice of ids carries no gradient. Leaves out formulas (`maths.divergences`), the gradient and
+the teacher's choice (`support`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from ..maths.divergences import Kind, on_support
 from .fused import ChunkTerms, LinearHead
+from .support import support_terms
 
 
 @dataclass(frozen=True)
 class OwnSupportRule:
-    """Gradient of a function of K log-probs: slope on their ids, minus q times the slopes' sum.
+    """The divergence with the student's choice of ids; a later step on a batch weighs tokens by importance.
 
     Attributes:
         teacher: its hidden states of all tokens and its head, ready for products; its D may differ from the student's.
@@ -39,18 +40,14 @@ class OwnSupportRule:
         """Value and gradient of a chunk of rows; the second column is the teacher's log-prob of the sampled token."""
         token_C1 = self.token_X[rows, None]
         teacher_CV = self.teacher.head.log_probs(self.teacher.hidden_ND[rows], 1.0)[0].to(logp_CV.dtype)
-        best = logp_CV.topk(self.k, dim=-1)
-        teacher_CK = teacher_CV.gather(1, best.indices)
+        ids_CK = logp_CV.topk(self.k, dim=-1).indices
+        teacher_CK = teacher_CV.gather(1, ids_CK)
         weight_C = self.weight_X[rows].to(logp_CV.dtype)
         if self.old_X is not None:
             ratio_C = (logp_CV.gather(1, token_C1)[:, 0] - self.old_X[rows].to(logp_CV.dtype)).exp()
             weight_C = weight_C * ratio_C.clamp(max=self.ratio_cap)
-        student_CK = best.values.detach().requires_grad_()
-        with torch.enable_grad():
-            value_C = on_support(student_CK, teacher_CK, kind=self.kind, tail="tail", beta=self.beta)
-            weighted_C = weight_C * value_C
-            (slope_CK,) = torch.autograd.grad(weighted_C.sum(), student_CK)
-        spoken_C = teacher_CV.gather(1, token_C1)[:, 0]
-        grad_CV = logp_CV.exp_().mul_(-slope_CK.sum(dim=1, keepdim=True))
-        grad_CV.scatter_add_(1, best.indices, slope_CK)
-        return ChunkTerms(weighted_C.detach(), value_C.detach(), spoken_C, grad_CV)
+
+        def value(student_CK: Tensor) -> Tensor:
+            return on_support(student_CK, teacher_CK, kind=self.kind, tail="tail", beta=self.beta)
+
+        return support_terms(logp_CV, ids_CK, value, weight_C, 1.0, teacher_CV.gather(1, token_C1)[:, 0])

@@ -45,7 +45,7 @@ class SupportRule:
 
         ids_CK, weight_C = self.ids_XK[rows], self.weight_X[rows].to(logp_CV.dtype)
         mass_C = logp_CV.gather(1, ids_CK).exp().sum(dim=1)
-        return _terms(logp_CV, ids_CK, value, weight_C, self.temperature, mass_C)
+        return support_terms(logp_CV, ids_CK, value, weight_C, self.temperature, mass_C)
 
 
 @dataclass(frozen=True)
@@ -101,18 +101,24 @@ class LocalSupportRule:
             return local_support(student_CL, teacher_CL, inside_C, old_C, sampled_token=self.sampled_token)
 
         ids_CL, weight_C = torch.cat([ids_CK, token_C[:, None]], dim=1), self.weight_X[rows].to(logp_CV.dtype)
-        return _terms(logp_CV, ids_CL, value, weight_C, 1.0, mass_C)
+        return support_terms(logp_CV, ids_CL, value, weight_C, 1.0, mass_C)
 
 
-def _terms(
+def support_terms(
     logp_CV: Tensor,
     ids_CK: Tensor,
     value_of: Callable[[Tensor], Tensor],
     weight_C: Tensor,
     temperature: float,
-    mass_C: Tensor,
+    second_C: Tensor,
 ) -> ChunkTerms:
-    """Gradient of a function of K log-probs: slopes on their ids, which may repeat, minus q times the slopes' sum."""
+    """Gradient of a function of K log-probs: slopes on their ids, which may repeat, minus q times the slopes' sum.
+
+    Args:
+        logp_CV: the student's; overwritten.
+        value_of: log-probs of the ids [C, K] -> what is summed, [C].
+        second_C: reported beside the value.
+    """
     # K numbers of a row are few: autograd works out their slopes, and only the softmax around them is ours
     student_CK = logp_CV.gather(1, ids_CK).requires_grad_()
     with torch.enable_grad():
@@ -121,4 +127,4 @@ def _terms(
         (slope_CK,) = torch.autograd.grad(weighted_C.sum(), student_CK)
     slope_CK = slope_CK / temperature
     grad_CV = logp_CV.exp_().mul_(-slope_CK.sum(dim=1, keepdim=True)).scatter_add_(1, ids_CK, slope_CK)
-    return ChunkTerms(weighted_C.detach(), value_C.detach(), mass_C, grad_CV)
+    return ChunkTerms(weighted_C.detach(), value_C.detach(), second_C, grad_CV)
