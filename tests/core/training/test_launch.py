@@ -125,10 +125,12 @@ def test_when_one_process_dies_all_stop_and_the_run_can_go_on(model, tmp_path):
         while not (tmp_path / "run" / f"checkpoint-{newest + 1}").exists():
             assert again.poll() is None, again.stderr.read()
             time.sleep(0.02)
+        workers = children(again.pid)
+        assert len(workers) == 2
     finally:
         again.terminate()
         again.communicate(timeout=300)
-    assert not any(_alive(worker) for worker in children(os.getpid()))
+    assert not any(_alive(worker) for worker in workers)
 
 
 def test_bad_configuration_stops_before_anything_is_launched(model, tmp_path):
