@@ -33,7 +33,7 @@ from ..foreign import shortened
 from ..registry import open_engine, suite_files
 from ..runs.episodes import EPISODES
 from ..runs.files import encode_json, read_json, write_whole
-from ..runs.groups import seed_interval
+from ..runs.significance import mean_interval, require_statistics
 from ..runs.summary import Summary, load_summary, summarise_run
 from .evaluate import EvalConfig, Progress, evaluate
 
@@ -127,7 +127,7 @@ class Cell:
         if len(values) > 1:
             sd = math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
             each = ", ".join(f"{100 * value:.1f}" for value in values)
-            ends = seed_interval(values)
+            ends = mean_interval(values)
             return f"{100 * mean:.1f} [{100 * ends.low:.1f}, {100 * ends.high:.1f}] (sd {100 * sd:.1f}; {each}; n={n})"
         rates = next(iter(self.summaries.values())).overall
         assert rates is not None
@@ -190,7 +190,7 @@ def run_suite(
     Raises: UsageError: two players have one name, or the folder is used and `resume` was not asked for.
     """
     if len(seeds) > 1:
-        seed_interval([0.0, 0.0])  # refuses before hours of playing where scipy is missing
+        require_statistics("an interval over seeds")  # before hours of playing
     folders = [player.folder for player in players]
     if len(set(folders)) < len(folders):
         raise UsageError(

@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import missing_dependency
 from ..foreign import cell, printable
 from .curves import Curve, Point, band, methods
-from .groups import seed_interval
+from .significance import mean_interval
 from .stats import Estimate
 from .tables import markdown_table
 
@@ -106,7 +106,7 @@ def _method(name: str, group: Sequence[Curve]) -> list[str]:
     mean, sd, interval = sum(values) / len(values), "–", "–"
     if len(values) > 1:
         sd = f"{100 * math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1)):.1f}"
-        interval = _interval(seed_interval(values))
+        interval = _interval(mean_interval(values))
     return [
         cell(name),
         str(len(group)),

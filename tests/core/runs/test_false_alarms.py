@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from agentbench.runs.groups import contrast
-from agentbench.runs.stats import bootstrap_mean, detectable, mcnemar, sign_flip
+from agentbench.runs.significance import detectable, mcnemar, paired_bootstrap, sign_flip
 
 PAIRS, TASKS = 1000, 134
 
@@ -21,7 +21,7 @@ def test_two_runs_without_a_difference():
     rng = np.random.default_rng(0)
     alarms = sum(
         not (found.low <= 0 <= found.high)
-        for found in (bootstrap_mean(paired_runs(rng).tolist()) for _ in range(PAIRS))
+        for found in (paired_bootstrap(paired_runs(rng).tolist()) for _ in range(PAIRS))
     )
     assert 0.035 <= alarms / PAIRS <= 0.065
 
