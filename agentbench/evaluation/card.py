@@ -18,9 +18,9 @@ from ..registry import env_spec
 from ..runs.episodes import read_episodes
 from ..runs.files import read_json, read_lines
 from ..runs.folder import CONFIG, METRICS, VERSIONS, run_config
-from ..runs.sides import is_training
+from ..runs.sides import TEACHERS, is_training
 from ..runs.stats import Estimate
-from ..runs.summary import Summary, load_summary, read_plan
+from ..runs.summary import SUMMARY, Summary, load_summary, read_plan
 from ..types import Trajectory
 
 Card = dict[str, dict[str, Any]]
@@ -80,8 +80,8 @@ def card_of(run: Path, teacher: Path | None = None) -> Card:
         },
         "result": _result(summary),
         "cost": _cost(summary),
-        "training": _training(run),
-        "teacher": _teacher(teacher, plan.digest) if teacher else {},
+        "training": _training(run) or dict(facts.get("trained", {})),
+        "teacher": _teachers(run, teacher, plan.digest),
         "again": {"command": f"agentbench eval {run / CONFIG} --output FOLDER"},
         "versions": {
             "python": facts.get("python"),
@@ -96,8 +96,8 @@ def card_of(run: Path, teacher: Path | None = None) -> Card:
 
 def _training(run: Path) -> dict[str, Any]:
     """How the weights were made, of TRAINING/eval/step-N; {} of another evaluation."""
-    home = run.resolve().parent.parent
-    if run.resolve().parent.name != "eval" or not is_training(home):
+    home = _home(run)
+    if home is None:
         return {}
     config, facts = run_config(home), read_json(home / VERSIONS)
     step = int(run.resolve().name.removeprefix("step-"))
@@ -110,12 +110,31 @@ def _training(run: Path) -> dict[str, Any]:
         "step": f"{step} of {config.get('max_steps')}",
         "started from weights": facts.get("engine", {}).get("weights"),
         "teachers": teachers,
+        "origins": _origins(home, facts, step),
         **{
             f"{name} of the step (nats)": metrics.get(name)
             for name in ("engine_gap", "engine_gap_max", "publish_gap")
         },
         **_flat(rest),
     }
+
+
+def _home(run: Path) -> Path | None:
+    """The training run that an evaluation was made by; None of another evaluation."""
+    inside = run.resolve()
+    return (
+        inside.parent.parent if inside.parent.name == "eval" and is_training(inside.parent.parent) else None
+    )
+
+
+def _origins(home: Path, facts: Mapping[str, Any], step: int) -> dict[str, str]:
+    """Fingerprint of every model that a training run started from, by name.
+
+    Runs of earlier releases wrote it into their checkpoints alone.
+    """
+    state = home / f"checkpoint-{step}" / "trainer_state.json"
+    kept = facts.get("origins") or (read_json(state).get("origins") if state.is_file() else None)
+    return dict(kept or {})
 
 
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -127,6 +146,28 @@ def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
             if isinstance(value, Mapping)
             else {key: value}
         )
+    return found
+
+
+def _teachers(run: Path, named: Path | None, digest: str) -> dict[str, Any]:
+    """The teachers' own scores: as named, as the training run found them, or how to get them."""
+    if named is not None:
+        return _teacher(named, digest)
+    home = _home(run)
+    config = run_config(home) if home is not None else {}
+    found: dict[str, Any] = {}
+    for number, item in enumerate(config.get("teachers") or []):
+        assert home is not None
+        played = home / TEACHERS / str(number)
+        name = item.get("model_name_or_path") or f"the run's own weights ({item.get('backend')})"
+        if (played / SUMMARY).is_file():
+            told = _teacher(played, digest)
+        else:
+            told = {
+                "own score": f"not measured: agentbench eval {run / CONFIG} --model {name} --output FOLDER, then "
+                "agentbench card ... --teacher FOLDER; eval.teachers=true does it while training"
+            }
+        found |= {f"{key} of {name}": value for key, value in told.items() if key != "model"}
     return found
 
 
@@ -233,6 +274,8 @@ def as_markdown(card: Card, title: str) -> str:
 
 
 def _cell(value: Any) -> str:
+    if isinstance(value, Mapping):
+        value = [f"{name}: {inner}" for name, inner in value.items()]
     text = "; ".join(map(str, value)) if isinstance(value, list) else str(value)
     return text.replace("|", "\\|").replace("\n", " ")
 

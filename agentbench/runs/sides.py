@@ -19,6 +19,9 @@ from .folder import METRICS, VERSIONS
 _STEP = re.compile(r"step-(\d+)")
 _SEED = re.compile(r"seed-(-?\d+)")
 
+TEACHERS = "teachers"
+"""Folder of a training run that holds its teachers' own evaluations, numbered as in its configuration."""
+
 Say = Callable[[str], None]
 
 

@@ -165,7 +165,7 @@ def _points(share: float) -> str:
 
 
 def _interval(found: Estimate) -> str:
-    """ "–" where all values were equal: there is nothing to draw an interval from."""
+    """The interval, or "–" where all values were equal: there is nothing to draw an interval from."""
     return "–" if found.low == found.high else f"{100 * found.low:+.1f} – {100 * found.high:+.1f}"
 
 

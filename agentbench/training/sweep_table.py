@@ -19,6 +19,7 @@ from ..runs.folder import METRICS, TIMINGS, VERSIONS
 from ..runs.groups import compare_groups
 from ..runs.significance import mean_interval
 from .check import check_resume
+from .log import direction
 from .sweep import PublishedColumn, SweepPlan, SweepRun
 
 RECORD, PAGE = "table.json", "table.md"
@@ -65,7 +66,8 @@ def _method(runs: Sequence[SweepRun], base: Sequence[SweepRun]) -> dict[str, Any
     done = [run for run in runs if run.finished]
     points = {run.seed: _evaluations(run) for run in done}
     last = {seed: found[-1] for seed, found in points.items()}
-    best = {seed: max(found[1:], key=lambda point: float(point["value"])) for seed, found in points.items()}
+    sign = direction(done[0].config.metric_for_best_model) if done else 1
+    best = {seed: max(found[1:], key=lambda point: sign * point["value"]) for seed, found in points.items()}
     return {
         "runs": len(done),
         "planned": len(runs),
