@@ -17,10 +17,10 @@ from ..dialogue.prompt import load_prompt
 from ..registry import env_spec
 from ..runs.episodes import read_episodes
 from ..runs.files import read_json, read_lines
-from ..runs.folder import CONFIG, METRICS, VERSIONS, run_config
-from ..runs.sides import TEACHERS, is_training
+from ..runs.folder import CONFIG, METRICS, VERSIONS, run_config, training_home
+from ..runs.sides import TEACHERS
 from ..runs.stats import Estimate
-from ..runs.summary import SUMMARY, Summary, load_summary, read_plan
+from ..runs.summary import SUMMARY, Summary, read_plan, summary_of
 from ..types import Trajectory
 
 Card = dict[str, dict[str, Any]]
@@ -46,7 +46,7 @@ def card_of(run: Path, teacher: Path | None = None) -> Card:
     Raises: MissingData, CorruptData: it is no run folder, or parts of it are gone.
     """
     plan, policy = read_plan(run)
-    summary, config = load_summary(run), run_config(run)
+    summary, config = summary_of(run), run_config(run)
     facts = read_json(run / VERSIONS)
     spec = env_spec(config.get("env") or plan.env)
     engine = policy.get("engine") if isinstance(policy.get("engine"), Mapping) else {}
@@ -96,7 +96,7 @@ def card_of(run: Path, teacher: Path | None = None) -> Card:
 
 def _training(run: Path) -> dict[str, Any]:
     """How the weights were made, of TRAINING/eval/step-N; {} of another evaluation."""
-    home = _home(run)
+    home = training_home(run)
     if home is None:
         return {}
     config, facts = run_config(home), read_json(home / VERSIONS)
@@ -117,14 +117,6 @@ def _training(run: Path) -> dict[str, Any]:
         },
         **_flat(rest),
     }
-
-
-def _home(run: Path) -> Path | None:
-    """The training run that an evaluation was made by; None of another evaluation."""
-    inside = run.resolve()
-    return (
-        inside.parent.parent if inside.parent.name == "eval" and is_training(inside.parent.parent) else None
-    )
 
 
 def _origins(home: Path, facts: Mapping[str, Any], step: int) -> dict[str, str]:
@@ -153,7 +145,7 @@ def _teachers(run: Path, named: Path | None, digest: str) -> dict[str, Any]:
     """The teachers' own scores: as named, as the training run found them, or how to get them."""
     if named is not None:
         return _teacher(named, digest)
-    home = _home(run)
+    home = training_home(run)
     config = run_config(home) if home is not None else {}
     found: dict[str, Any] = {}
     for number, item in enumerate(config.get("teachers") or []):
@@ -178,7 +170,7 @@ def _teacher(run: Path, digest: str) -> dict[str, Any]:
         "model": engine.get("model", policy.get("policy")),
         "weights": engine.get("weights"),
         "panel": plan.id + ("" if plan.digest == digest else " (other tasks than this run's)"),
-        **_result(load_summary(run)),
+        **_result(summary_of(run)),
     }
 
 

@@ -15,8 +15,9 @@ from ..config import differences
 from ..errors import UsageError
 from ..types import Trajectory
 from .files import read_json
-from .folder import VERSIONS, run_config
+from .folder import CONFIG, VERSIONS, run_config, training_home
 from .own import read_run
+from .resume import TRAINING, is_free
 from .significance import detectable, holm, mcnemar, paired_bootstrap, sign_flip
 from .stats import Estimate
 from .summary import Assignment, read_plan
@@ -24,7 +25,7 @@ from .summary import Assignment, read_plan
 _MOVES_NOTHING = frozenset(
     {
         *("output_dir", "concurrency", "step_seconds", "episode_seconds", "retries", "allow_missing"),
-        *("max_error_rate", "model_name_or_path", "panel", "seed"),
+        *("max_error_rate", "give_up_after", "model_name_or_path", "policy", "panel", "seed"),
     }
 )
 """Keys of a run that are no setting of the game: bookkeeping, and what a comparison is about (model, seed)."""
@@ -183,6 +184,10 @@ def adjusted(rows: Mapping[str, _Row]) -> dict[str, _Row]:
 def differing_settings(runs: Sequence[Path]) -> Iterator[str]:
     """Every setting in which any of the runs differs from the first, with both values; model and seed are left out."""
     first, *others = [_settings(run) for run in runs]
+    training = [_training(run) for run in runs]
+    if all(training):  # a run that was not trained here has none to differ in
+        first = {**first, "training": training[0]}
+        others = [{**other, "training": made} for other, made in zip(others, training[1:], strict=True)]
     seen: set[str] = set()
     for other in others:
         for line in differences(first, other):
@@ -210,11 +215,37 @@ def _settings(run: Path) -> dict[str, Any]:
     config |= versions.get("terms", {})
     if "options" in versions:
         config["env_options"] = versions["options"]
-    for key in ("parser", "prompt"):
-        if key in played:
+    for key, told in (("parser", "parser"), ("prompt", "prompt"), ("template_options", "template")):
+        if told in played:
             config.pop(key, None)
+    if not config.get("template_options"):  # a ready-made player has none
+        config.pop("template_options", None)
     machine = versions.get("env", {})
-    return {"panel": plan.id, "rules": plan.rules, **config, "played": played, "machine": machine}
+    code = {key: versions[key] for key in ("code", "python", "packages") if key in versions}
+    made = {"panel": plan.id, "rules": plan.rules, **config, "played": played, "machine": machine}
+    return {**made, "versions": code}
+
+
+def _training(run: Path) -> dict[str, Any]:
+    """What moved the weights of a training run's evaluation, but for the seed; {} of another evaluation."""
+    home = training_home(run)
+    if home is None or not (home / CONFIG).is_file():
+        return {}
+    config = run_config(home)
+    kept = {key: value for key, value in config.items() if key not in ("seed", "eval", "output_dir")}
+    return {"step": run.resolve().name.removeprefix("step-"), **_pinned(kept)}
+
+
+def _pinned(values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+    """The keys of a training run's configuration that may move a number."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        dotted = f"{where}{key}"
+        if isinstance(value, Mapping):
+            found[key] = _pinned(value, f"{dotted}.")
+        elif not is_free(dotted, TRAINING):
+            found[key] = value
+    return found
 
 
 def verdict(
@@ -241,7 +272,8 @@ def verdict(
 
 def _confidence(difference: Estimate, points: str, of: str) -> str:
     if difference.low == difference.high:  # all alike: nothing to draw an interval from
-        return f"{points} in every one of {difference.n} {of}, so there is no interval"
+        where = f"in every one of {difference.n} {of}" if difference.n > 1 else "in the one task"
+        return f"{points} {where}, so there is no interval"
     low, high = 100 * difference.low, 100 * difference.high
     return f"B - A is {low:+.1f} to {high:+.1f} points with 95 % confidence"
 

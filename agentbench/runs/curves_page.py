@@ -137,7 +137,8 @@ def _run(curve: Curve) -> list[str]:
 def _cost(curve: Curve) -> list[str]:
     cost = curve.cost
     counts = (curve.last.step, cost.episodes, cost.sampled, cost.read, cost.trained)
-    return [cell(str(curve.run)), *(f"{count:,}" for count in counts), f"{cost.seconds / 3600:.2f}"]
+    hours = f"{cost.seconds / 3600:.2f}" if cost.seconds else "–"
+    return [cell(str(curve.run)), *(f"{count:,}" if count else "–" for count in counts), hours]
 
 
 def _at(point: Point) -> str:
@@ -145,4 +146,4 @@ def _at(point: Point) -> str:
 
 
 def _interval(found: Estimate) -> str:
-    return f"{100 * found.low:.1f} – {100 * found.high:.1f}"
+    return "–" if found.low == found.high else f"{100 * found.low:.1f} – {100 * found.high:.1f}"

@@ -8,12 +8,13 @@ holds it against statsmodels' MixedLM. Leaves out single runs (`compare`) and th
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import UsageError
 from .compare import adjusted, differing_settings, verdict
+from .folder import run_config
 from .own import read_run
 from .significance import detectable_between, pooled, student
 from .stats import Estimate
@@ -77,6 +78,11 @@ def compare_groups(
             raise UsageError(
                 f"group {name} has {len(runs)} run(s); groups need two or more, compare two single runs as RUN_A RUN_B"
             )
+    both = {run.resolve() for run in runs_a} & {run.resolve() for run in runs_b}
+    if both:
+        raise UsageError(f"{min(both)} is in both groups; name each run once")
+    _require_different(runs_a)
+    _require_different(runs_b)
     _require_same_tasks([*runs_a, *runs_b])
     values_a, values_b = [_values(run) for run in runs_a], [_values(run) for run in runs_b]
     head = contrast([_mean(run) for run in values_a], [_mean(run) for run in values_b])
@@ -114,6 +120,21 @@ def contrast(means_a: Sequence[float], means_b: Sequence[float]) -> Contrast:
         detectable=detectable_between(means_a, means_b),
         holm=p,
     )
+
+
+def _require_different(runs: Sequence[Path]) -> None:
+    """Refuse a copy of a run: it would count as a seed of its own."""
+    seen: dict[tuple[str, int], Path] = {}
+    for run in runs:
+        engine = read_plan(run)[1].get("engine")
+        if not isinstance(engine, Mapping) or "weights" not in engine:
+            continue
+        key = str(engine["weights"]), run_config(run).get("seed", 0)
+        if key in seen:
+            raise UsageError(
+                f"{seen[key]} and {run} are the same weights played with the same seed; a run counts once"
+            )
+        seen[key] = run
 
 
 def _require_same_tasks(runs: Sequence[Path]) -> None:

@@ -126,12 +126,15 @@ def student(a: Sequence[float], b: Sequence[float]) -> tuple[Estimate, float | N
 
 
 def mean_interval(values: Sequence[float]) -> Estimate:
-    """Mean with Student's 95 % interval, at least two values."""
+    """Mean of shares with Student's 95 % interval, at least two values; it ends where shares do, at 0 and 1.
+
+    Values that are all equal have no spread: the interval is then the value, and whoever shows it leaves it out.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         found = _library("scipy.stats", "an interval over seeds").ttest_1samp(values, 0.0)
     low, high = found.confidence_interval(0.95)
-    return Estimate(float(np.mean(values)), float(low), float(high), len(values))
+    return Estimate(float(np.mean(values)), max(0.0, float(low)), min(1.0, float(high)), len(values))
 
 
 def pooled(a: Sequence[float], b: Sequence[float]) -> float:

@@ -12,6 +12,7 @@ from agentbench.evaluation.evaluate import EvalConfig, evaluate
 from agentbench.policies.ready import ScriptedPolicy
 from agentbench.registry import load
 from agentbench.runs.groups import compare_groups, contrast
+from agentbench.runs.sides import matching
 from agentbench.runs.tables import compared_groups
 
 pytest.importorskip("statsmodels")
@@ -48,6 +49,21 @@ def test_groups_of_seeds_are_compared_run_by_run(groups):
     assert found.luck == pytest.approx((2 / 9 / 12) ** 0.5)  # 1/3 x 2/3 of a run, over 12 episodes
     with pytest.raises(UsageError, match="group B has 1 run"):
         compare_groups(groups[0], groups[1][:1])
+
+
+def test_a_run_counts_once(groups, tmp_path):
+    few, many = groups
+    with pytest.raises(UsageError, match="few-2 is in both groups; name each run once"):
+        compare_groups(few, [*many, few[2]])
+    # a copy of a run is no further seed
+    for run in (few[0], few[1]):
+        path = run / "versions.json"
+        facts = json.loads(path.read_text())
+        path.write_text(json.dumps({**facts, "policy": {**facts["policy"], "engine": {"weights": "abc"}}}))
+    with pytest.raises(UsageError, match=r"few-0 and .*few-1 are the same weights played with the same seed"):
+        compare_groups(few, many)
+    patterns = [str(tmp_path / "few-*"), str(tmp_path / "few-0")]
+    assert matching(patterns, print) == few
 
 
 def test_by_task_type_with_holm(groups):

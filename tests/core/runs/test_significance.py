@@ -100,6 +100,8 @@ def test_an_interval_over_seeds_by_hand():
     found = mean_interval([0.4, 0.5, 0.6])
     assert found.value == pytest.approx(0.5)
     assert found.high - found.value == pytest.approx(4.3026527 * 0.1 / 3**0.5)
+    wide = mean_interval([0.0, 0.25])  # 0.125 +- 12.706 x 0.125 lies beyond what a share can be
+    assert (wide.low, wide.high) == (0.0, 1.0)
 
 
 def test_without_the_extra_the_comparison_names_it(monkeypatch):
