@@ -35,6 +35,9 @@ _BOOKKEEPING = frozenset(
 )
 """Keys of a configuration that stand elsewhere on the card, or that move no number."""
 _PROMPTS = 3
+_NO_CHECK = (
+    "none: an evaluation has one engine; training scores the same tokens twice (engine_gap, publish_gap)"
+)
 
 
 def card_of(run: Path, teacher: Path | None = None) -> Card:
@@ -67,6 +70,7 @@ def card_of(run: Path, teacher: Path | None = None) -> Card:
             **{key: value for key, value in engine.items() if key != "name"},
             "engine": engine.get("name"),
             "engine options": config.get("engine_options") or {},
+            "log-prob check": _NO_CHECK if engine and training_home(run) is None else None,
         },
         "how": {
             **{key: value for key, value in config.items() if key not in _BOOKKEEPING},
