@@ -261,7 +261,9 @@ def verdict(
     else:
         said = f"{'B' if difference.value > 0 else 'A'} is better" if p < 0.05 else "No difference is shown"
         said += f" (p = {p:.3g}; {_confidence(difference, points, of)})."
-        if p >= 0.05 and least:
+        if p >= 0.05 and least and least > 1:
+            said += f" So few {of} would show no difference reliably, however large."
+        elif p >= 0.05 and least:
             said += f" So many {of} would show a difference of {100 * least:.1f} points in four of five experiments."
     if settings:
         said += (

@@ -113,6 +113,7 @@ def detectable_between(a: Sequence[float], b: Sequence[float]) -> float | None:
 def student(a: Sequence[float], b: Sequence[float]) -> tuple[Estimate, float | None]:
     """Mean of B minus mean of A with Student's 95 % interval, variance pooled, and its two-sided p.
 
+    They are shares, so the interval ends at -1 and 1.
     Without any spread within the groups the test says nothing: p is None and the interval the difference itself.
     """
     value, n = float(np.mean(b)) - float(np.mean(a)), len(a) + len(b)
@@ -122,7 +123,7 @@ def student(a: Sequence[float], b: Sequence[float]) -> tuple[Estimate, float | N
         warnings.simplefilter("ignore", RuntimeWarning)  # runs that are nearly equal are no trouble here
         found = _library("scipy.stats").ttest_ind(b, a, equal_var=True)
     low, high = found.confidence_interval(0.95)
-    return Estimate(value, float(low), float(high), n), float(found.pvalue)
+    return Estimate(value, max(-1.0, float(low)), min(1.0, float(high)), n), float(found.pvalue)
 
 
 def mean_interval(values: Sequence[float]) -> Estimate:

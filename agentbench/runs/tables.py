@@ -150,7 +150,7 @@ def _contrast(name: str, row: Contrast) -> tuple[str, ...]:
         _interval(row.difference),
         _p(row.p),
         _p(row.holm),
-        "–" if row.detectable is None else _points(row.detectable),
+        "–" if row.detectable is None else _points(row.detectable) if row.detectable <= 1 else "> 100",
     )
 
 

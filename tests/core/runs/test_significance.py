@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from agentbench.errors import MissingDependency
+from agentbench.runs.compare import verdict
 from agentbench.runs.significance import (
     detectable,
     detectable_between,
@@ -86,6 +87,15 @@ def test_students_test_by_hand():
     seventeen = np.linspace(-1, 1, 17)
     unit = (seventeen / seventeen.std(ddof=1)).tolist()
     assert detectable_between(unit, unit) == pytest.approx(1.0, abs=0.02)
+
+
+def test_differences_of_shares_end_at_100_points_and_too_few_seeds_show_nothing():
+    # means 1/2 and 1/2, each side 0 and 1: sd 0.7071, standard error 0.7071, 2 degrees: +- 4.303 x 0.7071 = 3.04
+    found, p = student([0.0, 1.0], [0.0, 1.0])
+    assert (found.low, found.high, p) == (-1.0, 1.0, 1.0)
+    least = detectable_between([0.0, 1.0], [0.0, 1.0])
+    assert least > 1
+    assert "So few seeds would show no difference reliably" in verdict(found, p, least, (), of="seeds")
 
 
 def test_groups_without_spread_are_not_tested():
