@@ -57,7 +57,7 @@ test-latest test-oldest:
 	$(PYTHON) .ci/bounds.py $(END) > $(VENV)-$(END)/requirements.txt
 	$(VENV)-$(END)/bin/python -m pip install --quiet --no-compile --upgrade --upgrade-strategy eager \
 		-r $(VENV)-$(END)/requirements.txt "$$(grep '^torch==' requirements.lock)" "$$(grep '^setuptools==' requirements.lock)" \
-		pytest pytest-xdist hypothesis scipy tensorboard
+		pytest pytest-xdist hypothesis scipy statsmodels tensorboard
 	$(VENV)-$(END)/bin/python -m pip install --quiet --no-compile --no-deps --no-build-isolation -e .
 	$(VENV)-$(END)/bin/python -m pytest -n $(JOBS) -q $(VERSION_TESTS)
 

@@ -1,4 +1,4 @@
-"""Sums up the learning comparison.
+"""Sums up the learning comparison with the project's own report and comparison.
 
 Success by method, step and seed, paired against the student, and the teacher's take-over curve. Reads the run folders
 of `agentbench train examples/learning/*.yaml`; trains nothing.
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -26,54 +25,61 @@ from agentbench.registry import env_spec
 from agentbench.rollout.episode import Episode
 from agentbench.rollout.schedule import run_episodes
 from agentbench.runs.compare import compare_runs
-from agentbench.runs.episodes import read_episodes
-from agentbench.runs.stats import wilson
+from agentbench.runs.curves import Cost, Curve, Point, read_curve
+from agentbench.runs.curves_page import draw_curves, page
+from agentbench.runs.sides import evaluations
+from agentbench.runs.stats import Estimate, wilson
+from agentbench.runs.summary import load_summary
+from agentbench.runs.tables import markdown_table
 from agentbench.types import SamplingParams, derive_seed
 
 PROMPT = "agentbench.prompts:alfworld/transcript"
+PANEL = "examples/learning/heldout.yaml"
 TASKS, MAX_TURNS = 256, 20
 
 
-def evaluations(run: Path) -> list[tuple[int, Path]]:
-    """Evaluated steps of a run, in order."""
-    return sorted((int(path.name.removeprefix("step-")), path) for path in (run / "eval").iterdir())
-
-
-def student_tokens(run: Path, steps: int) -> int:
-    """Tokens the student had sampled in the first `steps` steps of training."""
-    total = 0
-    for step in range(steps):
-        for item in read_episodes(run / "rollouts" / f"step-{step:06d}.jsonl"):
-            total += sum(len(turn.action.token_ids) for turn in item.turns)
-    return total
-
-
-def curve(run: Path) -> list[dict[str, Any]]:
+def figures(run: Path) -> list[dict[str, Any]]:
     """Success at every evaluated step, paired with the student's at step 0."""
-    steps = evaluations(run)
-    first = steps[0][1]
+    folders = dict(evaluations(run))
     points = []
-    for step, folder in steps:
-        episodes = read_episodes(folder)
-        good = [item for item in episodes if item.ok]
-        rate = wilson(sum(bool(item.success) for item in good), len(good))
-        point: dict[str, Any] = {
-            "step": step,
-            "student_tokens": student_tokens(run, step),
-            "n": len(good),
-            "errors": len(episodes) - len(good),
-            "success": rate.value,
-            "low": rate.low,
-            "high": rate.high,
+    for point in read_curve(run).points:
+        row: dict[str, Any] = {
+            "step": point.step,
+            "student_tokens": point.cost.sampled,
+            "n": point.value.n,
+            "errors": sum(load_summary(folders[point.step]).errors.values()),
+            "success": point.value.value,
+            "low": point.value.low,
+            "high": point.value.high,
         }
-        if step:
-            paired = compare_runs(first, folder).success
-            assert paired is not None
-            point["gain"] = paired.difference.value
-            point["gain_interval"] = [paired.difference.low, paired.difference.high]
-            point["mcnemar_p"] = paired.p
-        points.append(point)
+        if point.step:
+            paired = compare_runs(folders[0], folders[point.step]).head
+            row["gain"] = paired.difference.value
+            row["gain_interval"] = [paired.difference.low, paired.difference.high]
+            row["mcnemar_p"] = paired.p
+        points.append(row)
     return points
+
+
+def curves(summary: dict[str, Any]) -> list[Curve]:
+    """The runs as `agentbench report` reads them from their folders, from the numbers that were kept of these."""
+    found = []
+    for name, rows in summary["curves"].items():
+        method, _, seed = name.rpartition("-")
+        points = tuple(
+            Point(
+                row["step"],
+                Estimate(row["success"], row["low"], row["high"], row["n"]),
+                None,
+                Cost(sampled=row["student_tokens"]),
+            )
+            for row in rows
+        )
+        last = points[-1]
+        found.append(
+            Curve(Path(name), {"algorithm": method, "seed": int(seed)}, points, PANEL, last.step, last.cost)
+        )
+    return found
 
 
 def take_over(student: Path, teacher: Path, turns: list[int]) -> list[dict[str, Any]]:
@@ -101,48 +107,39 @@ def take_over(student: Path, teacher: Path, turns: list[int]) -> list[dict[str, 
     return points
 
 
-def table(curves: dict[str, list[dict[str, Any]]]) -> str:
-    """The curves as a table, one row per run and step."""
-    lines = [
-        "| run | step | student tokens | n | errors | success | 95 % interval | gain | 95 % interval | McNemar p |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+def table(summary: dict[str, Any]) -> str:
+    """The page of `agentbench report`, every gain over the student, and the teacher's take-over."""
+    gains = [
+        (
+            name,
+            str(row["step"]),
+            f"{100 * row['gain']:+.1f}",
+            f"{100 * row['gain_interval'][0]:+.1f} – {100 * row['gain_interval'][1]:+.1f}",
+            f"{row['mcnemar_p']:.1g}",
+        )
+        for name, rows in summary["curves"].items()
+        for row in rows
+        if "gain" in row
     ]
-    for name, points in sorted(curves.items()):
-        for point in points:
-            gain = ("–", "–", "–")
-            if "gain" in point:
-                low, high = point["gain_interval"]
-                gain = (f"{point['gain']:+.1%}", f"{low:+.1%} … {high:+.1%}", f"{point['mcnemar_p']:.1g}")
-            lines.append(
-                f"| {name} | {point['step']} | {point['student_tokens']:,} | {point['n']} | {point['errors']} | "
-                f"{point['success']:.1%} | {point['low']:.1%} – {point['high']:.1%} | {' | '.join(gain)} |"
-            )
+    after = [
+        (
+            f"{row['after']} turns",
+            str(row["n"]),
+            f"{100 * row['success']:.1f}",
+            f"{100 * row['low']:.1f} – {100 * row['high']:.1f}",
+        )
+        for row in summary["take_over"]
+    ]
+    lines = [page(curves(summary)), "Against the student before the first step, game by game:", ""]
+    lines += markdown_table(("run", "step", "gain", "95 % interval", "exact McNemar p"), gains)
+    lines += ["", *markdown_table(("teacher takes over after", "n", "success", "95 % interval"), after)]
     return "\n".join(lines) + "\n"
 
 
-def plot(curves: dict[str, list[dict[str, Any]]], path: Path) -> None:
-    """Success against student tokens, one line per run, one colour per method."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(7, 4.2), layout="constrained")
-    by_method: dict[str, list[list[dict[str, Any]]]] = defaultdict(list)
-    for name, points in sorted(curves.items()):
-        by_method[name.rpartition("-")[0]].append(points)
-    for number, (method, runs) in enumerate(sorted(by_method.items())):
-        for index, points in enumerate(runs):
-            tokens = [point["student_tokens"] / 1000 for point in points]
-            rates = [100 * point["success"] for point in points]
-            axes.plot(tokens, rates, marker="o", color=f"C{number}", label=method if index == 0 else None)
-    axes.set(
-        xlabel="tokens sampled by the student in training (thousands)", ylabel="success on held-out games (%)"
-    )
-    axes.set_ylim(0, 100)
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.savefig(path, dpi=110)
+def write(summary: dict[str, Any], output: Path) -> None:
+    """Write the page and the picture of a summary."""
+    (output / "table.md").write_text(table(summary))
+    draw_curves(curves(summary), output / "success.png", over="tokens")
 
 
 def main() -> None:
@@ -155,17 +152,11 @@ def main() -> None:
     options = arguments.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
     runs = sorted(path for path in options.runs.iterdir() if (path / "eval").is_dir())
-    curves = {path.name: curve(path) for path in runs}
     takeover = take_over(options.student, options.teacher, [0, 2, 4, 8])
-    summary = {"curves": curves, "take_over": takeover, **versions()}
+    summary = {"curves": {path.name: figures(path) for path in runs}, "take_over": takeover, **versions()}
     (options.output / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
-    text = table(curves) + "\n| teacher takes over after | n | success | 95 % interval |\n|---|---|---|---|\n"
-    for point in takeover:
-        interval = f"{point['low']:.1%} – {point['high']:.1%}"
-        text += f"| {point['after']} turns | {point['n']} | {point['success']:.1%} | {interval} |\n"
-    (options.output / "table.md").write_text(text)
-    plot(curves, options.output / "success.png")
-    print(text)
+    write(summary, options.output)
+    print(table(summary))
 
 
 if __name__ == "__main__":

@@ -144,6 +144,11 @@ class Algorithm:
         """What one update would follow, by parameter in numpy; no weight changes. For `agentbench check-objective`."""
         return gradient_of(self.student, lambda: self.update(groups, step))
 
+    @property
+    def origins(self) -> dict[str, str]:
+        """Fingerprint of the weights of every model that the run started from, student and teachers, by name."""
+        return dict(self.student.origins)
+
     def save(self, folder: Path) -> None:
         """Write a plain Hugging Face folder and everything needed to go on."""
         checkpoint.save(folder, self.student, self.state())

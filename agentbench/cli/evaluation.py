@@ -178,12 +178,17 @@ def report(
     """Compute the numbers of runs again from what is on record, and write their pages."""
     from ..errors import MissingData, UsageError
     from ..evaluation.suite import RECORD
-    from ..runs.sides import is_training
+    from ..runs.folder import is_training
 
     for run in runs:
         if not run.is_dir():
             raise MissingData(f"no run folder {run}")
-    if any(is_training(run) for run in runs):
+    other = [run for run in runs if not is_training(run)]
+    if len(other) < len(runs):
+        if other:
+            raise UsageError(
+                f"{other[0]} is no training run; report on training runs together, on others alone"
+            )
         return _report_training(runs, output or [], over, check=check, json=json)
     if len(runs) > 1:
         raise UsageError(

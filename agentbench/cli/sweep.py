@@ -33,14 +33,15 @@ def command(
 ) -> int:
     """Make a paper's table: train or resume every run of it, one after another, and write the table."""
     from ..runs.files import encode_json, write_whole
+    from ..runs.significance import require_statistics
     from ..training.sweep import read_sweep, run_sweep, select
-    from ..training.sweep_table import PAGE, RECORD, page_of, record_of, require_statistics, stale
+    from ..training.sweep_table import PAGE, RECORD, page_of, record_of, stale
 
     plan = read_sweep(file, scale)
     runs = select(plan, only)
     if dry_run:
         return _dry_run(runs, json)
-    require_statistics()
+    require_statistics("the table of a sweep")
     if check:
         found = stale(plan)
         if json:

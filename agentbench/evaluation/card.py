@@ -17,10 +17,10 @@ from ..dialogue.prompt import load_prompt
 from ..registry import env_spec
 from ..runs.episodes import read_episodes
 from ..runs.files import read_json, read_lines
-from ..runs.folder import CONFIG, METRICS, VERSIONS, run_config
-from ..runs.sides import is_training
+from ..runs.folder import CONFIG, METRICS, VERSIONS, run_config, training_home
+from ..runs.sides import TEACHERS
 from ..runs.stats import Estimate
-from ..runs.summary import Summary, load_summary, read_plan
+from ..runs.summary import SUMMARY, Summary, read_plan, summary_of
 from ..types import Trajectory
 
 Card = dict[str, dict[str, Any]]
@@ -35,6 +35,9 @@ _BOOKKEEPING = frozenset(
 )
 """Keys of a configuration that stand elsewhere on the card, or that move no number."""
 _PROMPTS = 3
+_NO_CHECK = (
+    "none: an evaluation has one engine; training scores the same tokens twice (engine_gap, publish_gap)"
+)
 
 
 def card_of(run: Path, teacher: Path | None = None) -> Card:
@@ -46,7 +49,7 @@ def card_of(run: Path, teacher: Path | None = None) -> Card:
     Raises: MissingData, CorruptData: it is no run folder, or parts of it are gone.
     """
     plan, policy = read_plan(run)
-    summary, config = load_summary(run), run_config(run)
+    summary, config = summary_of(run), run_config(run)
     facts = read_json(run / VERSIONS)
     spec = env_spec(config.get("env") or plan.env)
     engine = policy.get("engine") if isinstance(policy.get("engine"), Mapping) else {}
@@ -67,6 +70,7 @@ def card_of(run: Path, teacher: Path | None = None) -> Card:
             **{key: value for key, value in engine.items() if key != "name"},
             "engine": engine.get("name"),
             "engine options": config.get("engine_options") or {},
+            "log-prob check": _NO_CHECK if engine and training_home(run) is None else None,
         },
         "how": {
             **{key: value for key, value in config.items() if key not in _BOOKKEEPING},
@@ -80,8 +84,8 @@ def card_of(run: Path, teacher: Path | None = None) -> Card:
         },
         "result": _result(summary),
         "cost": _cost(summary),
-        "training": _training(run),
-        "teacher": _teacher(teacher, plan.digest) if teacher else {},
+        "training": _training(run) or dict(facts.get("trained", {})),
+        "teacher": _teachers(run, teacher, plan.digest),
         "again": {"command": f"agentbench eval {run / CONFIG} --output FOLDER"},
         "versions": {
             "python": facts.get("python"),
@@ -96,8 +100,8 @@ def card_of(run: Path, teacher: Path | None = None) -> Card:
 
 def _training(run: Path) -> dict[str, Any]:
     """How the weights were made, of TRAINING/eval/step-N; {} of another evaluation."""
-    home = run.resolve().parent.parent
-    if run.resolve().parent.name != "eval" or not is_training(home):
+    home = training_home(run)
+    if home is None:
         return {}
     config, facts = run_config(home), read_json(home / VERSIONS)
     step = int(run.resolve().name.removeprefix("step-"))
@@ -110,12 +114,23 @@ def _training(run: Path) -> dict[str, Any]:
         "step": f"{step} of {config.get('max_steps')}",
         "started from weights": facts.get("engine", {}).get("weights"),
         "teachers": teachers,
+        "origins": _origins(home, facts, step),
         **{
             f"{name} of the step (nats)": metrics.get(name)
             for name in ("engine_gap", "engine_gap_max", "publish_gap")
         },
         **_flat(rest),
     }
+
+
+def _origins(home: Path, facts: Mapping[str, Any], step: int) -> dict[str, str]:
+    """Fingerprint of every model that a training run started from, by name.
+
+    Runs of earlier releases wrote it into their checkpoints alone.
+    """
+    state = home / f"checkpoint-{step}" / "trainer_state.json"
+    kept = facts.get("origins") or (read_json(state).get("origins") if state.is_file() else None)
+    return dict(kept or {})
 
 
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -130,6 +145,28 @@ def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def _teachers(run: Path, named: Path | None, digest: str) -> dict[str, Any]:
+    """The teachers' own scores: as named, as the training run found them, or how to get them."""
+    if named is not None:
+        return _teacher(named, digest)
+    home = training_home(run)
+    config = run_config(home) if home is not None else {}
+    found: dict[str, Any] = {}
+    for number, item in enumerate(config.get("teachers") or []):
+        assert home is not None
+        played = home / TEACHERS / str(number)
+        name = item.get("model_name_or_path") or f"the run's own weights ({item.get('backend')})"
+        if (played / SUMMARY).is_file():
+            told = _teacher(played, digest)
+        else:
+            told = {
+                "own score": f"not measured: agentbench eval {run / CONFIG} --model {name} --output FOLDER, then "
+                "agentbench card ... --teacher FOLDER; eval.teachers=true does it while training"
+            }
+        found |= {f"{key} of {name}": value for key, value in told.items() if key != "model"}
+    return found
+
+
 def _teacher(run: Path, digest: str) -> dict[str, Any]:
     plan, policy = read_plan(run)
     engine = policy.get("engine") or {}
@@ -137,7 +174,7 @@ def _teacher(run: Path, digest: str) -> dict[str, Any]:
         "model": engine.get("model", policy.get("policy")),
         "weights": engine.get("weights"),
         "panel": plan.id + ("" if plan.digest == digest else " (other tasks than this run's)"),
-        **_result(load_summary(run)),
+        **_result(summary_of(run)),
     }
 
 
@@ -233,6 +270,8 @@ def as_markdown(card: Card, title: str) -> str:
 
 
 def _cell(value: Any) -> str:
+    if isinstance(value, Mapping):
+        value = [f"{name}: {inner}" for name, inner in value.items()]
     text = "; ".join(map(str, value)) if isinstance(value, list) else str(value)
     return text.replace("|", "\\|").replace("\n", " ")
 

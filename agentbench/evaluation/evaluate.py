@@ -34,7 +34,7 @@ from ..runs.summary import Assignment, Summary, summarise
 from ..trainer import Team
 from ..types import Trajectory, episode_seed
 from .panels import Panel, ResolvedPanel, digest, load_panel, split_as_panel
-from .protocol import follow
+from .protocol import follow, training_of
 
 Progress = Callable[[Trajectory | None, int, int], None]
 """`progress(episode, done, total)`, called once with None before the first episode and after each one."""
@@ -130,7 +130,7 @@ def evaluate(
     panel, spec, options = _what(config)
     notes: list[str] = []
     if policy is None:
-        config, notes = follow(config, spec)
+        config, notes = follow(config, spec, options)
     if config.output_dir is not None:  # before a model is loaded for nothing
         folder = Path(config.output_dir)
         check_output(folder, config.model_dump(mode="json"), resume=resume, free=EVALUATION)
@@ -152,6 +152,9 @@ def evaluate(
         if config.output_dir is not None:
             facts = {"tasks": list(tasks), "options": options, "terms": _terms(config, spec)}
             facts |= {"env": machine} if machine else {}
+            if policy is None and config.policy == "model":
+                made = training_of(config.model_name_or_path)
+                facts |= {"trained": made} if made else {}
             run = stack.enter_context(_open(config, plan, actor, facts, resume=resume))
             found = _on_record(run, config, plan, tasks)
             for change in run.changed:

@@ -19,8 +19,7 @@ from ..errors import UsageError
 from ..policy import View
 from ..registry import env_spec
 from ..runs.files import read_json
-from ..runs.folder import VERSIONS, run_config
-from ..runs.sides import is_training
+from ..runs.folder import VERSIONS, is_training, run_config
 from ..runs.view import read_recorded
 from ..types import Trajectory, Turn
 

@@ -6,6 +6,7 @@ where the user said something else: the same weights under another prompt are an
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,8 @@ _DECODING = (
     *("max_new_tokens", "max_episode_tokens", "stop"),
 )
 
+_MADE = ("algorithm", "run", "step", "origins")
+
 
 class Protocol(Section):
     """How a checkpoint's agent is played.
@@ -40,7 +43,9 @@ class Protocol(Section):
         history: observation-action pairs in a prompt; `max_turns` of an episode.
         temperature: of evaluation, as `top_p`, `top_k`, `guided`, `stop` and the token limits are.
         panel: what it was evaluated on while training, if anything.
+        env_options: options that the env was played with in training; panels fix their own, so they are named only.
         algorithm: how it was trained; `step` of the run in the folder `run`.
+        origins: fingerprint of every model that the run started from, student and teachers, by name.
     """
 
     env: str
@@ -59,13 +64,23 @@ class Protocol(Section):
     max_episode_tokens: int | None = None
     stop: list[str] | None = None
     panel: str | None = None
+    env_options: dict[str, Any] = Field(default_factory=dict)
     algorithm: str = ""
     step: int = 0
     run: str = ""
+    origins: dict[str, str] = Field(default_factory=dict)
     schema_: int = Field(default=1, alias="schema")
 
 
-def protocol_of(config: EvalConfig, spec: EnvSpec, *, algorithm: str, step: int, run: str) -> Protocol:
+def protocol_of(
+    config: EvalConfig,
+    spec: EnvSpec,
+    *,
+    algorithm: str,
+    step: int,
+    run: str,
+    origins: Mapping[str, str] | None = None,
+) -> Protocol:
     """Write down how an evaluation plays a model, for the checkpoint that is saved."""
     prompt = load_prompt(config.prompt or spec.prompt)
     return Protocol(
@@ -80,6 +95,8 @@ def protocol_of(config: EvalConfig, spec: EnvSpec, *, algorithm: str, step: int,
         algorithm=algorithm,
         step=step,
         run=run,
+        env_options=config.env_options,
+        origins=dict(origins or {}),
         **{key: getattr(config, key) for key in _DECODING},
     )
 
@@ -105,12 +122,15 @@ def read_protocol(model: str | None) -> Protocol | None:
         raise CorruptData(f"{error}; remove the file to play the model as any other") from error
 
 
-def follow(config: EvalConfig, spec: EnvSpec) -> tuple[EvalConfig, list[str]]:
+def follow(
+    config: EvalConfig, spec: EnvSpec, options: Mapping[str, Any] | None = None
+) -> tuple[EvalConfig, list[str]]:
     """Fill in what the user left open from the checkpoint's protocol, and name what they chose otherwise.
 
     Args:
         config: its `model_fields_set` are the user's choices.
         spec: of the env that is played.
+        options: that it is played with; those of training are not taken over, a panel fixes its own.
     Returns: the evaluation to play, and a line for each difference.
     """
     protocol = read_protocol(config.model_name_or_path) if config.policy == "model" else None
@@ -134,7 +154,19 @@ def follow(config: EvalConfig, spec: EnvSpec) -> tuple[EvalConfig, list[str]]:
         if mine != wanted[key]:
             shown = protocol.prompt if key == "prompt" else wanted[key]
             notes.append(f"the checkpoint was trained with {key} {shown!r}, this run plays {mine!r}")
+    for key, value in protocol.env_options.items() if same_env else ():
+        if (options or {}).get(key) != value:
+            notes.append(
+                f"the checkpoint was trained with env option {key} {value!r}, this run plays "
+                f"{(options or {}).get(key, 'the default')!r}"
+            )
     return config.model_copy(update=changes), notes
+
+
+def training_of(model: str | None) -> dict[str, Any]:
+    """How a checkpoint was made, for the records of an evaluation; {} where it carries no protocol."""
+    protocol = read_protocol(model)
+    return {} if protocol is None else {key: getattr(protocol, key) for key in _MADE}
 
 
 def _still_says(protocol: Protocol) -> bool:

@@ -31,10 +31,9 @@ from ..errors import ConfigError, CorruptData, MissingData, UsageError, unknown_
 from ..foreign import cell as escaped
 from ..foreign import shortened
 from ..registry import open_engine, suite_files
-from ..runs.episodes import EPISODES
 from ..runs.files import encode_json, read_json, write_whole
-from ..runs.groups import seed_interval
-from ..runs.summary import Summary, load_summary, summarise_run
+from ..runs.significance import mean_interval, require_statistics
+from ..runs.summary import Summary, summary_of
 from .evaluate import EvalConfig, Progress, evaluate
 
 RECORD, TABLE = "suite.json", "suite.md"
@@ -127,8 +126,10 @@ class Cell:
         if len(values) > 1:
             sd = math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
             each = ", ".join(f"{100 * value:.1f}" for value in values)
-            ends = seed_interval(values)
-            return f"{100 * mean:.1f} [{100 * ends.low:.1f}, {100 * ends.high:.1f}] (sd {100 * sd:.1f}; {each}; n={n})"
+            ends = mean_interval(values)
+            # seeds that move nothing (greedy play, an expert) give no interval
+            spread = f" [{100 * ends.low:.1f}, {100 * ends.high:.1f}]" if sd else ""
+            return f"{100 * mean:.1f}{spread} (sd {100 * sd:.1f}; {each}; n={n})"
         rates = next(iter(self.summaries.values())).overall
         assert rates is not None
         shown = rates.score if rates.success is None else rates.success
@@ -190,7 +191,7 @@ def run_suite(
     Raises: UsageError: two players have one name, or the folder is used and `resume` was not asked for.
     """
     if len(seeds) > 1:
-        seed_interval([0.0, 0.0])  # refuses before hours of playing where scipy is missing
+        require_statistics("an interval over seeds")  # before hours of playing
     folders = [player.folder for player in players]
     if len(set(folders)) < len(folders):
         raise UsageError(
@@ -298,7 +299,7 @@ def suite_pages(output: Path) -> dict[str, bytes]:
                 item["player"],
                 item["panel"],
                 {
-                    int(seed): _summary(_folder(output, item["player"], item["panel"], int(seed)))
+                    int(seed): summary_of(_folder(output, item["player"], item["panel"], int(seed)))
                     for seed in item["seeds"]
                 },
                 refused=item["refused"],
@@ -308,10 +309,6 @@ def suite_pages(output: Path) -> dict[str, bytes]:
     except (ConfigError, KeyError, TypeError, ValueError) as error:
         raise CorruptData(f"{output / RECORD} is no record of a suite: {error}") from error
     return _pages(suite, cells, published)
-
-
-def _summary(run: Path) -> Summary:
-    return summarise_run(run) if (run / EPISODES).exists() else load_summary(run)
 
 
 def _pages(suite: Suite, cells: Sequence[Cell], published: Sequence[Published]) -> dict[str, bytes]:

@@ -1,7 +1,7 @@
 """Compares two players of one panel task by task, overall and by task type.
 
 What differs in their settings is named beside every figure: two numbers under two prompts are no comparison of models.
-Leaves out the statistics (`stats`), seeds of training (`groups`) and each run's own numbers (`summary`).
+Leaves out the statistics (`significance`), seeds of training (`groups`) and each run's own numbers (`summary`).
 """
 
 from __future__ import annotations
@@ -9,21 +9,23 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from ..config import differences
 from ..errors import UsageError
 from ..types import Trajectory
 from .files import read_json
-from .folder import VERSIONS, run_config
+from .folder import CONFIG, VERSIONS, run_config, training_home
 from .own import read_run
-from .stats import Estimate, bootstrap_mean, detectable, holm, mcnemar, sign_flip
+from .resume import TRAINING, is_free
+from .significance import detectable, holm, mcnemar, paired_bootstrap, sign_flip
+from .stats import Estimate
 from .summary import Assignment, read_plan
 
 _MOVES_NOTHING = frozenset(
     {
         *("output_dir", "concurrency", "step_seconds", "episode_seconds", "retries", "allow_missing"),
-        *("max_error_rate", "model_name_or_path", "panel", "seed"),
+        *("max_error_rate", "give_up_after", "model_name_or_path", "policy", "panel", "seed"),
     }
 )
 """Keys of a run that are no setting of the game: bookkeeping, and what a comparison is about (model, seed)."""
@@ -158,14 +160,34 @@ def _by_type(
         rows.setdefault(x.task_type, []).append((key, *values))
     if len(rows) < 2:
         return {}
-    found = {name: _difference(rows[name]) for name in sorted(rows)}
-    adjusted = holm([item.p for item in found.values()])
-    return {name: replace(item, holm=p) for (name, item), p in zip(found.items(), adjusted, strict=True)}
+    return adjusted({name: _difference(rows[name]) for name in sorted(rows)})
+
+
+class Tested(Protocol):
+    """A figure with its p-value; None where it could not be tested."""
+
+    @property
+    def p(self) -> float | None: ...
+
+
+_Row = TypeVar("_Row", bound=Tested)
+
+
+def adjusted(rows: Mapping[str, _Row]) -> dict[str, _Row]:
+    """The rows with p after Holm over those of them that have one."""
+    tested = {name: row.p for name, row in rows.items() if row.p is not None}
+    after = dict(zip(tested, holm(list(tested.values())), strict=True))
+    found: dict[str, _Row] = {name: replace(row, holm=after.get(name)) for name, row in rows.items()}  # type: ignore[type-var]
+    return found
 
 
 def differing_settings(runs: Sequence[Path]) -> Iterator[str]:
     """Every setting in which any of the runs differs from the first, with both values; model and seed are left out."""
     first, *others = [_settings(run) for run in runs]
+    training = [_training(run) for run in runs]
+    if all(training):  # a run that was not trained here has none to differ in
+        first = {**first, "training": training[0]}
+        others = [{**other, "training": made} for other, made in zip(others, training[1:], strict=True)]
     seen: set[str] = set()
     for other in others:
         for line in differences(first, other):
@@ -193,30 +215,69 @@ def _settings(run: Path) -> dict[str, Any]:
     config |= versions.get("terms", {})
     if "options" in versions:
         config["env_options"] = versions["options"]
-    for key in ("parser", "prompt"):
-        if key in played:
+    for key, told in (("parser", "parser"), ("prompt", "prompt"), ("template_options", "template")):
+        if told in played:
             config.pop(key, None)
+    if not config.get("template_options"):  # a ready-made player has none
+        config.pop("template_options", None)
     machine = versions.get("env", {})
-    return {"panel": plan.id, "rules": plan.rules, **config, "played": played, "machine": machine}
+    code = {key: versions[key] for key in ("code", "python", "packages") if key in versions}
+    made = {"panel": plan.id, "rules": plan.rules, **config, "played": played, "machine": machine}
+    return {**made, "versions": code}
+
+
+def _training(run: Path) -> dict[str, Any]:
+    """What moved the weights of a training run's evaluation, but for the seed; {} of another evaluation."""
+    home = training_home(run)
+    if home is None or not (home / CONFIG).is_file():
+        return {}
+    config = run_config(home)
+    kept = {key: value for key, value in config.items() if key not in ("seed", "eval", "output_dir")}
+    return {"step": run.resolve().name.removeprefix("step-"), **_pinned(kept)}
+
+
+def _pinned(values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+    """The keys of a training run's configuration that may move a number."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        dotted = f"{where}{key}"
+        if isinstance(value, Mapping):
+            found[key] = _pinned(value, f"{dotted}.")
+        elif not is_free(dotted, TRAINING):
+            found[key] = value
+    return found
 
 
 def verdict(
-    difference: Estimate, p: float, least: float | None, settings: Sequence[str], *, of: str = "tasks"
+    difference: Estimate, p: float | None, least: float | None, settings: Sequence[str], *, of: str = "tasks"
 ) -> str:
     """Say in words what a difference shows, by its test: the bootstrap's interval is a little narrow for few pairs."""
-    low, high = 100 * difference.low, 100 * difference.high
-    shown = f"(p = {p:.3g}; B - A is {low:+.1f} to {high:+.1f} points with 95 % confidence)."
-    if p < 0.05:
-        said = f"{'B' if difference.value > 0 else 'A'} is better {shown}"
+    points = f"B - A is {100 * difference.value:+.1f} points"
+    if p is None:
+        said = (
+            f"No test is possible: {points}, and no run of a group differs from another, so the seeds say nothing. "
+            "Compare one run of each, task by task."
+        )
     else:
-        said = f"No difference is shown {shown}"
-        if least:
+        said = f"{'B' if difference.value > 0 else 'A'} is better" if p < 0.05 else "No difference is shown"
+        said += f" (p = {p:.3g}; {_confidence(difference, points, of)})."
+        if p >= 0.05 and least and least > 1:
+            said += f" So few {of} would show no difference reliably, however large."
+        elif p >= 0.05 and least:
             said += f" So many {of} would show a difference of {100 * least:.1f} points in four of five experiments."
     if settings:
         said += (
             f" The runs differ in {len(settings)} setting(s) besides the model: read them before the numbers."
         )
     return said
+
+
+def _confidence(difference: Estimate, points: str, of: str) -> str:
+    if difference.low == difference.high:  # all alike: nothing to draw an interval from
+        where = f"in every one of {difference.n} {of}" if difference.n > 1 else "in the one task"
+        return f"{points} {where}, so there is no interval"
+    low, high = 100 * difference.low, 100 * difference.high
+    return f"B - A is {low:+.1f} to {high:+.1f} points with 95 % confidence"
 
 
 def _require_same_items(
@@ -250,7 +311,7 @@ def _difference(rows: Sequence[tuple[Pair, float, float]]) -> Difference:
     return Difference(
         mean_a=sum(x for _, x, _ in rows) / len(rows),
         mean_b=sum(y for _, _, y in rows) / len(rows),
-        difference=bootstrap_mean(means),
+        difference=paired_bootstrap(means),
         only_a=only_a,
         only_b=only_b,
         p=p,

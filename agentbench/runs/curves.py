@@ -20,7 +20,7 @@ from .folder import METRICS, TIMINGS, run_config
 from .resume import TRAINING, changes, is_free
 from .sides import evaluations
 from .stats import Estimate
-from .summary import Summary, load_summary
+from .summary import Summary, summary_of
 
 _SEEDS_MAY_DIFFER = (*TRAINING, "seed")
 _SECONDS = "seconds/"
@@ -105,7 +105,7 @@ def read_curve(run: Path) -> Curve:
     Raises: MissingData: it has no evaluations, or no configuration. CorruptData: a file is broken.
     """
     config = run_config(run)
-    found = [(step, folder, load_summary(folder)) for step, folder in evaluations(run)]
+    found = [(step, folder, summary_of(folder)) for step, folder in evaluations(run)]
     costs = _costs(run)
     points = tuple(
         Point(step, _headline(summary, folder), _existing(run / f"checkpoint-{step}"), _until(costs, step))

@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import missing_dependency
 from ..foreign import cell, printable
 from .curves import Curve, Point, band, methods
-from .groups import seed_interval
+from .significance import mean_interval
 from .stats import Estimate
 from .tables import markdown_table
 
@@ -106,7 +106,7 @@ def _method(name: str, group: Sequence[Curve]) -> list[str]:
     mean, sd, interval = sum(values) / len(values), "–", "–"
     if len(values) > 1:
         sd = f"{100 * math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1)):.1f}"
-        interval = _interval(seed_interval(values))
+        interval = _interval(mean_interval(values))
     return [
         cell(name),
         str(len(group)),
@@ -137,7 +137,8 @@ def _run(curve: Curve) -> list[str]:
 def _cost(curve: Curve) -> list[str]:
     cost = curve.cost
     counts = (curve.last.step, cost.episodes, cost.sampled, cost.read, cost.trained)
-    return [cell(str(curve.run)), *(f"{count:,}" for count in counts), f"{cost.seconds / 3600:.2f}"]
+    hours = f"{cost.seconds / 3600:.2f}" if cost.seconds else "–"
+    return [cell(str(curve.run)), *(f"{count:,}" if count else "–" for count in counts), hours]
 
 
 def _at(point: Point) -> str:
@@ -145,4 +146,4 @@ def _at(point: Point) -> str:
 
 
 def _interval(found: Estimate) -> str:
-    return f"{100 * found.low:.1f} – {100 * found.high:.1f}"
+    return "–" if found.low == found.high else f"{100 * found.low:.1f} – {100 * found.high:.1f}"

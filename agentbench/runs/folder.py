@@ -35,6 +35,8 @@ TIMINGS, METRICS = "timings.jsonl", "metrics.jsonl"
 CONFIG, VERSIONS = "config.yaml", "versions.json"
 
 
+_TOLD = ("python", "packages", "code")
+"""Parts of versions.json that may be others on resume; the record says so."""
 _NEW_FACTS = ("played",)
 """Parts of versions.json that runs of earlier releases lack."""
 
@@ -147,6 +149,9 @@ def fix_versions(
             for difference in pinned(found, FACTS):
                 raise UsageError(_resume_refused(path, *difference))
             sitting += [item for item in found if is_free(item[0], FACTS)]
+    for part in _TOLD:
+        if part in old:
+            sitting += changes(old[part], new.get(part), part)
     if sitting:
         added = {key: {"was": was, "is": now} for key, was, now in sitting}
         earlier = old.get("resumed", [])
@@ -190,6 +195,19 @@ def run_config(path: Path) -> dict[str, Any]:
     if not file.exists():
         raise MissingData(f"{path} is no run folder: it has no {CONFIG}")
     return read_mapping(file, "the configuration", CorruptData)
+
+
+def is_training(folder: Path) -> bool:
+    """Whether a folder holds a training run."""
+    return (folder / METRICS).is_file() or (folder / "eval").is_dir()
+
+
+def training_home(run: Path) -> Path | None:
+    """The training run that an evaluation was made by, TRAINING/eval/step-N; None of another evaluation."""
+    inside = run.resolve()
+    return (
+        inside.parent.parent if inside.parent.name == "eval" and is_training(inside.parent.parent) else None
+    )
 
 
 def read_timings(path: Path) -> Timings:

@@ -8,15 +8,16 @@ holds it against statsmodels' MixedLM. Leaves out single runs (`compare`) and th
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..errors import UsageError, missing_dependency
-from .compare import differing_settings, verdict
+from ..errors import UsageError
+from .compare import adjusted, differing_settings, verdict
+from .folder import run_config
 from .own import read_run
-from .stats import Estimate, holm
+from .significance import detectable_between, pooled, student
+from .stats import Estimate
 from .summary import read_plan
 
 
@@ -27,16 +28,17 @@ class Contrast:
     Attributes:
         means_a: of every run of A; `means_b` of B.
         difference: mean of B minus mean of A with Student's 95 % interval over runs; `n` is the number of runs.
-        p: two-sided, Student's t test with pooled variance, over runs; `holm` after Holm, see `compare.Difference`.
+        p: two-sided, Student's t test with pooled variance, over runs; None where no run of a group differs from
+            another. `holm` after Holm, see `compare.Difference`.
         detectable: true difference that so many seeds would show in four of five experiments; None without spread.
     """
 
     means_a: tuple[float, ...]
     means_b: tuple[float, ...]
     difference: Estimate
-    p: float
+    p: float | None
     detectable: float | None
-    holm: float
+    holm: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,11 @@ def compare_groups(
             raise UsageError(
                 f"group {name} has {len(runs)} run(s); groups need two or more, compare two single runs as RUN_A RUN_B"
             )
+    both = {run.resolve() for run in runs_a} & {run.resolve() for run in runs_b}
+    if both:
+        raise UsageError(f"{min(both)} is in both groups; name each run once")
+    _require_different(runs_a)
+    _require_different(runs_b)
     _require_same_tasks([*runs_a, *runs_b])
     values_a, values_b = [_values(run) for run in runs_a], [_values(run) for run in runs_b]
     head = contrast([_mean(run) for run in values_a], [_mean(run) for run in values_b])
@@ -85,85 +92,49 @@ def compare_groups(
         kind: contrast(*([_mean(_of(run, kind)) for run in side] for side in (values_a, values_b)))
         for kind in (types if len(types) > 1 else ())
     }
-    adjusted = holm([item.p for item in by_type.values()])
     settings = tuple(differing_settings([*runs_a, *runs_b]))
     return GroupComparison(
         a=names[0],
         b=names[1],
         panel=read_plan(runs_a[0])[0].id,
         head=head,
-        spread=_pooled(head.means_a, head.means_b),
+        spread=pooled(head.means_a, head.means_b),
         luck=math.sqrt(sum(map(_variance, everything)) / len(everything)),
         settings=settings,
         verdict=verdict(head.difference, head.p, head.detectable, settings, of="seeds"),
-        task_types={
-            kind: replace(item, holm=p) for (kind, item), p in zip(by_type.items(), adjusted, strict=True)
-        },
+        task_types=adjusted(by_type),
     )
 
 
 def contrast(means_a: Sequence[float], means_b: Sequence[float]) -> Contrast:
     """Student's test between the means of two groups of runs, at least two runs each.
 
-    Raises: MissingDependency: scipy is not installed.
+    Raises: MissingDependency: scipy or statsmodels is not installed.
     """
-    try:
-        from scipy.stats import ttest_ind
-    except ImportError as error:
-        raise missing_dependency("scipy", "stats", "the comparison of groups") from error
-    with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", RuntimeWarning
-        )  # runs that are equal to the last digit are no trouble here
-        found = ttest_ind(means_b, means_a, equal_var=True)
-    low, high = found.confidence_interval(0.95)
-    value = sum(means_b) / len(means_b) - sum(means_a) / len(means_a)
-    p = float(found.pvalue) if found.pvalue == found.pvalue else 1.0  # NaN: no run differs from another
+    difference, p = student(means_a, means_b)
     return Contrast(
         means_a=tuple(means_a),
         means_b=tuple(means_b),
-        difference=Estimate(value, float(low), float(high), len(means_a) + len(means_b)),
+        difference=difference,
         p=p,
-        detectable=detectable(means_a, means_b),
+        detectable=detectable_between(means_a, means_b),
         holm=p,
     )
 
 
-def detectable(means_a: Sequence[float], means_b: Sequence[float]) -> float | None:
-    """Smallest true difference that so many runs of this spread would show in four of five experiments.
-
-    Power of the two-sided t test at 0.05 is 0.8 there, by the noncentral t distribution; None where no run of a group
-    differs from another.
-    """
-    from scipy.optimize import brentq
-    from scipy.stats import nct, t
-
-    spread = _pooled(means_a, means_b)
-    if spread == 0:
-        return None
-    degrees = len(means_a) + len(means_b) - 2
-    error = spread * math.sqrt(1 / len(means_a) + 1 / len(means_b))
-    least = float(t.ppf(0.975, degrees))
-
-    def misses(shift: float) -> float:
-        return 0.8 - float(nct.sf(least, degrees, shift))  # the other tail is below 1e-6 where this is 0
-
-    return float(brentq(misses, 0.0, 30.0)) * error
-
-
-def seed_interval(values: Sequence[float]) -> Estimate:
-    """Mean of a figure over seeds with Student's 95 % interval, at least two seeds.
-
-    Raises: MissingDependency: scipy is not installed.
-    """
-    try:
-        from scipy.stats import t
-    except ImportError as error:
-        raise missing_dependency("scipy", "stats", "an interval over seeds") from error
-    n = len(values)
-    mean = sum(values) / n
-    half = float(t.ppf(0.975, n - 1)) * math.sqrt(sum((value - mean) ** 2 for value in values) / (n - 1) / n)
-    return Estimate(mean, mean - half, mean + half, n)
+def _require_different(runs: Sequence[Path]) -> None:
+    """Refuse a copy of a run: it would count as a seed of its own."""
+    seen: dict[tuple[str, int], Path] = {}
+    for run in runs:
+        engine = read_plan(run)[1].get("engine")
+        if not isinstance(engine, Mapping) or "weights" not in engine:
+            continue
+        key = str(engine["weights"]), run_config(run).get("seed", 0)
+        if key in seen:
+            raise UsageError(
+                f"{seen[key]} and {run} are the same weights played with the same seed; a run counts once"
+            )
+        seen[key] = run
 
 
 def _require_same_tasks(runs: Sequence[Path]) -> None:
@@ -201,9 +172,3 @@ def _variance(values: Values) -> float:
     """Of a run's mean, were its episodes independent draws."""
     mean = _mean(values)
     return sum((value - mean) ** 2 for _, value in values) / len(values) ** 2
-
-
-def _pooled(means_a: Sequence[float], means_b: Sequence[float]) -> float:
-    """Standard deviation between runs of one group."""
-    squares = sum((value - sum(means) / len(means)) ** 2 for means in (means_a, means_b) for value in means)
-    return math.sqrt(squares / (len(means_a) + len(means_b) - 2))

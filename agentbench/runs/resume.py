@@ -56,6 +56,7 @@ TRAINING = (
     *("tokens_per_micro_batch", "gradient_checkpointing"),
     *("rollout.concurrency", "rollout.publish_tolerance"),
     *("env.prompt", "eval.panel", "rollout.recordings"),  # pinned by digest, too
+    "eval.teachers",
     *(f"rollout.engine_options.{name}" for name in ENGINE),
     "teachers.*.base_url",
     *(f"teachers.*.engine_options.{name}" for name in ENGINE),

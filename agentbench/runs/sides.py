@@ -14,17 +14,16 @@ from pathlib import Path
 from ..errors import MissingData, UsageError
 from .compare import Comparison, compare_players
 from .files import read_json
-from .folder import METRICS, VERSIONS
+from .folder import VERSIONS, is_training
 
 _STEP = re.compile(r"step-(\d+)")
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 _SEED = re.compile(r"seed-(-?\d+)")
 
+TEACHERS = "teachers"
+"""Folder of a training run that holds its teachers' own evaluations, numbered as in its configuration."""
+
 Say = Callable[[str], None]
-
-
-def is_training(folder: Path) -> bool:
-    """Whether a folder holds a training run."""
-    return (folder / METRICS).is_file() or (folder / "eval").is_dir()
 
 
 def is_evaluation(folder: Path) -> bool:
@@ -43,10 +42,20 @@ def evaluations(training: Path) -> list[tuple[int, Path]]:
 
 
 def last_evaluation(folder: Path, say: Say) -> Path:
-    """The run folder itself, or the last evaluation of a training run, which is said.
+    """The run folder itself, or the last evaluation of a training run or the one of a checkpoint, which is said.
 
-    Raises: MissingData: it is neither.
+    Raises: MissingData: the training run has none, or not of that checkpoint.
     """
+    named = _CHECKPOINT.fullmatch(folder.name)
+    if named and is_training(folder.parent):
+        found = folder.parent / "eval" / f"step-{named.group(1)}"
+        if not found.is_dir():
+            raise MissingData(
+                f"{folder} was not evaluated in training ({found} is not there); play it: agentbench eval --model "
+                f"{folder}"
+            )
+        say(f"{folder} is a checkpoint; its evaluation in training is taken")
+        return found
     if is_training(folder):
         step, found = evaluations(folder)[-1]
         say(f"{folder} is a training run; its last evaluation is taken, at step {step}")
@@ -55,16 +64,18 @@ def last_evaluation(folder: Path, say: Say) -> Path:
 
 
 def matching(patterns: Iterable[str], say: Say) -> list[Path]:
-    """Run folders that globs name, each training run by its last evaluation.
+    """Run folders that globs name, each once, each training run by its last evaluation.
 
     Raises: MissingData: a glob matches no folder.
     """
     found = []
+    seen: set[Path] = set()
     for pattern in patterns:
         matches = sorted(Path(name) for name in glob(pattern) if Path(name).is_dir())
         if not matches:
             raise MissingData(f"no run folder matches {pattern!r}")
-        found += [last_evaluation(path, say) for path in matches]
+        found += [last_evaluation(path, say) for path in matches if path.resolve() not in seen]
+        seen |= {path.resolve() for path in matches}
     return found
 
 
@@ -86,6 +97,12 @@ def compare_folders(first: Path, other: Path, say: Say) -> list[Comparison]:
 
     Raises: UsageError: one is a suite's and the other is not, or they share no panel.
     """
+    for folder in (first, other):
+        players = sorted(path for path in folder.iterdir() if suite_panels(path)) if folder.is_dir() else []
+        if players:
+            raise UsageError(
+                f"{folder} is a suite's folder; compare its players: {_listed(map(str, players))}"
+            )
     suites = suite_panels(first), suite_panels(other)
     if not any(suites):
         runs = last_evaluation(first, say), last_evaluation(other, say)
@@ -95,7 +112,26 @@ def compare_folders(first: Path, other: Path, say: Say) -> list[Comparison]:
         raise UsageError(f"{first} and {other} share no panel: {_listed(suites[0])}; {_listed(suites[1])}")
     for panel in sorted({*suites[0], *suites[1]} - {*shared}):
         say(f"{panel} is left out, only one of {first} and {other} has it")
-    return [compare_players(suites[0][panel], suites[1][panel], (str(first), str(other))) for panel in shared]
+    return [
+        compare_players(*_same_seeds(suites[0][panel], suites[1][panel], say), (str(first), str(other)))
+        for panel in shared
+    ]
+
+
+def _same_seeds(runs_a: list[Path], runs_b: list[Path], say: Say) -> tuple[list[Path], list[Path]]:
+    """The runs of both players that have the same seed, in one order; what is left out is said.
+
+    Raises: UsageError: no seed is shared.
+    """
+    by_seed = {run.name: run for run in runs_a}, {run.name: run for run in runs_b}
+    shared = [name for name in by_seed[0] if name in by_seed[1]]
+    if not shared:
+        raise UsageError(
+            f"{runs_a[0].parent} and {runs_b[0].parent} share no seed: {_listed(by_seed[0])}; {_listed(by_seed[1])}"
+        )
+    for name in sorted({*by_seed[0], *by_seed[1]} - {*shared}):
+        say(f"{name} is left out, only one of {runs_a[0].parent} and {runs_b[0].parent} has it")
+    return [by_seed[0][name] for name in shared], [by_seed[1][name] for name in shared]
 
 
 def _numbered(folder: Path, pattern: re.Pattern[str], refusal: str) -> list[tuple[int, Path]]:

@@ -1,4 +1,7 @@
-"""Intervals, pass@k and paired comparisons. Pure functions of plain numbers; leaves out what is counted and why."""
+"""Intervals of a run's own figures, and pass@k: what every evaluation shows, with nothing but numpy.
+
+Pure functions of plain numbers. Leaves out what is counted and why (`summary`) and comparisons (`significance`).
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,6 @@ import numpy as np
 
 Z95 = 1.959963984540054
 """97.5 % quantile of the standard normal distribution."""
-Z80 = 0.8416212335729143
-"""80 % quantile of the standard normal distribution."""
 RESAMPLES = 9999
 _CELLS = 1_000_000
 
@@ -109,48 +110,6 @@ def bootstrap_mean(values: Sequence[float], seed: int = 0) -> Estimate:
     return Estimate(mean, float(low), float(high), n)
 
 
-def sign_flip(values: Sequence[float], seed: int = 0) -> float:
-    """Two-sided p-value that paired differences are symmetric around 0, by flipping their signs at random.
-
-    Args:
-        values: one mean difference for each task, so that repeats of a task count once.
-        seed: of the 9,999 flips; the smallest p is 1 / 10,000.
-    Source: Fisher's randomisation test; the added 1 keeps it valid, Phipson and Smyth 2010.
-    """
-    array = np.asarray(values, dtype=np.float64)
-    seen = abs(float(array.sum()))
-    rng, rows = np.random.default_rng(seed), max(1, _CELLS // max(1, len(array)))
-    hits = 0
-    for start in range(0, RESAMPLES, rows):
-        signs = rng.integers(0, 2, size=(min(rows, RESAMPLES - start), len(array))) * 2 - 1
-        hits += int((np.abs(signs @ array) >= seen - 1e-12).sum())
-    return (hits + 1) / (RESAMPLES + 1)
-
-
-def detectable(values: Sequence[float]) -> float | None:
-    """Smallest true mean difference that so many pairs of this spread would show in four of five experiments.
-
-    (z_0.975 + z_0.8) sd / sqrt(n); None for fewer than two pairs.
-    """
-    if len(values) < 2:
-        return None
-    return float((Z95 + Z80) * np.std(values, ddof=1) / math.sqrt(len(values)))
-
-
-def holm(values: Sequence[float]) -> list[float]:
-    """Adjust p-values that are read together: below 0.05 only what stays so although the others were tried too.
-
-    Four lines instead of statsmodels, which brings pandas; a test holds its figures.
-
-    Source: Holm 1979; the k-th smallest of m counts (m - k + 1) times, and never less than one before it.
-    """
-    adjusted, worst = [0.0] * len(values), 0.0
-    for rank, place in enumerate(sorted(range(len(values)), key=values.__getitem__)):
-        worst = max(worst, min(1.0, (len(values) - rank) * values[place]))
-        adjusted[place] = worst
-    return adjusted
-
-
 def pass_at_k(n: int, successes: int, k: int) -> float:
     """Estimate the chance that at least one of k tries succeeds, without bias, from n tries of one task.
 
@@ -159,12 +118,3 @@ def pass_at_k(n: int, successes: int, k: int) -> float:
     if not 0 <= successes <= n or not 1 <= k <= n:
         raise ValueError(f"need 0 <= successes <= n and 1 <= k <= n, got c={successes}, n={n}, k={k}")
     return 1.0 - math.comb(n - successes, k) / math.comb(n, k)
-
-
-def mcnemar(only_a: int, only_b: int) -> float:
-    """Two-sided exact McNemar p-value: how surprising this split of the differing items is for a fair coin."""
-    n = only_a + only_b
-    if n == 0:
-        return 1.0
-    tail = sum(math.comb(n, k) for k in range(min(only_a, only_b) + 1))
-    return float(min(1.0, 2 * tail / 2**n))

@@ -17,13 +17,16 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 from ..config import Section, validate
 from ..errors import CorruptData, MissingData
 from ..foreign import shortened, writable
-from ..types import Trajectory
+from ..types import Trajectory, Turn
+from .episodes import EPISODES
 from .files import read_json
 from .folder import CONFIG, VERSIONS, Timings, read_timings, run_config
 from .own import read_run
 from .stats import Estimate, bootstrap_mean, pass_at_k, stratified, wilson_repeated
 
 SUMMARY = "summary.json"
+_NO_COMMAND = frozenset({"no_action", "empty_action", "empty"})
+"""Parse failures (`agentbench.dialogue.parse.FAILURES`) that leave no command."""
 
 
 class Assignment(Section):
@@ -108,8 +111,8 @@ class Summary(Section):
             official size" as large as it officially is.
         pass_at_k: k -> estimate averaged over the tasks that have at least k scored episodes.
         sampled_tokens: mean per episode; None for policies without tokens. `prompt_tokens` are those newly read.
-        invalid: parse failures by kind, of `turns_total` turns; `unread` counts those that held no command at all, and
-            `unread_reply` is the first of them.
+        invalid: parse failures by kind, of `turns_total` turns; `unread` counts those that held no command where
+            it was looked for, and `unread_reply` is the first of them.
         cut: replies that ended at max_new_tokens, of `turns_total`; `cut_reply` is how the first of them ends.
         refused: commands that the env did not carry out, of `commands`, as the env's own `valid` says, or else its list
             of admissible commands; None where it has neither.
@@ -198,7 +201,7 @@ def summarise(
     with_types = sorted(by_type) if set(by_type) - {""} else []
     types = {name: _rates(by_type[name], plan.figures) for name in with_types}
     cut = [turn.action.text for item in scored for turn in item.turns if turn.action.finish == "length"]
-    unread = [turn.action.text for item in scored for turn in item.turns if turn.env_action is None]
+    unread = [turn.action.text for item in scored for turn in item.turns if _is_unread(turn)]
     return Summary(
         plan=plan,
         policy=dict(policy),
@@ -232,6 +235,11 @@ def summarise(
         episode_seconds=_mean(list(timings.seconds.values())) if timings and timings.seconds else None,
         usage=dict(timings.usage) if timings else {},
     )
+
+
+def _is_unread(turn: Turn) -> bool:
+    """Whether a reply held no command; some parsers then play its last words, as the originals do."""
+    return turn.env_action is None or turn.invalid in _NO_COMMAND
 
 
 def _counts(names: Iterable[str]) -> dict[str, int]:
@@ -328,6 +336,11 @@ def _mean_tokens(episodes: Sequence[Trajectory], kind: str) -> float | None:
 
 def read_plan(run: Path) -> tuple[Assignment, dict[str, Any]]:
     """Read what a run set out to play, and who plays, from its versions.json."""
+    if not (run / VERSIONS).is_file():
+        raise MissingData(
+            f"{run} is no run folder: it has no {VERSIONS}; name the --output of an evaluation or the folder of a "
+            "training run"
+        )
     versions = read_json(run / VERSIONS)
     if "panel" not in versions:
         raise MissingData(f"{run / VERSIONS} names no panel: this is no evaluation run")
@@ -351,3 +364,11 @@ def summarise_run(run: Path, max_error_rate: float | None = None) -> Summary:
 def load_summary(run: Path) -> Summary:
     """Read summary.json of a run folder whose records may be elsewhere."""
     return validate(Summary, read_json(run / SUMMARY), f"{run / SUMMARY}: ")
+
+
+def summary_of(run: Path) -> Summary:
+    """Numbers of a run folder: from its records, or as written where these are elsewhere."""
+    if not (run / EPISODES).exists():
+        return load_summary(run)
+    limit = load_summary(run).max_error_rate if (run / SUMMARY).exists() else None
+    return summarise_run(run, limit)

@@ -9,7 +9,8 @@ from ..errors import UsageError, missing_dependency
 from ..foreign import cell, printable
 from .compare import Comparison, Difference
 from .groups import Contrast, GroupComparison
-from .stats import Estimate, holm
+from .significance import holm
+from .stats import Estimate
 
 PICTURES = (".png", ".svg", ".pdf")
 
@@ -127,13 +128,12 @@ def _settings(settings: Sequence[str]) -> list[str]:
 
 
 def _row(name: str, row: Difference) -> tuple[str, ...]:
-    low, high = 100 * row.difference.low, 100 * row.difference.high
     return (
         cell(name),
         _points(row.mean_a),
         _points(row.mean_b),
         f"{100 * row.difference.value:+.1f}",
-        f"{low:+.1f} – {high:+.1f}",
+        _interval(row.difference),
         f"{row.only_a} / {row.only_b}",
         _p(row.p),
         _p(row.holm),
@@ -142,16 +142,15 @@ def _row(name: str, row: Difference) -> tuple[str, ...]:
 
 
 def _contrast(name: str, row: Contrast) -> tuple[str, ...]:
-    low, high = 100 * row.difference.low, 100 * row.difference.high
     return (
         cell(name) or "(none)",
         _points(sum(row.means_a) / len(row.means_a)),
         _points(sum(row.means_b) / len(row.means_b)),
         f"{100 * row.difference.value:+.1f}",
-        f"{low:+.1f} – {high:+.1f}",
+        _interval(row.difference),
         _p(row.p),
         _p(row.holm),
-        "–" if row.detectable is None else _points(row.detectable),
+        "–" if row.detectable is None else _points(row.detectable) if row.detectable <= 1 else "> 100",
     )
 
 
@@ -165,5 +164,12 @@ def _points(share: float) -> str:
     return f"{100 * share:.1f}"
 
 
-def _p(value: float) -> str:
+def _interval(found: Estimate) -> str:
+    """The interval, or "–" where all values were equal: there is nothing to draw an interval from."""
+    return "–" if found.low == found.high else f"{100 * found.low:+.1f} – {100 * found.high:+.1f}"
+
+
+def _p(value: float | None) -> str:
+    if value is None:
+        return "–"
     return f"{value:.4f}" if value >= 0.0001 else f"{value:.1e}"

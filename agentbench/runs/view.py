@@ -25,8 +25,7 @@ from ..models.loading import open_tokenizer
 from ..types import Action, Trajectory, Turn
 from .episodes import decode_episode, read_episodes
 from .files import read_json, read_lines
-from .folder import CONFIG, VERSIONS, run_config
-from .sides import is_training
+from .folder import CONFIG, VERSIONS, is_training, run_config
 from .summary import SUMMARY, load_summary
 
 _MARKS = {"won": "✓", "lost": "✗", "broke": "!", "played": "·"}

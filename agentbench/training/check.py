@@ -23,10 +23,7 @@ from ..trainer import TrainerSpec
 from .authors import demonstrator
 from .checkpoints import checkpoints
 from .config import TrainConfig
-from .log import check_trackers
-
-FIGURES = ("success", "score", "turns", "errors")
-"""What an evaluation on the way gives; `metric_for_best_model` is one of them."""
+from .log import FIGURES, check_trackers
 
 
 def check(config: TrainConfig) -> tuple[TrainerSpec, Any, EnvSpec]:
@@ -123,6 +120,12 @@ def _check_figures(config: TrainConfig, env: EnvSpec) -> None:
                 f"eval.panel {panel.id!r} is of env {panel.env!r}, the run trains on {env.id!r}"
             )
         panel.resolve(env)
+        if config.eval.teachers and {teacher.backend for teacher in config.teachers} != {"hf"}:
+            seen = sorted({teacher.backend for teacher in config.teachers})
+            raise ConfigError(
+                f"eval.teachers plays teachers of backend 'hf', and this run has {', '.join(seen) or 'no teacher'}; "
+                "remove the key"
+            )
         if config.metric_for_best_model not in FIGURES:
             raise unknown_name("metric_for_best_model", config.metric_for_best_model, FIGURES)
     check_trackers(config.report_to)

@@ -181,6 +181,8 @@ class EvalDuringTraining(Section):
         limit: play only the first tasks; None plays all.
         temperature: of evaluation; 0 is greedy.
         repeats: episodes per task.
+        teachers: play it with every teacher by itself too, once, so that the run's card has the teachers' own scores;
+            for teachers of backend "hf". None does not.
     """
 
     panel: str
@@ -188,6 +190,7 @@ class EvalDuringTraining(Section):
     limit: int | None = Field(default=None, ge=1)
     temperature: float = Field(default=0.4, ge=0, le=MOST_TEMPERATURE)
     repeats: int = Field(default=1, ge=1)
+    teachers: bool | None = None
 
 
 class TrainConfig(Section):
@@ -205,7 +208,7 @@ class TrainConfig(Section):
         rows_per_update: instead, rows of an optimizer step (turns, where every turn has a prompt of its own), as many
             steps as that makes; None cuts by `updates_per_step`.
         save_steps: a checkpoint every so many steps; `save_total_limit` keeps the newest (and the best).
-        metric_for_best_model: evaluation figure by which `best` is chosen.
+        metric_for_best_model: evaluation figure by which `best` is chosen; of turns and errors the smallest is.
         num_processes: processes that were asked for; a launch with another number stops.
         report_to: trackers of accelerate: tensorboard, wandb, trackio, mlflow.
     """

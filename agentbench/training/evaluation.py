@@ -5,10 +5,12 @@ Leaves out playing (`agentbench.evaluation`) and when it is due (`loop`).
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from ..evaluation.evaluate import EvalConfig
 from ..evaluation.panels import load_panel
+from ..runs.sides import TEACHERS
 from .config import TrainConfig
 
 _OWN = frozenset(
@@ -48,3 +50,15 @@ def evaluation_of(config: TrainConfig, *, model: str, output_dir: str) -> EvalCo
         env_options=config.env.options if same_env else {},
         **values,
     )
+
+
+def teacher_evaluations(config: TrainConfig) -> list[EvalConfig]:
+    """Build the evaluation of every teacher by itself: the run's panel, played as the student plays it."""
+    found = []
+    for number, teacher in enumerate(config.teachers):
+        folder = str(Path(config.output_dir) / TEACHERS / str(number))
+        played = evaluation_of(config, model=teacher.model_name_or_path, output_dir=folder)
+        options = {} if teacher.revision is None else {"revision": teacher.revision}
+        options |= {} if teacher.dtype == "auto" else {"dtype": teacher.dtype}
+        found.append(played.model_copy(update={"engine": "hf", "engine_options": options}))
+    return found

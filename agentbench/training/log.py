@@ -21,6 +21,16 @@ from ..runs.folder import METRICS, TIMINGS
 from ..types import Trajectory
 from .config import TrainConfig
 
+FIGURES = ("success", "score", "turns", "errors")
+"""What an evaluation on the way gives; `metric_for_best_model` is one of them."""
+_SMALLER_IS_BETTER = frozenset({"turns", "errors"})
+
+
+def direction(figure: str) -> int:
+    """1 where more of a figure is better, -1 where less is."""
+    return -1 if figure in _SMALLER_IS_BETTER else 1
+
+
 BEST = "best.json"
 ROLLOUTS = "rollouts"
 
@@ -75,7 +85,8 @@ class TrainLog:
             raise ConfigError(
                 f"metric_for_best_model = {self.metric[5:]!r} is not a figure of the panel: {known}"
             )
-        if step == 0 or (self.best is not None and metrics[self.metric] <= self.best["value"]):
+        sign = direction(self.metric.removeprefix("eval/"))
+        if step == 0 or (self.best is not None and sign * metrics[self.metric] <= sign * self.best["value"]):
             return False
         self.best = {
             "step": step,

@@ -34,7 +34,7 @@ from .authors import build_stage, student_parser, student_renderer
 from .check import check, check_resume, played
 from .checkpoints import checkpoints, newest, next_step, prune, put_in_place, seal, writing
 from .config import TrainConfig
-from .evaluation import evaluation_of
+from .evaluation import evaluation_of, teacher_evaluations
 from .log import TrainLog, require_steps
 from .publish import Publisher
 from .tasks import TaskOrder
@@ -113,6 +113,13 @@ class Run:
             figures["success"] = rates.success.value
         return {f"eval/{name}": value for name, value in figures.items()}
 
+    def evaluate_teachers(self) -> None:
+        """Play the panel with every teacher itself, once; what is on record already stays. Process 0 alone plays."""
+        if self.trainer.team.index == 0:
+            for config in teacher_evaluations(self.config):
+                evaluate(config, resume=True)
+        self.trainer.team.wait()
+
     def student(self, config: EvalConfig) -> ModelPolicy:
         """The student as a policy that plays this evaluation."""
         return ModelPolicy(
@@ -148,8 +155,18 @@ class Run:
         """How this run plays its student, for whoever evaluates the checkpoint."""
         played = evaluation_of(self.config, model="", output_dir="")
         return protocol_of(
-            played, self.spec, algorithm=self.config.algorithm, step=step, run=self.folder.name
+            played,
+            self.spec,
+            algorithm=self.config.algorithm,
+            step=step,
+            run=self.folder.name,
+            origins=origins_of(self.trainer),
         )
+
+
+def origins_of(trainer: Trainer) -> dict[str, str]:
+    """Fingerprint of every model that a trainer started from, by name; {} of a trainer that keeps none."""
+    return dict(getattr(trainer, "origins", {}))
 
 
 def nothing_to_learn_from(groups: Sequence[Group], step: int) -> TrainingError | UsageError:
@@ -233,6 +250,7 @@ def train(
     if trainer.team.index == 0:
         folder.mkdir(parents=True, exist_ok=True)
         facts = {**versions(), "engine": engine.info, "played": played(config, env)}
+        facts["origins"] = origins_of(trainer)
         fix_versions(folder, facts, binding=("played",), changed=changed)
         write_whole(folder / CONFIG, dump(config).encode())
         for key, was, now in changed:
@@ -246,6 +264,8 @@ def _loop(run: Run, first: int, report: Callable[[str], None]) -> dict[str, floa
     log = TrainLog(folder, kept, config) if run.trainer.team.index == 0 else None
     metrics: dict[str, float] = {}
     try:
+        if config.eval is not None and config.eval.teachers:
+            run.evaluate_teachers()
         if first == 0 and config.eval is not None:
             before = run.evaluate(0)
             if log is not None:

@@ -8,28 +8,22 @@ the unit: intervals and tests are over seeds, tests over games are shown for eac
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import missing_dependency
 from ..runs.compare import compare_runs
 from ..runs.files import encode_json, read_json, read_lines
 from ..runs.folder import METRICS, TIMINGS, VERSIONS
 from ..runs.groups import compare_groups
+from ..runs.significance import mean_interval
 from .check import check_resume
+from .log import direction
 from .sweep import PublishedColumn, SweepPlan, SweepRun
 
 RECORD, PAGE = "table.json", "table.md"
 _PACKAGES = ("agentbench-opd", "torch", "transformers")
-
-
-def require_statistics() -> None:
-    """Refuse a sweep whose table could not be made in the end. Raises: MissingDependency."""
-    try:
-        import scipy.stats  # noqa: F401
-    except ImportError as error:
-        raise missing_dependency("scipy", "stats", "the table of a sweep") from error
 
 
 def record_of(plan: SweepPlan) -> dict[str, Any]:
@@ -72,7 +66,8 @@ def _method(runs: Sequence[SweepRun], base: Sequence[SweepRun]) -> dict[str, Any
     done = [run for run in runs if run.finished]
     points = {run.seed: _evaluations(run) for run in done}
     last = {seed: found[-1] for seed, found in points.items()}
-    best = {seed: max(found[1:], key=lambda point: float(point["value"])) for seed, found in points.items()}
+    sign = direction(done[0].config.metric_for_best_model) if done else 1
+    best = {seed: max(found[1:], key=lambda point: sign * point["value"]) for seed, found in points.items()}
     return {
         "runs": len(done),
         "planned": len(runs),
@@ -110,11 +105,8 @@ def _summed(points: Sequence[Mapping[str, float]]) -> dict[str, Any] | None:
         "errors": sum(int(point.get("errors", 0)) for point in points),
     }
     if len(values) > 1:
-        from scipy.stats import t
-
-        sd = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
-        half = float(t.ppf(0.975, len(values) - 1)) * sd / math.sqrt(len(values))
-        found |= {"sd": sd, "low": mean - half, "high": mean + half}
+        over = mean_interval(values)
+        found |= {"sd": statistics.stdev(values), "low": over.low, "high": over.high}
     return found
 
 
@@ -132,9 +124,8 @@ def _against(done: Sequence[SweepRun], base: Sequence[SweepRun]) -> dict[str, An
     result: dict[str, Any] = {"by_seed": pairs, "difference": None}
     if len(done) > 1 and len(base) > 1:
         group = compare_groups([_last(run) for run in base], [_last(run) for run in done]).head
-        ends = (group.difference.low, group.difference.high)
         # no spread within either group has no interval
-        low, high = ends if all(map(math.isfinite, ends)) else (None, None)
+        low, high = (None, None) if group.p is None else (group.difference.low, group.difference.high)
         result |= {"difference": group.difference.value, "low": low, "high": high, "p": group.p}
     return result
 

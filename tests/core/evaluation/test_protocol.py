@@ -54,6 +54,15 @@ def test_what_the_user_chose_is_played_and_named(model):
     ]
 
 
+def test_options_of_the_game_are_named_and_not_taken_over(model):
+    trained = validate(EvalConfig, {**TRAINED, "env_options": {"wording": "either"}})
+    write_protocol(model, protocol_of(trained, SPEC, algorithm="gkd", step=4, run="mine"))
+    played, notes = follow(asked(model), SPEC, {"wording": "strict"})
+    assert played.env_options == {}
+    assert notes == ["the checkpoint was trained with env option wording 'either', this run plays 'strict'"]
+    assert follow(asked(model), SPEC, {"wording": "either"})[1] == []
+
+
 def test_the_same_prompt_under_another_name_is_no_difference(model):
     assert follow(asked(model, prompt="agentbench.prompts:corridor/transcript"), SPEC)[1] == []
 

@@ -52,7 +52,7 @@ def test_players_and_seeds_fill_the_table(toy, tmp_path):
     cells = run_suite(toy, [Player("null"), Player("random")], tmp_path / "out", seeds=[0, 1])
     assert [(cell.player, len(cell.values)) for cell in cells] == [("null", 2), ("random", 2)]
     assert cells[0].values == [0.0, 0.0]
-    assert "0.0 [0.0, 0.0] (sd 0.0; 0.0, 0.0; n=24)" in table(toy, cells)
+    assert "0.0 (sd 0.0; 0.0, 0.0; n=24)" in table(toy, cells)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["null", "random"]
 
 

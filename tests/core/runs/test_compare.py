@@ -1,7 +1,9 @@
 import orjson
 import pytest
+import yaml
 from places import TOY
 
+from agentbench.cli import run as agentbench
 from agentbench.config import validate
 from agentbench.errors import MissingData, UsageError
 from agentbench.evaluation.evaluate import EvalConfig, evaluate
@@ -11,6 +13,7 @@ from agentbench.runs.compare import compare_players, compare_runs
 from agentbench.runs.sides import compare_folders, last_evaluation, matching
 from agentbench.runs.tables import compared, draw, rows_of
 
+pytest.importorskip("statsmodels")
 write_panel = load("envs", f"{TOY}:write_panel")
 
 
@@ -40,7 +43,12 @@ def test_differences_by_hand(play):
 
 def test_equal_runs_do_not_differ(play):
     found = compare_runs(play("a", ["win"]), play("b", ["win"]))
+    assert "B - A is +0.0 points in every one of 12 tasks, so there is no interval" in found.verdict
+    assert "| success | 33.3 | 33.3 | +0.0 | – | 0 / 0 | 1.0000 |" in compared([found])
     assert (found.success.difference.low, found.success.difference.high, found.success.p) == (0.0, 0.0, 1.0)
+    alone = compare_runs(play("c", ["win"], limit=1), play("d", ["lose"], limit=1))
+    assert alone.success.p == 1.0  # 2 / 2^1
+    assert "B - A is -100.0 points in the one task, so there is no interval" in alone.verdict
 
 
 def test_episodes_that_broke_on_either_side_are_left_out(play):
@@ -55,7 +63,7 @@ def test_with_repeats_interval_and_test_are_over_tasks(play):
     assert found.success.difference.n == 12
     assert found.success.test == "sign flips over tasks"
     # 4 of 12 tasks differ, all alike: 2 of the 16 sign patterns are as far from 0, whatever the repeats
-    assert found.success.p == pytest.approx(2 / 16, abs=0.01)
+    assert found.success.p == pytest.approx(2 / 16)
 
 
 def test_what_differs_besides_the_model_is_named_and_the_verdict_says_so(play, tmp_path):
@@ -139,6 +147,61 @@ def test_a_suites_players_are_compared_panel_by_panel(play, tmp_path):
     assert "2 comparisons were made" in page
     with pytest.raises(UsageError, match="share no panel"):
         compare_folders(tmp_path / "suite" / "a", play("c", ["win"]), said.append)
+
+
+def test_players_pair_by_the_seeds_they_share(play, tmp_path):
+    for player, lines, seeds in (("a", ["win"], (0, 1)), ("b", ["win", "win"], (1, 2)), ("c", ["win"], (3,))):
+        for seed in seeds:
+            play(f"suite/{player}/toy_one@1/seed-{seed}", lines, seed=seed)
+    said, suite = [], tmp_path / "suite"
+    (found,) = compare_folders(suite / "a", suite / "b", said.append)
+    assert found.pairs == 12
+    assert [line.split()[0] for line in said] == ["seed-0", "seed-2"]
+    with pytest.raises(UsageError, match="share no seed: seed-0, seed-1; seed-3"):
+        compare_folders(suite / "a", suite / "c", said.append)
+    with pytest.raises(UsageError, match=r"is a suite's folder; compare its players: .*suite/a, "):
+        compare_folders(suite, suite / "a", said.append)
+
+
+def test_settings_of_training_and_versions_of_the_code_are_named(play, tmp_path):
+    for name, rate in (("x", 0.1), ("y", 0.2)):
+        play(f"{name}/eval/step-4", ["win"])
+        values = {
+            "algorithm": "opd",
+            "seed": int(rate * 10),
+            "learning_rate": rate,
+            "save_steps": int(rate * 10),
+        }
+        values |= {"output_dir": name, "env": {"split": "train"}, "rollout": {"concurrency": int(rate * 10)}}
+        (tmp_path / name / "config.yaml").write_text(yaml.safe_dump(values))
+    a, b = tmp_path / "x" / "eval" / "step-4", tmp_path / "y" / "eval" / "step-4"
+    # neither the seed nor what moves no number
+    assert compare_runs(a, b).settings == ("training.learning_rate: 0.1 -> 0.2",)
+    path = b / "versions.json"
+    path.write_bytes(orjson.dumps({**orjson.loads(path.read_bytes()), "code": "0123456789ab"}))
+    (line,) = (line for line in compare_runs(a, b).settings if line.startswith("versions."))
+    assert line.startswith("versions.code: ")
+    assert line.endswith("-> '0123456789ab'")
+    # beside an evaluation that no training made, the training is no setting
+    assert not any("training" in line for line in compare_runs(play("alone", ["win"]), a).settings)
+
+
+def test_what_is_no_run_is_named_with_the_next_step(play, tmp_path, capsys):
+    run = play("a", ["win"])
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("x")
+    for other in ("empty", "file", "nowhere"):
+        assert agentbench(("compare", str(run), str(tmp_path / other))) == 2
+        assert "is no run folder: it has no versions.json; name the --output" in capsys.readouterr().err
+    play("trained/eval/step-2", ["win"])
+    (tmp_path / "trained" / "checkpoint-2").mkdir()
+    (tmp_path / "trained" / "checkpoint-3").mkdir()
+    assert agentbench(("compare", str(run), str(tmp_path / "trained" / "checkpoint-2"))) == 0
+    assert "checkpoint-2 is a checkpoint; its evaluation in training is taken" in capsys.readouterr().err
+    assert agentbench(("card", str(tmp_path / "trained" / "checkpoint-3"))) == 2
+    assert "was not evaluated in training" in capsys.readouterr().err
+    assert agentbench(("report", str(tmp_path / "trained"), str(run))) == 2
+    assert "a is no training run; report on training runs together" in capsys.readouterr().err
 
 
 def test_a_training_run_stands_for_its_last_evaluation(play, tmp_path):

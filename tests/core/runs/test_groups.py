@@ -11,10 +11,11 @@ from agentbench.errors import UsageError
 from agentbench.evaluation.evaluate import EvalConfig, evaluate
 from agentbench.policies.ready import ScriptedPolicy
 from agentbench.registry import load
-from agentbench.runs.groups import compare_groups, contrast, seed_interval
+from agentbench.runs.groups import compare_groups, contrast
+from agentbench.runs.sides import matching
 from agentbench.runs.tables import compared_groups
 
-pytest.importorskip("scipy")
+pytest.importorskip("statsmodels")
 write_panel = load("envs", f"{TOY}:write_panel")
 
 
@@ -50,6 +51,21 @@ def test_groups_of_seeds_are_compared_run_by_run(groups):
         compare_groups(groups[0], groups[1][:1])
 
 
+def test_a_run_counts_once(groups, tmp_path):
+    few, many = groups
+    with pytest.raises(UsageError, match="few-2 is in both groups; name each run once"):
+        compare_groups(few, [*many, few[2]])
+    # a copy of a run is no further seed
+    for run in (few[0], few[1]):
+        path = run / "versions.json"
+        facts = json.loads(path.read_text())
+        path.write_text(json.dumps({**facts, "policy": {**facts["policy"], "engine": {"weights": "abc"}}}))
+    with pytest.raises(UsageError, match=r"few-0 and .*few-1 are the same weights played with the same seed"):
+        compare_groups(few, many)
+    patterns = [str(tmp_path / "few-*"), str(tmp_path / "few-0")]
+    assert matching(patterns, print) == few
+
+
 def test_by_task_type_with_holm(groups):
     found = compare_groups(*groups)
     assert list(found.task_types) == ["even", "odd"]
@@ -82,16 +98,20 @@ def test_groups_of_other_sizes_have_the_power_that_statsmodels_says():
     assert found.detectable == pytest.approx(2.4588324 * pooled, rel=1e-5)
 
 
-def test_runs_without_spread_have_no_detectable_difference():
-    found = contrast([0.5, 0.5], [0.5, 0.5])
-    assert (found.p, found.detectable) == (1.0, None)
-
-
-def test_interval_over_seeds_by_hand():
-    # 0.4, 0.5, 0.6: sd 0.1, standard error 0.1 / sqrt(3), quantile 4.3026527 for 2 degrees
-    found = seed_interval([0.4, 0.5, 0.6])
-    assert found.value == pytest.approx(0.5)
-    assert found.high - found.value == pytest.approx(4.3026527 * 0.1 / 3**0.5)
+def test_groups_without_spread_are_not_tested_and_the_page_says_why(play):
+    # a policy that no seed moves: the runs of each side are one and the same
+    found = compare_groups(
+        *(
+            [play(f"{words[-1]}{len(words)}-{seed}", words, seed=seed) for seed in (0, 1)]
+            for words in (["win"], ["win"] * 2)
+        )
+    )
+    assert (found.head.p, found.head.holm, found.head.detectable) == (None, None, None)
+    assert found.head.difference.value == pytest.approx(1 / 3)
+    assert found.verdict.startswith(
+        "No test is possible: B - A is +33.3 points, and no run of a group differs"
+    )
+    assert "| all | 33.3 | 66.7 | +33.3 | – | – | – | – |" in compared_groups(found)
 
 
 def test_the_page_shows_every_value_and_both_spreads(groups):

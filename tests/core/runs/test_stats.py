@@ -7,8 +7,6 @@ import pytest
 from agentbench.runs.stats import (
     Estimate,
     bootstrap_mean,
-    holm,
-    mcnemar,
     pass_at_k,
     stratified,
     wilson,
@@ -132,14 +130,6 @@ def test_pass_at_k_refuses_impossible_counts(n, c, k):
         pass_at_k(n, c, k)
 
 
-def test_mcnemar_by_hand():
-    assert mcnemar(1, 5) == pytest.approx(0.21875)  # 2 * (C(6,0) + C(6,1)) / 2^6 = 14/64
-    assert mcnemar(5, 1) == mcnemar(1, 5)
-    assert mcnemar(0, 6) == pytest.approx(0.03125)  # 2 * 1/64
-    assert mcnemar(3, 3) == 1.0
-    assert mcnemar(0, 0) == 1.0
-
-
 def test_a_stratified_mean_by_hand():
     parts = [Estimate(0.5, 0.4, 0.7, 10), Estimate(0.7, 0.5, 0.8, 20)]
     # equal weights: 0.6; down hypot(0.05, 0.1), up hypot(0.1, 0.05)
@@ -150,27 +140,3 @@ def test_a_stratified_mean_by_hand():
     assert stratified(parts, [3, 1]).value == pytest.approx(0.55)
     alone = stratified(parts[:1], [5])
     assert (alone.value, alone.low, alone.high) == pytest.approx((0.5, 0.4, 0.7))
-
-
-@pytest.mark.parametrize(
-    ("values", "adjusted"),
-    [
-        # by hand: 4 x 0.005, 3 x 0.01, 2 x 0.03, and 0.04 no less than the one before; statsmodels 0.15.0 says the same
-        ([0.01, 0.04, 0.03, 0.005], [0.03, 0.06, 0.06, 0.02]),
-        ([0.02, 0.02, 0.6], [0.06, 0.06, 0.6]),
-        ([0.7, 0.9], [1.0, 1.0]),
-        ([0.3], [0.3]),
-        ([], []),
-    ],
-)
-def test_holm_adjusts_what_is_read_together(values, adjusted):
-    assert holm(values) == pytest.approx(adjusted)
-
-
-@pytest.mark.parametrize(
-    ("only_a", "only_b", "p"),
-    # statsmodels 0.15.0: mcnemar([[0, b], [c, 0]], exact=True).pvalue
-    [(2, 5, 0.453125), (0, 4, 0.125), (12, 30, 0.007915897334896727)],
-)
-def test_mcnemar_says_what_statsmodels_says(only_a, only_b, p):
-    assert mcnemar(only_a, only_b) == pytest.approx(p)

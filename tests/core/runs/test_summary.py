@@ -67,6 +67,14 @@ def test_figures_by_hand():
     assert not found.fell_short
 
 
+def test_replies_without_a_command_are_unread_although_their_last_words_are_played():
+    found = summary(
+        [episode("a", False, turns=3, invalid="no_action"), episode("b", True, invalid="no_think")]
+    )
+    assert (found.unread, found.turns_total, found.unread_reply) == (3, 4, "x")
+    assert "3 of 4 replies held no command (no_action 3, no_think 1), the first of them: 'x'" in render(found)
+
+
 def test_errors_are_never_failures():
     items = [episode("a", True), episode("b", True), episode("c", False), broken("d")]
     found = summary(items, max_error_rate=0.25)

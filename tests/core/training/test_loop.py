@@ -113,6 +113,52 @@ def test_checkpoint_is_played_as_it_was_trained_when_nothing_else_is_said(whole,
     }
 
 
+def test_the_run_records_its_models_and_what_its_teacher_scores(model, tmp_path):
+    from agentbench.evaluation.card import as_markdown, card_of
+    from agentbench.evaluation.protocol import read_protocol
+
+    folder = tmp_path / "taught"
+    changes = {"algorithm": "opd", "trainer": {}, "teachers": [{"model_name_or_path": model}], "max_steps": 1}
+    played = {"panel": "corridor/test@1", "every": 1, "limit": 3, "temperature": 1.0}
+    run(model, folder, **changes, eval={**played, "teachers": True})
+    facts = json.loads((folder / "versions.json").read_text())
+    assert list(facts["origins"]) == [model]
+    assert facts["origins"][model] == facts["engine"]["weights"]
+    assert read_protocol(str(folder / "checkpoint-1")).origins == facts["origins"]
+    # the teacher is the untrained student, so it plays as that did before the first step
+    teacher, before = said(folder / "teachers" / "0"), said(folder / "eval" / "step-0")
+    assert {task: [turn.action.text for turn in turns] for task, turns in teacher.items()} == {
+        task: [turn.action.text for turn in turns] for task, turns in before.items()
+    }
+    card = card_of(folder / "eval" / "step-1")
+    assert card["teacher"][f"weights of {model}"] == facts["origins"][model]
+    assert "n=3" in card["teacher"][f"success of {model}"]
+    assert f"| origins | {model}: {facts['origins'][model]} |" in as_markdown(card, "x")
+    # the same checkpoint, evaluated elsewhere, still knows
+    evaluate(
+        EvalConfig(
+            policy="model", model_name_or_path=str(folder / "checkpoint-1"), panel="corridor/test@1", limit=1,
+            output_dir=str(tmp_path / "later"),
+        )
+    )  # fmt: skip
+    made = card_of(tmp_path / "later")["training"]
+    assert (made["algorithm"], made["run"], made["step"]) == ("opd", "taught", 1)
+    assert made["origins"] == facts["origins"]
+    # without the key, the card says how to get the score
+    (folder / "teachers" / "0" / "summary.json").unlink()
+    played = folder / "eval" / "step-1"
+    told = card_of(played)["teacher"][f"own score of {model}"]
+    assert told.startswith(f"not measured: agentbench eval {played / 'config.yaml'} --model {model}")
+
+
+def test_teachers_that_cannot_play_are_refused(model, tmp_path):
+    played = {"panel": "corridor/test@1", "teachers": True}
+    with pytest.raises(
+        ConfigError, match=r"eval\.teachers plays teachers of backend 'hf', and .* no teacher"
+    ):
+        check(validate(TrainConfig, values(model, tmp_path / "x", eval=played)))
+
+
 def said(folder):
     """The turns of every task."""
     return {item.task: item.turns for item in read_episodes(folder)}

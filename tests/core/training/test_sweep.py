@@ -190,7 +190,10 @@ def check_record(found, plan):
     # two runs: mean (a + b) / 2, sd |a - b| / sqrt 2, half-width t(0.975, 1) = 12.7062 times sd / sqrt 2
     assert clone["last"]["mean"] == pytest.approx((a + b) / 2)
     assert clone["last"]["sd"] == pytest.approx(abs(a - b) / math.sqrt(2))
-    assert clone["last"]["high"] - clone["last"]["mean"] == pytest.approx(12.7062 * abs(a - b) / 2, rel=1e-4)
+    ends = (a + b) / 2 - 12.7062 * abs(a - b) / 2, (a + b) / 2 + 12.7062 * abs(a - b) / 2
+    # a share ends at 0 and 1
+    assert clone["last"]["low"] == pytest.approx(max(0.0, ends[0]), rel=1e-4)
+    assert clone["last"]["high"] == pytest.approx(min(1.0, ends[1]), rel=1e-4)
     best = [max(line["eval/success"] for line in steps[1:]) for steps in lines]
     assert clone["best"]["mean"] == pytest.approx(sum(best) / 2)
     assert setting["before"]["n"] == 2  # one a seed, not one a run
