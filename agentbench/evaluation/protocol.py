@@ -14,8 +14,9 @@ from pydantic import Field
 from ..config import Section, validate
 from ..dialogue.prompt import load_prompt
 from ..env import EnvSpec
-from ..errors import CorruptData, MissingData, UsageError
+from ..errors import CorruptData, MissingData, UnknownName, UsageError
 from ..runs.files import encode_json, read_json, write_whole
+from ..types import Guided
 
 if TYPE_CHECKING:
     from .evaluate import EvalConfig
@@ -51,7 +52,7 @@ class Protocol(Section):
     history: int
     max_turns: int
     template_options: dict[str, Any] = Field(default_factory=dict)
-    guided: bool = False
+    guided: Guided = False
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
@@ -135,6 +136,24 @@ def follow(config: EvalConfig, spec: EnvSpec) -> tuple[EvalConfig, list[str]]:
             shown = protocol.prompt if key == "prompt" else wanted[key]
             notes.append(f"the checkpoint was trained with {key} {shown!r}, this run plays {mine!r}")
     return config.model_copy(update=changes), notes
+
+
+def untold(config: EvalConfig, spec: EnvSpec) -> str:
+    """What to say when a model meets a prompt that never says what to do, and nothing shows that it has learnt it."""
+    if config.policy != "model" or config.engine == "scripted" or read_protocol(config.model_name_or_path):
+        return ""
+    name = load_prompt(config.prompt or spec.prompt).name
+    told = name.removesuffix("transcript") + "instruct"
+    if not name.endswith("/transcript"):
+        return ""
+    try:
+        load_prompt(told)
+    except UnknownName:
+        return ""
+    return (
+        f"prompt {name} never says what to do: it is for models trained on it, which this one does not say of itself; "
+        f"a pretrained model wants --prompt {told}"
+    )
 
 
 def _still_says(protocol: Protocol) -> bool:

@@ -48,6 +48,8 @@ class HFEngine(Engine):
         vocabulary: ids that exist; no other is read or sampled, and log-probs are normalised over these.
     """
 
+    weighs_choices = True
+
     def __init__(
         self,
         model: Any,
@@ -185,7 +187,7 @@ class HFEngine(Engine):
         check_keys(requests, (job.request.key for job in running))
         jobs = [self._job(request) for request in requests]
         for job in jobs:
-            if job.room < 1:
+            if job.room < job.least:
                 used, limit = len(job.prompt), self.max_context
                 self._fail(job, f"the prompt of {used} tokens leaves no room in max_context {limit}")
             else:

@@ -39,8 +39,13 @@ class Forward(Protocol):
 
     keeps: bool
 
-    def extend(self, tokens: IntArray, rows: IntArray, starts: IntArray, ends: IntArray) -> Tensor:
-        """Feed `tokens[row, start:end]` for each row (ascending); return the logits after the last one [R, V]."""
+    def extend(
+        self, tokens: IntArray, rows: IntArray, starts: IntArray, ends: IntArray, last: int = 1
+    ) -> Tensor:
+        """Feed `tokens[row, start:end]` for each row (ascending); return the logits after the `last` ones [R, last, V].
+
+        What stands before the first token of a short row is anything.
+        """
         ...
 
     def move(self, source: IntArray, rows: int, capacity: int) -> None:
@@ -72,8 +77,10 @@ class CachedForward:
         self._keeps_logits = keeps_logits(model)
         self._cache_name = cache_name(model)
 
-    def extend(self, tokens: IntArray, rows: IntArray, starts: IntArray, ends: IntArray) -> Tensor:
-        """Feed the new tokens of each row, aligned at their ends, and return the logits after the last one.
+    def extend(
+        self, tokens: IntArray, rows: IntArray, starts: IntArray, ends: IntArray, last: int = 1
+    ) -> Tensor:
+        """Feed the new tokens of each row, aligned at their ends, and return the logits after the last ones.
 
         Short rows are padded at the front; padding is written nowhere and looks at position 0 only. Rows are read in
         place where they lie close together (idle rows between them are carried along), else copied.
@@ -106,7 +113,7 @@ class CachedForward:
             width,
             query,
         )
-        logits = self._logits(packed[0], packed[1], width)
+        logits = self._logits(packed[0], packed[1], width, last)
         return logits if len(at) == len(batch) else logits[torch.from_numpy(at).to(device)]
 
     def _batch(self, rows: IntArray, query: int) -> tuple[IntArray, range | IntArray]:
@@ -124,7 +131,7 @@ class CachedForward:
             batch = np.sort(np.concatenate([batch, others]))
         return batch, batch
 
-    def _logits(self, token_BQ: Tensor, position_BQ: Tensor, width: int) -> Tensor:
+    def _logits(self, token_BQ: Tensor, position_BQ: Tensor, width: int, last: int) -> Tensor:
         import torch
 
         dtype = self.model.dtype
@@ -135,7 +142,7 @@ class CachedForward:
             torch.zeros((), dtype=dtype, device=token_BQ.device),
             torch.full((), torch.finfo(dtype).min, dtype=dtype, device=token_BQ.device),
         )[:, None]
-        keep = -(-MIN_TOKENS // token_BQ.shape[0])
+        keep = max(last, -(-MIN_TOKENS // token_BQ.shape[0]))
         options = {"logits_to_keep": min(keep, token_BQ.shape[1])} if self._keeps_logits else {}
         output = self.model(
             input_ids=token_BQ,
@@ -145,7 +152,7 @@ class CachedForward:
             **{self._cache_name: self.cache},
             **options,
         )
-        logits: Tensor = output.logits[:, -1]
+        logits: Tensor = output.logits[:, -last:]
         return logits
 
     def move(self, source: IntArray, rows: int, capacity: int) -> None:
@@ -175,7 +182,9 @@ class FullForward:
         self._keeps_logits = keeps_logits(model)
         self._rescaled = rescaling(model.config.get_text_config(decoder=True))
 
-    def extend(self, tokens: IntArray, rows: IntArray, starts: IntArray, ends: IntArray) -> Tensor:
+    def extend(
+        self, tokens: IntArray, rows: IntArray, starts: IntArray, ends: IntArray, last: int = 1
+    ) -> Tensor:
         """Run the whole rows, a few at a time where they are long."""
         import torch
 
@@ -183,7 +192,7 @@ class FullForward:
         parts = [
             side[start : start + few] for side in self._sides(ends) for start in range(0, len(side), few)
         ]
-        logits = torch.cat([self._logits(tokens, rows[part], ends[part]) for part in parts])
+        logits = torch.cat([self._logits(tokens, rows[part], ends[part], last) for part in parts])
         back = np.argsort(np.concatenate(parts), kind="stable")
         return logits if (back[:-1] < back[1:]).all() else logits[torch.from_numpy(back).to(logits.device)]
 
@@ -197,7 +206,7 @@ class FullForward:
             return [np.flatnonzero(lengths == length) for length in np.unique(lengths)]
         return [side for side in (np.flatnonzero(~long), np.flatnonzero(long)) if side.size]
 
-    def _logits(self, tokens: IntArray, rows: IntArray, ends: IntArray) -> Tensor:
+    def _logits(self, tokens: IntArray, rows: IntArray, ends: IntArray, last: int) -> Tensor:
         """Run rows padded at the front, as `generate` does."""
         import torch
 
@@ -213,10 +222,10 @@ class FullForward:
             position_ids=position,
             attention_mask=mask,
             use_cache=False,
-            **({"logits_to_keep": 1} if self._keeps_logits else {}),
+            **({"logits_to_keep": min(last, width)} if self._keeps_logits else {}),
         )
-        logits: Tensor = output.logits[:, -1]
-        return logits
+        logits: Tensor = output.logits[:, -last:]
+        return torch.nn.functional.pad(logits, (0, 0, last - logits.shape[1], 0)) if last > width else logits
 
     def move(self, source: IntArray, rows: int, capacity: int) -> None:
         return

@@ -88,15 +88,15 @@ def compare(model: Any, tokenizer: Any, max_context: int) -> Agreement | None:
     far, noise, control = [], [], []
     starts, stages = np.array([0, 0]), _ends(longest)
     for ends in stages:
-        got = cached.extend(tokens, both, starts, ends)
-        batched = plain.extend(tokens, both, np.array([0, 0]), ends)
+        got = cached.extend(tokens, both, starts, ends)[:, -1]
+        batched = plain.extend(tokens, both, np.array([0, 0]), ends)[:, -1]
         for row in both:
             want = _plain(plain, tokens, row, ends)
             far.append(_divergence(want, got[row]))
             noise.append(_divergence(want, batched[row]))
             if ends is stages[0] or ends is stages[-1]:
                 changed = _exchanged(tokens, row, (1, int(ends[row]) // 2))
-                moved = plain.extend(changed, both, np.array([0, 0]), ends[[row, row]])
+                moved = plain.extend(changed, both, np.array([0, 0]), ends[[row, row]])[:, -1]
                 control += [_divergence(want, one) for one in moved]
         starts = ends
     largest, rounding, typical = float(np.max(far)), float(np.max(noise)), float(np.mean(control))
@@ -136,7 +136,7 @@ def _exchanged(tokens: IntArray, row: int, places: Sequence[int]) -> IntArray:
 
 
 def _plain(forward: FullForward, tokens: IntArray, row: int, ends: IntArray) -> Tensor:
-    return forward.extend(tokens, np.array([row]), np.array([0]), ends[row : row + 1])[0]
+    return forward.extend(tokens, np.array([row]), np.array([0]), ends[row : row + 1])[0, -1]
 
 
 def _divergence(want_V: Tensor, got_V: Tensor) -> float:
