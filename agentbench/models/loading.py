@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import CorruptData, UsageError, missing_dependency
+from .causal import check_causal, check_kind
 from .vocabulary import Vocabulary
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -58,11 +59,11 @@ def open_model(
     Raises:
         MissingDependency: torch or transformers is not installed.
         CorruptData: the files are there but cannot be used.
-        UsageError: nothing of that name, or the folder lacks something.
+        UsageError: nothing of that name, the folder lacks something, or it is no causal language model.
     """
     try:
         import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     except ImportError as error:
         raise missing_dependency(error.name or "transformers", "train", "the engine 'hf'") from error
     local = check_name(model)
@@ -74,6 +75,7 @@ def open_model(
     if local or not hub_reachable():
         source["local_files_only"] = True
     with quiet_transformers():
+        check_kind(_load(model, "configuration", AutoConfig.from_pretrained, source), model)
         tokenizer = _load(model, "tokenizer", AutoTokenizer.from_pretrained, source)
         if attn_implementation is not None:
             source["attn_implementation"] = attn_implementation
@@ -91,7 +93,9 @@ def open_model(
         )
     if dtype == "auto" and where.type == "cpu" and loaded.dtype == torch.float16:
         loaded = loaded.float()
-    return loaded.to(where).eval(), tokenizer
+    loaded = loaded.to(where).eval()
+    check_causal(loaded, tokenizer, model)
+    return loaded, tokenizer
 
 
 def kept_dtype(model: str, *, asked: str = "auto", device: str = "auto", revision: str | None = None) -> str:
@@ -312,6 +316,7 @@ def max_context_of(config: Any, asked: int | None) -> int:
     Raises: UsageError: the model cannot have it, or names none and none was asked for.
     """
     longest: Any = getattr(config, "max_position_embeddings", None)
+    longest = longest if longest is None or longest > 0 else None  # some write -1 for "any number"
     if asked is None and longest is None:
         raise UsageError("this model names no longest context (max_position_embeddings); pass max_context")
     if asked is not None and (asked < 2 or (longest is not None and asked > longest)):

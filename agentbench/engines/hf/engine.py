@@ -126,9 +126,11 @@ class HFEngine(Engine):
             try:
                 with self._quiet_model():
                     found = compare(self.model, self.tokenizer, self.max_context)
-            except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
-                if isinstance(error, torch.OutOfMemoryError):
-                    raise
+            except torch.OutOfMemoryError:
+                raise
+            except (
+                Exception
+            ) as error:  # anything: a forward pass that knows of no such cache may raise what it likes
                 reason = f"its forward pass refused the cache: {type(error).__name__}: {error}"
             else:
                 if found is None:

@@ -47,7 +47,7 @@ class Agreement:
     Attributes:
         token_bytes: memory that one kept token takes.
         cached: largest divergence of the cached results.
-        rounding: largest divergence of plain results of the same tokens, computed in a batch.
+        rounding: largest divergence of plain results of the same tokens, computed in a padded batch under a mask.
         control: mean divergence of plain results after one early token was exchanged.
         limit: what `cached` may be at most.
     """
@@ -83,13 +83,13 @@ def compare(model: Any, tokenizer: Any, max_context: int) -> Agreement | None:
     if longest < _LEAST_TOKENS:
         return None
     tokens = _tokens(tokenizer, int(model.get_input_embeddings().num_embeddings), longest)
-    cached, plain = CachedForward(model), FullForward(model)
+    cached, plain, masked = CachedForward(model), FullForward(model), FullForward(model, masked=True)
     both = np.array([0, 1])
     far, noise, control = [], [], []
     starts, stages = np.array([0, 0]), _ends(longest)
     for ends in stages:
         got = cached.extend(tokens, both, starts, ends)[:, -1]
-        batched = plain.extend(tokens, both, np.array([0, 0]), ends)[:, -1]
+        batched = masked.extend(tokens, both, np.array([0, 0]), ends)[:, -1]
         for row in both:
             want = _plain(plain, tokens, row, ends)
             far.append(_divergence(want, got[row]))

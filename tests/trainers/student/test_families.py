@@ -355,6 +355,61 @@ def test_adapters_that_would_not_be_trained_are_refused(models, tmp_path, target
         student_of(folder, lora=LoraSettings(r=4, target_modules=targets))
 
 
+def jamba(folder, tokenizer):
+    shape = {key: value for key, value in SHAPE.items() if key != "initializer_range"}
+    kinds = {"attn_layer_period": 2, "attn_layer_offset": 1, "mamba_d_state": 8, "mamba_dt_rank": 8}
+    return write(
+        folder, tokenizer, "JambaConfig", {**shape, **kinds, "num_experts": 4, "use_mamba_kernels": False}
+    )
+
+
+def test_adapters_on_weights_that_the_model_reads_itself_are_refused(models, tmp_path):
+    """Mamba's step sizes: the weight below the adapter is multiplied without calling the layer."""
+    folder = jamba(tmp_path, models["tokenizer"])
+    with pytest.raises(UsageError, match=r"reads the weight of 'model.layers.0.mamba.dt_proj' itself"):
+        student_of(folder, lora=LoraSettings(r=4, alpha=16))
+    student = student_of(
+        folder, lora=LoraSettings(r=4, alpha=16, target_modules=["in_proj", "out_proj", "x_proj"])
+    )
+    move(student, 0.2)
+    engine = hf_engine(folder)
+    engine.load_weights(student.weights())
+    row = [5, 6, 7, 8, 9, 10]
+    assert engine.score(row) == pytest.approx(student.score_tokens(row), abs=1e-5)
+
+
+def test_a_base_with_an_adapter_beside_its_weights_is_refused(models, tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    folder = write(tmp_path, models["tokenizer"], "LlamaConfig", SHAPE)
+    base = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(folder)
+    for lora in (None, LoraSettings(r=4)):
+        with pytest.raises(UsageError, match=r"adapter_config\.json.* merge it first"):
+            student_of(folder, lora=lora)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("RobertaConfig", "something else is done here"),
+        ("RemBertConfig", "does not take its decoder's hidden states"),
+    ],
+)
+def test_heads_behind_another_layer_are_refused_by_name(models, tmp_path, kind, words):
+    wide = {"output_embedding_size": 48, "input_embedding_size": 32} if kind == "RemBertConfig" else {}
+    shape = {key: value for key, value in SHAPE.items() if key != "num_key_value_heads"}
+    folder = write(
+        tmp_path,
+        models["tokenizer"],
+        kind,
+        {**shape, **wide, "max_position_embeddings": 1024, "is_decoder": True},
+    )
+    with pytest.raises(UsageError, match=words) as refused:
+        student_of(folder)
+    assert kind.removesuffix("Config") in str(refused.value)
+
+
 def test_an_adapter_on_a_free_embedding_is_trained_and_served(models, tmp_path):
     shape = {**SHAPE, "head_dim": 8, "tie_word_embeddings": False}
     folder = write(tmp_path, models["tokenizer"], "Qwen3Config", shape)
