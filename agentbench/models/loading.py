@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,8 @@ import numpy.typing as npt
 from ..errors import CorruptData, UsageError, missing_dependency
 from .causal import check_causal, check_kind
 from .vocabulary import Vocabulary
+
+_LOG = logging.getLogger(__name__)
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _WEIGHTS = ("*.safetensors", "*.bin", "*.safetensors.index.json", "*.bin.index.json")
@@ -75,7 +78,8 @@ def open_model(
     if local or not hub_reachable():
         source["local_files_only"] = True
     with quiet_transformers():
-        check_kind(_load(model, "configuration", AutoConfig.from_pretrained, source), model)
+        config = _load(model, "configuration", AutoConfig.from_pretrained, source)
+        check_kind(config, model)
         tokenizer = _load(model, "tokenizer", AutoTokenizer.from_pretrained, source)
         if attn_implementation is not None:
             source["attn_implementation"] = attn_implementation
@@ -93,9 +97,40 @@ def open_model(
         )
     if dtype == "auto" and where.type == "cpu" and loaded.dtype == torch.float16:
         loaded = loaded.float()
+    if wanted == torch.float32 and any(
+        p.dtype in (torch.bfloat16, torch.float16) for p in loaded.parameters()
+    ):
+        loaded = loaded.float()  # what was stored in 8 bits comes in bfloat16, whatever was asked for
+    if type(loaded.config) is not type(config):
+        _LOG.warning(
+            "%s: transformers opens its language part alone (%s); what else the folder holds is not trained, and not "
+            "in checkpoints",
+            model,
+            type(loaded).__name__,
+        )
     loaded = loaded.to(where).eval()
     check_causal(loaded, tokenizer, model)
     return loaded, tokenizer
+
+
+def quantisation(model: str) -> str:
+    """How a model's weights are quantised, such as "fp8" or "gptq"; "" where they are not.
+
+    Raises: UsageError, CorruptData: its configuration cannot be read.
+    """
+    found = getattr(_config(model, None), "quantization_config", None) or {}
+    return (
+        str((found if isinstance(found, dict) else found.to_dict()).get("quant_method", "")) if found else ""
+    )
+
+
+def _config(model: str, revision: str | None) -> Any:
+    from transformers import AutoConfig
+
+    local = check_name(model)
+    options = {"revision": revision, **({"local_files_only": True} if local or not hub_reachable() else {})}
+    name = str(Path(model).expanduser()) if local else model
+    return _load(name, "configuration", AutoConfig.from_pretrained, options)
 
 
 def kept_dtype(model: str, *, asked: str = "auto", device: str = "auto", revision: str | None = None) -> str:
@@ -107,17 +142,12 @@ def kept_dtype(model: str, *, asked: str = "auto", device: str = "auto", revisio
     Raises: UsageError, CorruptData: no such dtype, or its configuration cannot be read.
     """
     import torch
-    from transformers import AutoConfig
 
     local = check_name(model)
     name = str(Path(model).expanduser()) if local else model
     found = _dtype(asked)
     if found == "auto":
-        options = {
-            "revision": revision,
-            **({"local_files_only": True} if local or not hub_reachable() else {}),
-        }
-        config = _load(name, "configuration", AutoConfig.from_pretrained, options)
+        config = _config(model, revision)
         found = config.dtype or config.get_text_config(decoder=True).dtype or _first_dtype(name, local)
         if found == torch.float16 and _device(device).type == "cpu":
             found = torch.float32

@@ -1,4 +1,4 @@
-"""Puts adapters into a model, and refuses those that would not be trained as they are served.
+"""Puts adapters into a model, and refuses bases and adapters that would not be trained as they are served.
 
 Leaves out their names and merging (`naming`) and optimisation (`student`).
 """
@@ -12,9 +12,22 @@ from typing import Any
 from torch import nn
 
 from agentbench.errors import UsageError
+from agentbench.models.loading import quantisation
 from agentbench.training.config import LoraSettings
 
 from .naming import named_adapters
+
+
+def refuse_quantised(name: str) -> None:
+    """Refuse a base whose folder holds quantised weights: what is trained could not be saved in their form.
+
+    Raises: UsageError: says how to have it in full.
+    """
+    if method := quantisation(name):
+        raise UsageError(
+            f"model {name!r} is quantised ({method}): it can act and teach, but what is trained could not be saved "
+            "so that it can be read again; take its weights in bfloat16, float16 or float32"
+        )
 
 
 def refuse_loaded(model: Any, name: str) -> None:

@@ -25,7 +25,7 @@ from agentbench.training.config import TrainConfig
 from ..batch.micro import Micro, idle_micro, micro_batches
 from ..batch.tables import Batch
 from ..kernels.tokens import logprob
-from .adapters import refuse_bypassed, refuse_loaded, with_adapters
+from .adapters import refuse_bypassed, refuse_loaded, refuse_quantised, with_adapters
 from .form import decoder_of
 from .hidden import HiddenHead, Kernel, Loaded, Outputs, decoder_layers, load
 from .naming import Places
@@ -92,6 +92,7 @@ class Student:
         self.device = processes.device
         # float32, or what torch was told to take: `agentbench check-objective` runs all of this in float64
         self.dtype = torch.bfloat16 if run.bf16 else torch.get_default_dtype()
+        refuse_quantised(run.model_name_or_path)
         self.kept = _kept_dtype(run, self.device)
         loaded = load(run.model_name_or_path, self._stored(), self.device)
         model, self.tokenizer = loaded.model, loaded.tokenizer

@@ -1,5 +1,7 @@
 """What is no causal language model is refused by name when it is opened; what is one passes in every precision."""
 
+import logging
+
 import pytest
 
 from agentbench.errors import UsageError
@@ -102,3 +104,27 @@ def test_decoders_pass_in_every_precision(kind, dtype, tokenizer, tmp_path):
     folder = write(tmp_path, tokenizer, DECODERS[kind](len(tokenizer)))
     model, _ = open_model(folder, dtype=dtype, device="cpu")
     assert model.dtype == getattr(torch, dtype)
+
+
+def test_a_folder_of_which_the_language_part_alone_is_opened_says_so(tokenizer, tmp_path, caplog):
+    shape = {key: value for key, value in SHAPE.items() if key != "max_position_embeddings"}
+    text = {
+        **shape,
+        **KEYS,
+        "vocab_size": len(tokenizer),
+        "layer_types": ["full_attention", "full_attention"],
+    }
+    sees = {
+        "depth": 1,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_heads": 4,
+        "out_hidden_size": 32,
+        "patch_size": 14,
+    }
+    config = transformers.Qwen3_5Config(text_config=text, vision_config=sees)
+    folder = write(tmp_path, tokenizer, config, "Qwen3_5ForConditionalGeneration")
+    with caplog.at_level(logging.WARNING):
+        model, _ = open_model(folder, device="cpu")
+    assert type(model).__name__ == "Qwen3_5ForCausalLM"
+    assert "opens its language part alone (Qwen3_5ForCausalLM)" in caplog.text

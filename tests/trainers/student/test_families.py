@@ -18,6 +18,7 @@ from agentbench.trainers import gkd, grpo, opd, sft
 from agentbench.trainers.batch.tables import collate
 from agentbench.trainers.student import checkpoint
 from agentbench.trainers.student.form import head_form
+from agentbench.trainers.student.hidden import load
 from agentbench.trainers.student.processes import Processes
 from agentbench.trainers.student.student import Student
 from agentbench.trainers.teachers.local import LocalTeacher
@@ -387,6 +388,46 @@ def test_a_base_with_an_adapter_beside_its_weights_is_refused(models, tmp_path):
     for lora in (None, LoraSettings(r=4)):
         with pytest.raises(UsageError, match=r"adapter_config\.json.* merge it first"):
             student_of(folder, lora=lora)
+
+
+def in_eight_bits(folder):
+    """Rewrite layers as blocks of float8 with a scale each, as DeepSeek-V3 is published; returns the weights."""
+    from safetensors.torch import load_file, save_file
+
+    path, stored, exact = folder / "model.safetensors", {}, {}
+    for name, tensor in load_file(path).items():
+        stored[name] = exact[name] = tensor.to(torch.bfloat16)
+        if "_proj" in name:
+            rows, columns = tensor.shape
+            blocks = tensor.view(rows // 128, 128, columns // 128, 128)
+            scale = blocks.abs().amax((1, 3)) / 448
+            packed = (blocks / scale[:, None, :, None]).to(torch.float8_e4m3fn)
+            stored |= {name: packed.reshape(rows, columns), f"{name}_scale_inv": scale}
+            exact[name] = (packed.float() * scale[:, None, :, None]).reshape(rows, columns)
+    save_file(stored, path, metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    quantised = {"quant_method": "fp8", "weight_block_size": [128, 128], "activation_scheme": "dynamic"}
+    config |= {"dtype": "bfloat16", "quantization_config": quantised}
+    (folder / "config.json").write_text(json.dumps(config))
+    return exact
+
+
+def test_a_quantised_base_is_refused_and_acts_and_teaches_rightly(models, tmp_path):
+    """Saved again by transformers it would be neither what was trained nor marked as quantised."""
+    wide = {"hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 4, "num_key_value_heads": 4}
+    folder = write(tmp_path, models["tokenizer"], "LlamaConfig", {**SHAPE, **wide})
+    plain = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+    plain.load_state_dict(in_eight_bits(tmp_path), strict=False)
+    for lora in (None, LoraSettings(r=4)):
+        with pytest.raises(UsageError, match=r"is quantised \(fp8\): it can act and teach"):
+            student_of(folder, lora=lora)
+    row = [5, 6, 7, 8, 9, 10]
+    with torch.no_grad():
+        logp = plain.double()(torch.tensor([row]), use_cache=False).logits[0].log_softmax(-1)
+    wanted = [float(logp[at, token]) for at, token in enumerate(row[1:])]
+    assert hf_engine(folder, dtype="float32").score(row) == pytest.approx(wanted, abs=1e-5)
+    teacher = load(folder, torch.float32, torch.device("cpu"))
+    assert {p.dtype for p in teacher.model.parameters()} == {torch.float32}
 
 
 @pytest.mark.parametrize(
