@@ -13,9 +13,10 @@ from ..errors import UsageError
 _TEXT = "The red door is on the left, the blue door is on the right, and the key lies on the table."
 _SHORT, _LONG = 9, 12
 _LARGEST = {"float32": 1e-3, "float64": 1e-3}
-_LARGEST_LOW = 0.1
-"""Change of the logits that is allowed, as a share of their spread. Seen: 1e-6 and 0.02 in right models, 0.03 to 2 in
-encoders of random weights. The median over positions is taken, for rounding may send single tokens to other experts."""
+_LARGEST_LOW = 0.3
+"""Change of the logits that is allowed, as a share of their spread. Seen in right models: 3e-6 in float32, 0.02 in low
+precision; in encoders of random weights 0.03 to 0.5, and trained ones look further. No right model may be refused, so
+low precision allows much, and the median over positions is taken: rounding may send single tokens to other experts."""
 
 
 def check_kind(config: Any, name: str) -> None:
