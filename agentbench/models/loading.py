@@ -101,7 +101,7 @@ def open_model(
         p.dtype in (torch.bfloat16, torch.float16) for p in loaded.parameters()
     ):
         loaded = loaded.float()  # what was stored in 8 bits comes in bfloat16, whatever was asked for
-    if type(loaded.config) is not type(config):
+    if loaded.config.model_type != config.model_type:
         _LOG.warning(
             "%s: transformers opens its language part alone (%s); what else the folder holds is not trained, and not "
             "in checkpoints",
