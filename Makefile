@@ -67,12 +67,16 @@ test-real: setup
 	test -e $(REAL)/config.json || $(BIN)/agentbench model fetch smollm2-135m-q4 -o $(REAL)
 	AGENTBENCH_REAL_MODEL=$(abspath $(REAL)) $(BIN)/python -m pytest -q tests/real
 
-# On a machine with a card: the tests that go there by themselves, the check of low precision, figures of speed.
+# On a machine with a card: the tests that go there by themselves, the check of low precision, figures of speed, and
+# SFT, distillation and reinforcement of the real model side by side (ten minutes; figures stay under GPU_RUNS).
+GPU_RUNS ?= runs/gpu
 gpu:
+	test -e $(REAL)/config.json || $(PYTHON_GPU) -m agentbench model fetch smollm2-135m-q4 -o $(REAL)
 	$(PYTHON_GPU) -m pytest -q -m "not slow" tests/core/engines/hf tests/core/training/test_real_like.py tests/trainers \
 		--ignore tests/trainers/student/test_distributed.py
 	$(PYTHON_GPU) benchmarks/gpu/check.py $(REAL)
 	$(PYTHON_GPU) benchmarks/gpu/bench.py
+	$(PYTHON_GPU) benchmarks/gpu/learn.py $(REAL) --bf16 --runs $(GPU_RUNS)
 
 test-slow: setup
 	$(BIN)/python -m pytest -q -m slow

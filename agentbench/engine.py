@@ -31,6 +31,8 @@ class Request:
         slot: conversation id; engines may keep its KV cache and reuse the longest common prefix of ids.
         choices: guided choice: the reply must be one of these id sequences (each ends with an end token); log-probs
             are then of the distribution restricted to them. None = free.
+        whole: choices are weighed as wholes and not token by token: each by the mean log-prob of its tokens under the
+            model, over which temperature then samples. For engines that say `weighs_choices`.
         end_ids: tokens that end the reply, beside those that the engine knows of; a chat template may have its own.
     """
 
@@ -40,6 +42,7 @@ class Request:
     seed: int
     slot: str = ""
     choices: tuple[tuple[int, ...], ...] | None = None
+    whole: bool = False
     end_ids: tuple[int, ...] = ()
 
 
@@ -69,12 +72,14 @@ class Engine(Protocol):
         max_context: prompt plus reply may not exceed this many tokens.
         policy_version: number of weight updates seen; stamped on every Action.
         info: name, model, dtype, revision ... for the run's records.
+        weighs_choices: it answers requests whose choices are weighed as wholes.
         outlives_runs: it may hold the weights of another run (a server), so training pushes before its first step.
     """
 
     tokenizer: Any
     max_context: int
     policy_version: int
+    weighs_choices: bool = False
     outlives_runs: bool = False
 
     @property
@@ -186,6 +191,8 @@ def check_request(request: Request, vocabulary: Vocabulary | None = None) -> Non
     elif choices is not None and max(map(len, choices)) > sampling.max_new_tokens:
         longest = max(map(len, choices))
         problem = f"a choice of {longest} tokens exceeds max_new_tokens {sampling.max_new_tokens}"
+    elif request.whole and (choices is None or sampling.top_p < 1 or sampling.top_k > 0):
+        problem = "choices are weighed as wholes where there are some, top_p is 1 and top_k is 0"
     elif choices is not None and vocabulary is not None:
         said = np.concatenate([np.asarray(choice, np.int64) for choice in choices])
         if not vocabulary.has(said).all():

@@ -174,6 +174,10 @@ class Group:
     members: Sequence[Trajectory]
 
 
+Guided = bool | Literal["whole"]
+"""Guided choice: off, token by token, or by whole commands."""
+
+
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
     """How an engine samples: temperature 0 is greedy; log-probs are of the distribution sampled from.

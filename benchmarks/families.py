@@ -43,6 +43,9 @@ ROUTED = {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_siz
           "first_k_dense_replace": 1, "head_dim": 8}  # fmt: skip
 LINEAR = {"head_dim": 8, "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8,
           "linear_value_head_dim": 8, "layer_types": ["linear_attention", "full_attention"]}  # fmt: skip
+LATENT = {"num_key_value_heads": 4, "q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8,
+          "v_head_dim": 8, "head_dim": 8}  # fmt: skip
+INDEXED = {"index_topk": 8, "index_n_heads": 32, "index_head_dim": 16}
 WINDOW = {"sliding_window": 16}
 GPT = {"hidden_size": None, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512}
 OPT = {"hidden_size": 32, "ffn_dim": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -72,8 +75,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "cohere2": ("Cohere2", {"logit_scale": 0.25, **WINDOW, "head_dim": 8}),
     "glm4": ("Glm4", {"head_dim": 8}),
     "glm4_moe": ("Glm4Moe", ROUTED),
-    "deepseek_v3": ("DeepseekV3", {**ROUTED, "num_key_value_heads": 4, "q_lora_rank": 16, "kv_lora_rank": 16,
-                                   "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8}),
+    "deepseek_v3": ("DeepseekV3", {**ROUTED, **LATENT}),
     "qwen3_next": ("Qwen3Next", {**LINEAR, **MOE, "shared_expert_intermediate_size": 32}),
     "qwen3_5": ("Qwen3_5Text", LINEAR),
     "lfm2": ("Lfm2", {"layer_types": ["conv", "full_attention"]}),
@@ -97,6 +99,36 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "seed_oss": ("SeedOss", {"head_dim": 8}),
     "llama4": ("Llama4Text", {"head_dim": 8, "num_local_experts": 2, "intermediate_size_mlp": 64,
                               "attention_chunk_size": 16, "moe_layers": [1]}),
+    "deepseek_v2": ("DeepseekV2", {**LATENT, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1,
+                                   "topk_group": 1, "moe_intermediate_size": 32, "first_k_dense_replace": 1}),
+    "deepseek_v3.2": ("DeepseekV32", {**ROUTED, **LATENT, **INDEXED}),
+    "deepseek_v4": ("DeepseekV4", {"num_key_value_heads": None, "head_dim": 8, "moe_intermediate_size": 32,
+                                   "n_routed_experts": 4, "num_experts_per_tok": 2, "q_lora_rank": 16,
+                                   "layer_types": ["heavily_compressed_attention", "compressed_sparse_attention"],
+                                   "mlp_layer_types": ["moe", "moe"]}),
+    "glm4_moe_lite": ("Glm4MoeLite", {**ROUTED, **LATENT}),
+    "glm5": ("GlmMoeDsa", {**ROUTED, **LATENT, **INDEXED}),
+    "gemma3n": ("Gemma3nText", {"head_dim": 8, **WINDOW, "hidden_size_per_layer_input": 8, "num_kv_shared_layers": 0,
+                                "vocab_size_per_layer_input": 512, "activation_sparsity_pattern": None,
+                                "layer_types": ["sliding_attention", "full_attention"], "laurel_rank": 8}),
+    "gemma4": ("Gemma4Text", {"head_dim": 8, "global_head_dim": 8, **WINDOW, "hidden_size_per_layer_input": 8,
+                              "vocab_size_per_layer_input": 512, "num_kv_shared_layers": 0,
+                              "layer_types": ["sliding_attention", "full_attention"]}),
+    "jamba": ("Jamba", {"attn_layer_period": 2, "attn_layer_offset": 1, "mamba_d_state": 8, "mamba_dt_rank": 8,
+                        "num_experts": 4, "use_mamba_kernels": False}),
+    "falcon_mamba": ("FalconMamba", {"shape": False, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 8}),
+    "rwkv": ("Rwkv", {"shape": False, "hidden_size": 32, "num_hidden_layers": 2, "attention_hidden_size": 32,
+                      "context_length": 512}),
+    "xlstm": ("xLSTM", {"shape": False, "hidden_size": 32, "num_hidden_layers": 2, "num_heads": 4}),
+    "recurrent_gemma": ("RecurrentGemma", {"num_hidden_layers": 3, "num_key_value_heads": 1, "head_dim": 8,
+                                           "lru_width": 32, "attention_window_size": 16}),
+    "minimax": ("MiniMax", {"head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2, "block_size": 16,
+                            "layer_types": ["linear_attention", "full_attention"]}),
+    "qwen3_5_moe": ("Qwen3_5MoeText", {**LINEAR, **MOE, "shared_expert_intermediate_size": 32}),
+    "falcon": ("Falcon", {"new_decoder_architecture": True, "num_kv_heads": 2}),
+    "falcon-alibi": ("Falcon", {"alibi": True, "new_decoder_architecture": False}),
+    "mpt": ("Mpt", {"shape": False, "d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 512}),
+    "phimoe": ("Phimoe", {"num_local_experts": 4, "num_experts_per_tok": 2}),
 }  # fmt: skip
 SHAPE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
          "num_key_value_heads": 2, "max_position_embeddings": 512}  # fmt: skip

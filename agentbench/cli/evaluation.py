@@ -50,6 +50,7 @@ _OPTIONS = (
     _Option("template_options", list[str], ("--template-option",), _WHO, "key=value for the chat template."),
     _Option("history", int, ("--history",), _WHO, "Observation-action pairs in a prompt."),
     _Option("guided", bool, ("--guided",), _WHO, "Sample among admissible commands only."),
+    _Option("whole", bool, ("--whole",), _WHO, "... by whole commands, not token by token."),
     _Option("temperature", float, ("--temperature",), _WHO, "0 is greedy; default 0.4."),
     _Option("top_p", float, ("--top-p",), _WHO, "Nucleus; default 1.0."),
     _Option("top_k", int, ("--top-k",), _WHO, "0 is off; default 0."),
@@ -131,6 +132,9 @@ def eval_(
         given = options[item.key]
         if item.key == "stop":
             given = given or None
+        elif item.key == "whole":  # of --guided, and no key of its own
+            values |= {"guided": "whole"} if given else {}
+            continue
         elif item.kind == list[str]:
             given = {**values.get(item.key, {}), **key_values(given, item.names[0])} if given else None
         if given is not None:

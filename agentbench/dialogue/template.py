@@ -25,6 +25,7 @@ change overnight. It is the one that Llama's own templates fall back on."""
 _SYSTEM = "{system text 27182}"
 _REPLY = "{reply 14142 goes here}"
 _MESSAGE = "{message 31415 goes here}"
+_FIRST = "{first message 16180}"
 _DIGITS = {_SYSTEM: "27182", _MESSAGE: "31415"}  # a template may rewrite letters, but may it drop the text?
 
 
@@ -141,10 +142,16 @@ class ChatTemplate:
                 kind = "system" if marker == _SYSTEM else "user"
                 hint = _NO_SYSTEM if marker == _SYSTEM else "use another tokenizer or template"
                 raise UsageError(f"the chat template of {self._name} leaves {kind} messages out; {hint}")
-        if growing and (self._around_message is None or (system and self._moves_system)):
+        if growing and (self._around_message is None or self._rewrites(system)):
             raise UsageError(
                 f"the chat template of {self._name} rewrites messages, so a growing conversation cannot be kept "
                 "token by token; use a prompt with 'layout: fresh'"
+            )
+        if header := self._header:
+            raise UsageError(
+                f"the chat template of {self._name} has {header!r} before a reply, and its prompts do not end with it: "
+                "the model would write that itself, and it would be read as a part of the reply; use a template with a "
+                "generation prompt, or a server that reads such replies (engine openai)"
             )
         _ = self.border
 
@@ -158,12 +165,41 @@ class ChatTemplate:
         head, found, tail = whole.partition(_REPLY)[2].partition(_MESSAGE)
         return (head, tail) if found else None
 
+    def _rewrites(self, system: bool) -> bool:
+        """Whether what was written changes as a conversation grows.
+
+        A system message may wander to the last user message (Mistral's do that), old messages may be left out, messages
+        may be numbered; and the third message may begin otherwise than the second.
+        """
+        first = [*([_said("system", _SYSTEM)] if system else []), _said("user", _FIRST)]
+        second = [*first, _said("assistant", _REPLY), _said("user", _MESSAGE)]
+        third = [*second, _said("assistant", _REPLY), _said("user", _MESSAGE)]
+        before, found, _ = self.text(first).partition(_FIRST)
+        longer = self.text(third)
+        if not found or not all(self.text(more).startswith(before + _FIRST) for more in (second, third)):
+            return True
+        pieces = longer.split(_REPLY)
+        return len(pieces) != 3 or pieces[1].partition(_MESSAGE)[0] != pieces[2].partition(_MESSAGE)[0]
+
     @cached_property
-    def _moves_system(self) -> bool:
-        """Whether a system message wanders to the last user message as a conversation grows (Mistral's do that)."""
-        first = [_said("system", _SYSTEM), _said("user", _MESSAGE)]
-        later = [*first, _said("assistant", _REPLY), _said("user", "x")]
-        return self.text(first).partition(_MESSAGE)[0] != self.text(later).partition(_MESSAGE)[0]
+    def _header(self) -> str:
+        """Words of the template before a reply that its prompts leave to the model; marks of a thought are none."""
+        asked = [_said("user", _FIRST)]
+        try:
+            whole = self.text([*asked, _said("assistant", _REPLY), _said("user", "x")])
+        except UsageError:
+            return ""
+        before, found, _ = whole.partition(_REPLY)
+        prompt = self.text(asked)
+        pairs = enumerate(zip(before, prompt, strict=False))
+        shared = next((at for at, (mine, its) in pairs if mine != its), min(len(before), len(prompt)))
+        if not found or _FIRST not in before[:shared]:
+            return ""
+        header = before[shared:]
+        words = thought_tags(header).replace("<think>", "").replace("</think>", "")
+        while (control := self.control.first(words)) is not None:
+            words = control[0] + control[2]
+        return header if any(letter.isalpha() for letter in words) else ""
 
     @cached_property
     def border(self) -> Border:

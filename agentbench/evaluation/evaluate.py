@@ -34,7 +34,7 @@ from ..runs.summary import Assignment, Summary, summarise
 from ..trainer import Team
 from ..types import Trajectory, episode_seed
 from .panels import Panel, ResolvedPanel, digest, load_panel, split_as_panel
-from .protocol import follow, training_of
+from .protocol import follow, training_of, untold
 
 Progress = Callable[[Trajectory | None, int, int], None]
 """`progress(episode, done, total)`, called once with None before the first episode and after each one."""
@@ -131,6 +131,8 @@ def evaluate(
     notes: list[str] = []
     if policy is None:
         config, notes = follow(config, spec, options)
+        if say is not None and (word := untold(config, spec)):
+            say(word)
     if config.output_dir is not None:  # before a model is loaded for nothing
         folder = Path(config.output_dir)
         check_output(folder, config.model_dump(mode="json"), resume=resume, free=EVALUATION)

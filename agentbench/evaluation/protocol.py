@@ -15,8 +15,9 @@ from pydantic import Field
 from ..config import Section, validate
 from ..dialogue.prompt import load_prompt
 from ..env import EnvSpec
-from ..errors import CorruptData, MissingData, UsageError
+from ..errors import CorruptData, MissingData, UnknownName, UsageError
 from ..runs.files import encode_json, read_json, write_whole
+from ..types import Guided
 
 if TYPE_CHECKING:
     from .evaluate import EvalConfig
@@ -56,7 +57,7 @@ class Protocol(Section):
     history: int
     max_turns: int
     template_options: dict[str, Any] = Field(default_factory=dict)
-    guided: bool = False
+    guided: Guided = False
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
@@ -167,6 +168,24 @@ def training_of(model: str | None) -> dict[str, Any]:
     """How a checkpoint was made, for the records of an evaluation; {} where it carries no protocol."""
     protocol = read_protocol(model)
     return {} if protocol is None else {key: getattr(protocol, key) for key in _MADE}
+
+
+def untold(config: EvalConfig, spec: EnvSpec) -> str:
+    """What to say when a model meets a prompt that never says what to do, and nothing shows that it has learnt it."""
+    if config.policy != "model" or config.engine == "scripted" or read_protocol(config.model_name_or_path):
+        return ""
+    name = load_prompt(config.prompt or spec.prompt).name
+    told = name.removesuffix("transcript") + "instruct"
+    if not name.endswith("/transcript"):
+        return ""
+    try:
+        load_prompt(told)
+    except UnknownName:
+        return ""
+    return (
+        f"prompt {name} never says what to do: it is for models trained on it, which this one does not say of itself; "
+        f"a pretrained model wants --prompt {told}"
+    )
 
 
 def _still_says(protocol: Protocol) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import CorruptData, UsageError, missing_dependency
+from .causal import check_causal, check_kind
 from .vocabulary import Vocabulary
+
+_LOG = logging.getLogger(__name__)
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _WEIGHTS = ("*.safetensors", "*.bin", "*.safetensors.index.json", "*.bin.index.json")
@@ -58,11 +62,11 @@ def open_model(
     Raises:
         MissingDependency: torch or transformers is not installed.
         CorruptData: the files are there but cannot be used.
-        UsageError: nothing of that name, or the folder lacks something.
+        UsageError: nothing of that name, the folder lacks something, or it is no causal language model.
     """
     try:
         import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     except ImportError as error:
         raise missing_dependency(error.name or "transformers", "train", "the engine 'hf'") from error
     local = check_name(model)
@@ -74,6 +78,8 @@ def open_model(
     if local or not hub_reachable():
         source["local_files_only"] = True
     with quiet_transformers():
+        config = _load(model, "configuration", AutoConfig.from_pretrained, source)
+        check_kind(config, model)
         tokenizer = _load(model, "tokenizer", AutoTokenizer.from_pretrained, source)
         if attn_implementation is not None:
             source["attn_implementation"] = attn_implementation
@@ -91,7 +97,40 @@ def open_model(
         )
     if dtype == "auto" and where.type == "cpu" and loaded.dtype == torch.float16:
         loaded = loaded.float()
-    return loaded.to(where).eval(), tokenizer
+    if wanted == torch.float32 and any(
+        p.dtype in (torch.bfloat16, torch.float16) for p in loaded.parameters()
+    ):
+        loaded = loaded.float()  # what was stored in 8 bits comes in bfloat16, whatever was asked for
+    if loaded.config.model_type != config.model_type:
+        _LOG.warning(
+            "%s: transformers opens its language part alone (%s); what else the folder holds is not trained, and not "
+            "in checkpoints",
+            model,
+            type(loaded).__name__,
+        )
+    loaded = loaded.to(where).eval()
+    check_causal(loaded, tokenizer, model)
+    return loaded, tokenizer
+
+
+def quantisation(model: str) -> str:
+    """How a model's weights are quantised, such as "fp8" or "gptq"; "" where they are not.
+
+    Raises: UsageError, CorruptData: its configuration cannot be read.
+    """
+    found = getattr(_config(model, None), "quantization_config", None) or {}
+    return (
+        str((found if isinstance(found, dict) else found.to_dict()).get("quant_method", "")) if found else ""
+    )
+
+
+def _config(model: str, revision: str | None) -> Any:
+    from transformers import AutoConfig
+
+    local = check_name(model)
+    options = {"revision": revision, **({"local_files_only": True} if local or not hub_reachable() else {})}
+    name = str(Path(model).expanduser()) if local else model
+    return _load(name, "configuration", AutoConfig.from_pretrained, options)
 
 
 def kept_dtype(model: str, *, asked: str = "auto", device: str = "auto", revision: str | None = None) -> str:
@@ -103,17 +142,12 @@ def kept_dtype(model: str, *, asked: str = "auto", device: str = "auto", revisio
     Raises: UsageError, CorruptData: no such dtype, or its configuration cannot be read.
     """
     import torch
-    from transformers import AutoConfig
 
     local = check_name(model)
     name = str(Path(model).expanduser()) if local else model
     found = _dtype(asked)
     if found == "auto":
-        options = {
-            "revision": revision,
-            **({"local_files_only": True} if local or not hub_reachable() else {}),
-        }
-        config = _load(name, "configuration", AutoConfig.from_pretrained, options)
+        config = _config(model, revision)
         found = config.dtype or config.get_text_config(decoder=True).dtype or _first_dtype(name, local)
         if found == torch.float16 and _device(device).type == "cpu":
             found = torch.float32
@@ -312,6 +346,7 @@ def max_context_of(config: Any, asked: int | None) -> int:
     Raises: UsageError: the model cannot have it, or names none and none was asked for.
     """
     longest: Any = getattr(config, "max_position_embeddings", None)
+    longest = longest if longest is None or longest > 0 else None  # some write -1 for "any number"
     if asked is None and longest is None:
         raise UsageError("this model names no longest context (max_position_embeddings); pass max_context")
     if asked is not None and (asked < 2 or (longest is not None and asked > longest)):

@@ -21,7 +21,7 @@ from ..foreign import printable, shortened
 from ..policy import Policy
 from ..registry import load, open_engine
 from ..runs.episodes import encode_episode, read_episodes
-from ..types import SamplingParams
+from ..types import Guided, SamplingParams
 from .chat import ChatPolicy
 from .model import ModelPolicy
 from .ready import ExpertPolicy, ExplorerPolicy, NullPolicy, RandomPolicy, ReplayPolicy, ScriptedPolicy
@@ -54,7 +54,8 @@ class PolicyConfig(Section):
         parser: reads commands out of replies; None takes the prompt's or the env's own.
         template_options: keyword options of the chat template, such as enable_thinking; `today` is the date it writes.
         history: observation-action pairs in a prompt; None takes the env's own.
-        guided: sample only among admissible commands.
+        guided: sample only among admissible commands: true token by token, "whole" by the mean log-prob of a command's
+            tokens.
         stop: texts that end a reply, see `SamplingParams`; None takes the prompt's.
     """
 
@@ -66,7 +67,7 @@ class PolicyConfig(Section):
     parser: str | None = None
     template_options: dict[str, Any] = Field(default_factory=dict)
     history: int | None = Field(default=None, ge=0)
-    guided: bool = False
+    guided: Guided = False
     temperature: float = Field(default=0.4, ge=0, le=100)
     top_p: float = Field(default=1.0, gt=0, le=1)
     top_k: int = Field(default=0, ge=0)

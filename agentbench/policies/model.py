@@ -13,7 +13,7 @@ from ..dialogue.render import Rendered, Renderer
 from ..engine import Completion, Engine, Request, TextEngine
 from ..errors import ContextFull, UsageError
 from ..policy import Decision, Policy, View
-from ..types import Action, Failure, SamplingParams, derive_seed
+from ..types import Action, Failure, Guided, SamplingParams, derive_seed
 
 _TEMPLATE = re.compile(r"[\[(]\s*<[^<>]*>\s*[\])]")
 """A place for free words in a listed command, such as `search[<your query>]`."""
@@ -30,7 +30,7 @@ class ModelPolicy(Policy):
         sampling: SamplingParams,
         *,
         author: str = "student",
-        guided: bool = False,
+        guided: Guided = False,
         model: str | None = None,
     ) -> None:
         """Put an engine, a renderer and a parser together.
@@ -41,9 +41,17 @@ class ModelPolicy(Policy):
             parser: reads commands out of replies.
             sampling: temperature and limits.
             author: stamped on every action.
-            guided: sample only among the admissible commands (guided choice); needs an env that lists them.
+            guided: sample only among the admissible commands (guided choice), token by token or "whole"; needs an env
+                that lists them.
             model: name of the weights that play, where the engine was opened with others (in training).
+
+        Raises: UsageError: the engine cannot weigh whole commands.
         """
+        if guided == "whole" and not getattr(engine, "weighs_choices", False):
+            raise UsageError(
+                f"guided: whole is more than engine {engine.info.get('name')!r} can do; use engine: hf, "
+                "or guided: true"
+            )
         self.engine = engine
         self.renderer = renderer
         self.parser = parser
@@ -99,6 +107,7 @@ class ModelPolicy(Policy):
                     seed=derive_seed(view.seed, "turn", len(view.turns)),
                     slot=view.key,
                     choices=choices,
+                    whole=self.guided == "whole",
                     end_ids=(self.renderer.end_id,),
                 )
             )

@@ -51,7 +51,15 @@ def head_form(model: Any, name: str) -> HeadForm:
     model.eval()
     try:
         hidden_PD = _trial_states(head.weight)
-        product_PV, logits_PV = _product(head, hidden_PD), _own_logits(model, hidden_PD)
+        try:
+            product_PV, logits_PV = _product(head, hidden_PD), _own_logits(model, hidden_PD)
+        except (RuntimeError, TypeError, AttributeError) as caught:  # such as a dense layer before the head
+            if isinstance(caught, torch.OutOfMemoryError):
+                raise
+            raise UsageError(
+                f"the head of model {name!r} ({type(model).__name__}) does not take its decoder's hidden states "
+                f"({str(caught).splitlines()[0]}): something else is done between the two; choose another architecture"
+            ) from caught
         tolerance = 1e-4 if head.weight.dtype in (torch.float32, torch.float64) else 0.03
         errors = {
             form: _error(form(product_PV), logits_PV) for form in _candidates(model, product_PV, logits_PV)

@@ -93,7 +93,7 @@ class Places:
         known = {id(module) for module, _ in self._at.values()}
         head, embedding = (_below(get()) for get in (model.get_output_embeddings, model.get_input_embeddings))
         tied = head.weight is embedding.weight
-        for key, layer in _named_adapters(model):
+        for key, layer in named_adapters(model):
             base = layer.get_base_layer()
             if base is head or (tied and base is embedding):
                 why = "shared with the head (tied)" if tied else "the head"
@@ -111,12 +111,13 @@ class Places:
 def adapter_layers(model: Any) -> dict[int, Any]:
     """The outermost adapter around each module, by the module's id; {} without adapters."""
     found: dict[int, Any] = {}
-    for _, layer in _named_adapters(model):
+    for _, layer in named_adapters(model):
         found.setdefault(id(layer.get_base_layer()), layer)  # modules come from outside in
     return found
 
 
-def _named_adapters(model: Any) -> Iterator[tuple[str, Any]]:
+def named_adapters(model: Any) -> Iterator[tuple[str, Any]]:
+    """Every layer that holds adapters, with its name; from outside in."""
     for name, module in model.named_modules():
         if hasattr(module, "get_base_layer") and hasattr(module, "merged_adapters"):
             yield name, module

@@ -8,7 +8,6 @@ update is (`base`), names of weights (`naming`) and checkpoints (`checkpoint`).
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -21,11 +20,12 @@ from torch import Tensor
 from agentbench.errors import UsageError
 from agentbench.models.loading import DTYPES, kept_dtype
 from agentbench.models.weights import weights_digest
-from agentbench.training.config import LoraSettings, TrainConfig
+from agentbench.training.config import TrainConfig
 
 from ..batch.micro import Micro, idle_micro, micro_batches
 from ..batch.tables import Batch
 from ..kernels.tokens import logprob
+from .adapters import refuse_bypassed, refuse_loaded, refuse_quantised, with_adapters
 from .form import decoder_of
 from .hidden import HiddenHead, Kernel, Loaded, Outputs, decoder_layers, load
 from .naming import Places
@@ -92,12 +92,14 @@ class Student:
         self.device = processes.device
         # float32, or what torch was told to take: `agentbench check-objective` runs all of this in float64
         self.dtype = torch.bfloat16 if run.bf16 else torch.get_default_dtype()
+        refuse_quantised(run.model_name_or_path)
         self.kept = _kept_dtype(run, self.device)
         loaded = load(run.model_name_or_path, self._stored(), self.device)
         model, self.tokenizer = loaded.model, loaded.tokenizer
         pad = self.tokenizer.pad_token_id
         self.pad_id = int(self.tokenizer.eos_token_id if pad is None else pad)
         self.vocabulary, self.vocab_size = loaded.vocabulary, loaded.vocabulary.width
+        refuse_loaded(model, run.model_name_or_path)
         _check_positions(run, loaded)
         self.averages: list[Average] = []
         self.origins = {run.model_name_or_path: weights_digest(model)}
@@ -105,7 +107,7 @@ class Student:
         if run.gradient_checkpointing:
             _checkpoint_activations(model)
         if run.lora is not None:
-            model = _with_adapters(model, run.lora, dropout=dropout)
+            model = with_adapters(model, run.lora, dropout=dropout)
         self.net = HiddenHead(
             model, self.dtype, form=loaded.form, vocabulary=loaded.vocabulary, rescaled=loaded.rescaled
         ).to(self.device)
@@ -133,16 +135,12 @@ class Student:
         return torch.bfloat16 if source == "bfloat16" else torch.get_default_dtype()
 
     def _leaves_some_idle(self) -> bool:
-        """Whether a short text leaves a trained parameter without a gradient, such as an expert that nobody chose.
+        """Whether a text can leave a trained parameter without a gradient, such as an expert that nobody chose.
 
-        Raises: UsageError: the model cannot run with adapters where they were put.
+        Raises: UsageError: the model cannot run with adapters where they were put, or does not use one of them.
         """
-        ids = torch.from_numpy(np.flatnonzero(self.vocabulary.exists)[:9]).to(self.device)
-        columns = torch.arange(1, len(ids), device=self.device)
-        at = (torch.zeros_like(columns), columns)
         try:
-            logp_X, _ = self.logprobs(Micro(ids[None], at, at))
-            logp_X.sum().backward()  # type: ignore[no-untyped-call]
+            idle = self._idle()
         except (RuntimeError, TypeError, ValueError, AttributeError) as error:
             if self.run.lora is None or isinstance(error, torch.OutOfMemoryError):
                 raise
@@ -151,9 +149,20 @@ class Student:
                 f"({type(error).__name__}: {str(error).splitlines()[0]}); name the modules in lora.target_modules, "
                 "such as [q_proj, k_proj, v_proj, o_proj]"
             ) from error
+        if idle and self.run.lora is not None:
+            refuse_bypassed(self.net.plain, idle, self._idle)
+        return bool(idle)
+
+    def _idle(self) -> list[torch.nn.Parameter]:
+        """Parameters to be trained that the shortest of texts, one token after another, gives no gradient."""
+        ids = torch.from_numpy(np.flatnonzero(self.vocabulary.exists)[:2]).to(self.device)
+        columns = torch.arange(1, len(ids), device=self.device)
+        at = (torch.zeros_like(columns), columns)
+        logp_X, _ = self.logprobs(Micro(ids[None], at, at))
+        logp_X.sum().backward()  # type: ignore[no-untyped-call]
         idle = [p for p in self.net.parameters() if p.requires_grad and p.grad is None]
         self.net.zero_grad(set_to_none=True)
-        return bool(idle)
+        return idle
 
     # --- scoring ------------------------------------------------------------------------------------------------------
 
@@ -330,31 +339,6 @@ def _checkpoint_activations(model: Any) -> None:
     # renamed within the range of transformers versions that we support
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     enable({"use_reentrant": False})
-
-
-def _with_adapters(model: Any, settings: LoraSettings, *, dropout: bool) -> Any:
-    from peft import LoraConfig, get_peft_model
-
-    if settings.dropout and not dropout:
-        raise UsageError(
-            f"lora.dropout = {settings.dropout}: this algorithm compares the log-probs of the policy that acts with "
-            "those of the policy that learns, and dropout makes them two; set it to 0 (sft alone takes it)"
-        )
-    config = LoraConfig(
-        r=settings.r,
-        lora_alpha=settings.alpha,
-        lora_dropout=settings.dropout,
-        target_modules=settings.target_modules,
-        task_type="CAUSAL_LM",
-    )
-    try:
-        with warnings.catch_warnings():
-            # of experts: peft writes ranks for parameters by pattern, and then misses modules of that name
-            warnings.filterwarnings("ignore", "The following rank_pattern keys", RuntimeWarning)
-            warnings.filterwarnings("ignore", "The following alpha_pattern keys", RuntimeWarning)
-            return get_peft_model(model, config)
-    except ValueError as error:
-        raise UsageError(f"lora: {str(error).splitlines()[0]}") from error
 
 
 def _switched(net: HiddenHead) -> list[torch.nn.Module]:

@@ -18,6 +18,7 @@ from ..stops import StopFinder
 from .forward import Forward
 from .sampler import ChoiceTable, IntArray, RowSettings, existing_logits, sample_rows
 from .table import SlotTable
+from .whole import draw, weigh
 
 _LOG = logging.getLogger(__name__)
 
@@ -45,6 +46,12 @@ class Job:
     room: int
     deadline: float
     order: int
+
+    @property
+    def least(self) -> int:
+        """Tokens of a reply that there must be room for: of the longest choice, where wholes are weighed."""
+        choices = self.request.choices
+        return max(map(len, choices)) if choices is not None and self.request.whole else 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +127,7 @@ class SlotBatch:
     def admit(self, job: Job) -> bool:
         """Give a job a row, if one can be had; its prompt is computed by `compute_prompts`."""
         try:
-            self._reserve(len(job.prompt) + 1)
+            self._reserve(len(job.prompt) + job.least)
             row = self._row_for(job.request.slot)
         except Exception as error:
             self._break_all(error)
@@ -130,7 +137,7 @@ class SlotBatch:
             return False
         self.running[row] = job
         self._settings.put(row, job.request.sampling, job.request.seed, job.room)
-        self._choices.put(row, job.request.choices)
+        self._choices.put(row, None if job.request.whole else job.request.choices)
         self._table.begin(row, job.prompt)
         if not self._forward.keeps:  # the table believes that the last turn's tokens are held
             self._table.length[row] = 0
@@ -264,10 +271,13 @@ class SlotBatch:
         table = self._table
         ends = table.known[rows] if until is None else until
         try:
-            logits = self._forward.extend(table.tokens, rows, table.length[rows], ends)
+            logits = self._forward.extend(table.tokens, rows, table.length[rows], ends)[:, -1]
             table.length[rows] = ends
             if until is None:
-                self._sample(rows, logits)
+                whole = np.array([self.running[int(row)].request.whole for row in rows], bool)
+                for some, work in ((~whole, self._sample), (whole, self._weigh)):
+                    if some.any():
+                        work(rows[some], logits if some.all() else logits[np.flatnonzero(some)])
         except Exception as error:  # of the model or the device: these jobs fail, the others go on
             self._break(rows, error)
 
@@ -309,6 +319,28 @@ class SlotBatch:
         if not finite.all():
             self._break(rows[~finite], FloatingPointError("the model's logits are not finite"))
 
+    def _weigh(self, rows: IntArray, logits: Any) -> None:
+        """Choose a whole reply for each row; its log-prob among the choices stands at its first token."""
+        table = self._table
+        requests = [self.running[int(row)].request for row in rows]
+        choices = [request.choices or () for request in requests]
+        scores = weigh(
+            self._forward, table.tokens, rows, table.known[rows], choices, logits, self._vocabulary
+        )
+        broken = [not np.isfinite(of_row).all() for of_row in scores]
+        for row, request, of_row, bad in zip(rows, requests, scores, broken, strict=True):
+            if bad:
+                continue
+            at, logp = draw(of_row, request.sampling.temperature, request.seed)
+            reply = (request.choices or ())[at]
+            said = slice(int(table.known[row]), int(table.known[row]) + len(reply))
+            table.tokens[row, said] = reply
+            table.logprobs[row, said] = [logp] + [0.0] * (len(reply) - 1)
+            table.known[row] = said.stop
+            self.end(int(row), "stop")
+        if any(broken):
+            self._break(rows[broken], FloatingPointError("the model's logits are not finite"))
+
     def _says_stop(self, row: int) -> bool:
         """Whether the reply on a row ends with a stop string; each string is looked for in the last tokens alone."""
         job, known = self.running[row], int(self._table.known[row])
@@ -322,7 +354,7 @@ class SlotBatch:
         import torch
 
         _LOG.warning("a forward pass over %d requests failed", len(rows), exc_info=error)
-        for row in map(int, rows):
+        for row in (row for row in map(int, rows) if row in self.running):  # others have their answer
             self.fail(row, error)
             self._table.drop(row)
             self._forward.clear(row)

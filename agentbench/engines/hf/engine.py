@@ -48,6 +48,8 @@ class HFEngine(Engine):
         vocabulary: ids that exist; no other is read or sampled, and log-probs are normalised over these.
     """
 
+    weighs_choices = True
+
     def __init__(
         self,
         model: Any,
@@ -124,9 +126,11 @@ class HFEngine(Engine):
             try:
                 with self._quiet_model():
                     found = compare(self.model, self.tokenizer, self.max_context)
-            except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
-                if isinstance(error, torch.OutOfMemoryError):
-                    raise
+            except torch.OutOfMemoryError:
+                raise
+            except (
+                Exception
+            ) as error:  # anything: a forward pass that knows of no such cache may raise what it likes
                 reason = f"its forward pass refused the cache: {type(error).__name__}: {error}"
             else:
                 if found is None:
@@ -185,7 +189,7 @@ class HFEngine(Engine):
         check_keys(requests, (job.request.key for job in running))
         jobs = [self._job(request) for request in requests]
         for job in jobs:
-            if job.room < 1:
+            if job.room < job.least:
                 used, limit = len(job.prompt), self.max_context
                 self._fail(job, f"the prompt of {used} tokens leaves no room in max_context {limit}")
             else:

@@ -8,6 +8,7 @@ them without a cache. Leaves out scheduling (`batch`) and sampling (`sampler`).
 from __future__ import annotations
 
 import inspect
+import math
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -28,6 +29,8 @@ rows take other code paths on CPU, whose last bits differ. It narrows the differ
 them: with AVX-512 kernels log-probs still move by some 5e-7 nats, so nothing may rely on equal bits."""
 
 _FULL_TOKENS = 4096
+_FULL_LOGITS = 2**26
+"""Most logits of one plain forward pass: [rows, positions that any row wants, vocabulary]."""
 
 
 class Forward(Protocol):
@@ -39,8 +42,13 @@ class Forward(Protocol):
 
     keeps: bool
 
-    def extend(self, tokens: IntArray, rows: IntArray, starts: IntArray, ends: IntArray) -> Tensor:
-        """Feed `tokens[row, start:end]` for each row (ascending); return the logits after the last one [R, V]."""
+    def extend(
+        self, tokens: IntArray, rows: IntArray, starts: IntArray, ends: IntArray, last: int = 1
+    ) -> Tensor:
+        """Feed `tokens[row, start:end]` for each row (ascending); return the logits after the `last` ones [R, last, V].
+
+        What stands before the first token of a short row is anything.
+        """
         ...
 
     def move(self, source: IntArray, rows: int, capacity: int) -> None:
@@ -72,8 +80,10 @@ class CachedForward:
         self._keeps_logits = keeps_logits(model)
         self._cache_name = cache_name(model)
 
-    def extend(self, tokens: IntArray, rows: IntArray, starts: IntArray, ends: IntArray) -> Tensor:
-        """Feed the new tokens of each row, aligned at their ends, and return the logits after the last one.
+    def extend(
+        self, tokens: IntArray, rows: IntArray, starts: IntArray, ends: IntArray, last: int = 1
+    ) -> Tensor:
+        """Feed the new tokens of each row, aligned at their ends, and return the logits after the last ones.
 
         Short rows are padded at the front; padding is written nowhere and looks at position 0 only. Rows are read in
         place where they lie close together (idle rows between them are carried along), else copied.
@@ -106,7 +116,7 @@ class CachedForward:
             width,
             query,
         )
-        logits = self._logits(packed[0], packed[1], width)
+        logits = self._logits(packed[0], packed[1], width, last)
         return logits if len(at) == len(batch) else logits[torch.from_numpy(at).to(device)]
 
     def _batch(self, rows: IntArray, query: int) -> tuple[IntArray, range | IntArray]:
@@ -124,7 +134,7 @@ class CachedForward:
             batch = np.sort(np.concatenate([batch, others]))
         return batch, batch
 
-    def _logits(self, token_BQ: Tensor, position_BQ: Tensor, width: int) -> Tensor:
+    def _logits(self, token_BQ: Tensor, position_BQ: Tensor, width: int, last: int) -> Tensor:
         import torch
 
         dtype = self.model.dtype
@@ -135,7 +145,7 @@ class CachedForward:
             torch.zeros((), dtype=dtype, device=token_BQ.device),
             torch.full((), torch.finfo(dtype).min, dtype=dtype, device=token_BQ.device),
         )[:, None]
-        keep = -(-MIN_TOKENS // token_BQ.shape[0])
+        keep = max(last, -(-MIN_TOKENS // token_BQ.shape[0]))
         options = {"logits_to_keep": min(keep, token_BQ.shape[1])} if self._keeps_logits else {}
         output = self.model(
             input_ids=token_BQ,
@@ -145,7 +155,7 @@ class CachedForward:
             **{self._cache_name: self.cache},
             **options,
         )
-        logits: Tensor = output.logits[:, -1]
+        logits: Tensor = output.logits[:, -last:]
         return logits
 
     def move(self, source: IntArray, rows: int, capacity: int) -> None:
@@ -166,24 +176,33 @@ class CachedForward:
 
 
 class FullForward:
-    """Computes every row from its first token each time: slow, and right for every causal model."""
+    """Computes every row from its first token each time, as a plain call does: slow, and right for every causal model.
+
+    Rows are padded behind their ends and nothing is said of masks or positions, for padding in front is not harmless
+    everywhere: some models count positions in their own way, compress blocks of tokens, or carry a state through it.
+    """
 
     keeps = False
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, *, masked: bool = False) -> None:
+        """Bind a model; with `masked` it is told of the padding, which changes kernels and rounding, no more."""
         self.model = model
+        self._masked = masked
         self._keeps_logits = keeps_logits(model)
         self._rescaled = rescaling(model.config.get_text_config(decoder=True))
 
-    def extend(self, tokens: IntArray, rows: IntArray, starts: IntArray, ends: IntArray) -> Tensor:
-        """Run the whole rows, a few at a time where they are long."""
+    def extend(
+        self, tokens: IntArray, rows: IntArray, starts: IntArray, ends: IntArray, last: int = 1
+    ) -> Tensor:
+        """Run the whole rows, a few at a time where they are long or the vocabulary is large."""
         import torch
 
-        few = max(1, _FULL_TOKENS // int(ends.max()))
+        vocab = int(self.model.get_input_embeddings().weight.shape[0])
+        few = max(1, min(_FULL_TOKENS // int(ends.max()), math.isqrt(_FULL_LOGITS // (vocab * last))))
         parts = [
             side[start : start + few] for side in self._sides(ends) for start in range(0, len(side), few)
         ]
-        logits = torch.cat([self._logits(tokens, rows[part], ends[part]) for part in parts])
+        logits = torch.cat([self._logits(tokens, rows[part], ends[part], last) for part in parts])
         back = np.argsort(np.concatenate(parts), kind="stable")
         return logits if (back[:-1] < back[1:]).all() else logits[torch.from_numpy(back).to(logits.device)]
 
@@ -197,25 +216,23 @@ class FullForward:
             return [np.flatnonzero(lengths == length) for length in np.unique(lengths)]
         return [side for side in (np.flatnonzero(~long), np.flatnonzero(long)) if side.size]
 
-    def _logits(self, tokens: IntArray, rows: IntArray, ends: IntArray) -> Tensor:
-        """Run rows padded at the front, as `generate` does."""
+    def _logits(self, tokens: IntArray, rows: IntArray, ends: IntArray, last: int) -> Tensor:
+        """Run rows padded at the back; their last positions are computed in all of them, where the model can choose."""
         import torch
 
-        width = int(ends.max())
-        position_BT = ends[:, None] - width + np.arange(width)
-        real_BT = position_BT >= 0
-        position_BT = np.where(real_BT, position_BT, 0)
-        token_BT = np.where(real_BT, tokens[rows[:, None], position_BT], 0)
-        packed = torch.from_numpy(np.stack([token_BT, position_BT, real_BT.astype(np.int64)]))
-        token, position, mask = packed.to(self.model.device)
+        width, device = int(ends.max()), self.model.device
+        real_BT = np.arange(width) < ends[:, None]
+        token_BT = np.where(real_BT, tokens[rows, :width], tokens[rows, :1])
+        wanted_BL = np.maximum(ends[:, None] - last + np.arange(last), 0)
+        kept = np.unique(wanted_BL) if self._keeps_logits else np.arange(width)
         output = self.model(
-            input_ids=token,
-            position_ids=position,
-            attention_mask=mask,
+            input_ids=torch.from_numpy(token_BT).to(device),
             use_cache=False,
-            **({"logits_to_keep": 1} if self._keeps_logits else {}),
+            **({"attention_mask": torch.from_numpy(real_BT).long().to(device)} if self._masked else {}),
+            **({"logits_to_keep": torch.from_numpy(kept).to(device)} if self._keeps_logits else {}),
         )
-        logits: Tensor = output.logits[:, -1]
+        at_BL = torch.from_numpy(kept.searchsorted(wanted_BL)).to(device)
+        logits: Tensor = output.logits[torch.arange(len(rows), device=device)[:, None], at_BL]
         return logits
 
     def move(self, source: IntArray, rows: int, capacity: int) -> None:

@@ -47,7 +47,7 @@ class Agreement:
     Attributes:
         token_bytes: memory that one kept token takes.
         cached: largest divergence of the cached results.
-        rounding: largest divergence of plain results of the same tokens, computed in a batch.
+        rounding: largest divergence of plain results of the same tokens, computed in a padded batch under a mask.
         control: mean divergence of plain results after one early token was exchanged.
         limit: what `cached` may be at most.
     """
@@ -83,20 +83,20 @@ def compare(model: Any, tokenizer: Any, max_context: int) -> Agreement | None:
     if longest < _LEAST_TOKENS:
         return None
     tokens = _tokens(tokenizer, int(model.get_input_embeddings().num_embeddings), longest)
-    cached, plain = CachedForward(model), FullForward(model)
+    cached, plain, masked = CachedForward(model), FullForward(model), FullForward(model, masked=True)
     both = np.array([0, 1])
     far, noise, control = [], [], []
     starts, stages = np.array([0, 0]), _ends(longest)
     for ends in stages:
-        got = cached.extend(tokens, both, starts, ends)
-        batched = plain.extend(tokens, both, np.array([0, 0]), ends)
+        got = cached.extend(tokens, both, starts, ends)[:, -1]
+        batched = masked.extend(tokens, both, np.array([0, 0]), ends)[:, -1]
         for row in both:
             want = _plain(plain, tokens, row, ends)
             far.append(_divergence(want, got[row]))
             noise.append(_divergence(want, batched[row]))
             if ends is stages[0] or ends is stages[-1]:
                 changed = _exchanged(tokens, row, (1, int(ends[row]) // 2))
-                moved = plain.extend(changed, both, np.array([0, 0]), ends[[row, row]])
+                moved = plain.extend(changed, both, np.array([0, 0]), ends[[row, row]])[:, -1]
                 control += [_divergence(want, one) for one in moved]
         starts = ends
     largest, rounding, typical = float(np.max(far)), float(np.max(noise)), float(np.mean(control))
@@ -136,7 +136,7 @@ def _exchanged(tokens: IntArray, row: int, places: Sequence[int]) -> IntArray:
 
 
 def _plain(forward: FullForward, tokens: IntArray, row: int, ends: IntArray) -> Tensor:
-    return forward.extend(tokens, np.array([row]), np.array([0]), ends[row : row + 1])[0]
+    return forward.extend(tokens, np.array([row]), np.array([0]), ends[row : row + 1])[0, -1]
 
 
 def _divergence(want_V: Tensor, got_V: Tensor) -> float:

@@ -122,6 +122,10 @@ class VLLMEngine(Engine):
     def _job(self, request: Request) -> _Job:
         sampling, choices, prompt = request.sampling, request.choices, request.token_ids
         end_ids = sorted({*self._end_ids, *request.end_ids})
+        if request.whole:
+            raise UsageError(
+                f"request {request.key!r} cannot be answered: vllm cannot weigh whole choices; use engine: hf"
+            )
         if choices is not None and not all(ends_once(choice, end_ids) for choice in choices):
             raise UsageError(
                 f"request {request.key!r} cannot be answered: vllm needs choices with one end token, their last; "

@@ -201,6 +201,74 @@ def test_a_template_that_drops_messages_is_refused(tmp_path):
         renderer("deaf", tmp_path, layout="fresh")
 
 
+TURN = "<s>{{ m.role }}\n{{ m.content }}</s>"
+ALL = "{% for m in messages %}" + TURN + "{% endfor %}"
+NEXT = "{% if add_generation_prompt %}<s>assistant\n{% endif %}"
+REWRITING = {
+    "the last two messages": ALL.replace("messages %}", "messages[-2:] %}") + NEXT,
+    "numbered messages": ALL.replace("<s>", "<s>{{ loop.index }}/{{ messages | length }} ") + NEXT,
+    "numbered questions": ALL.replace("<s>", "<s>{{ loop.index if m.role == 'user' else '' }}") + NEXT,
+    "a summary of what was said": "<s>{{ messages | length }} messages</s>" + ALL + NEXT,
+    "capitals": ALL.replace("m.content", "m.content | upper") + NEXT,
+}
+
+
+@pytest.mark.parametrize("system", ["", "Be brief."])
+@pytest.mark.parametrize("name", REWRITING)
+def test_a_template_that_rewrites_what_was_said_is_for_fresh_prompts(name, system, tmp_path):
+    _MADE[name] = tokenizer_of(Family(REWRITING[name], "</s>", "</s>", "<s>"))
+    with pytest.raises(UsageError, match="rewrites messages"):
+        renderer(name, tmp_path, **({"system": system} if system else {}))
+    assert renderer(name, tmp_path, layout="fresh").render(view("now")).prompt_ids
+
+
+CHANNELS = (
+    "{% for m in messages %}<|start|>{{ m.role }}{% if m.role == 'assistant' %}<|channel|>final{% endif %}<|message|>"
+    "{{ m.content }}{% if loop.last and not add_generation_prompt %}<|return|>{% else %}<|end|>{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|start|>assistant{% endif %}"
+)
+
+
+@pytest.mark.parametrize("layout", ["growing", "fresh"])
+@pytest.mark.parametrize(
+    ("template", "header"),
+    [(CHANNELS, "'<|channel|>final<|message|>'"), (ALL, r"'<s>assistant\\n'")],
+    ids=["channels", "no generation prompt"],
+)
+def test_words_before_a_reply_that_the_model_would_have_to_write_are_refused(
+    template, header, layout, tmp_path
+):
+    marks = ("<|start|>", "<|channel|>", "<|message|>", "<|end|>")
+    _MADE["header"] = tokenizer_of(
+        Family(template, "<|return|>", "<|return|>", specials=(*marks, "<s>", "</s>"))
+    )
+    with pytest.raises(UsageError, match="before a reply, and its prompts do not end with it") as refused:
+        renderer("header", tmp_path, layout=layout)
+    assert header.replace("\\\\", "\\") in str(refused.value)
+
+
+SILENT_MARKS = (  # Command R7B: the marks around an answer are control tokens, the model writes the first of them
+    "{% for m in messages %}<|START|>{{ m.role }}\n{% if m.role == 'assistant' %}<|ANSWER|>{{ m.content }}<|DONE|>"
+    "{% else %}{{ m.content }}{% endif %}<|END|>{% endfor %}"
+    "{% if add_generation_prompt %}<|START|>assistant\n{% endif %}"
+)
+STRICT_PARTS = ALL.replace(
+    "{{ m.content }}",
+    "{% if m.content is string %}{{ m.content }}{% else %}"
+    "{% for part in m.content %}{{ part.text }}{% endfor %}{% endif %}",
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "end"), [(SILENT_MARKS, "<|DONE|>"), (STRICT_PARTS + NEXT, "</s>")], ids=["marks", "parts"]
+)
+def test_control_tokens_before_a_reply_are_no_words(template, end, tmp_path):
+    marks = ("<|START|>", "<|ANSWER|>", "<|DONE|>", "<|END|>", "<s>", "</s>")
+    _MADE["marks"] = tokenizer_of(Family(template, end, "<|END|>", specials=marks))
+    made = renderer("marks", tmp_path)
+    assert made.end_id == made.tokenizer.convert_tokens_to_ids(end)
+
+
 @pytest.mark.parametrize(
     "template", ["{{ 1 / 0 }}", "{{ messages.__class__.__mro__ }}", "{% include 'x' %}", "{{ x.y }}"]
 )

@@ -5,10 +5,18 @@ import json
 import pytest
 
 from agentbench.config import validate
+from agentbench.dialogue.prompt import load_prompt
 from agentbench.envs.corridor import SPEC
 from agentbench.errors import CorruptData
 from agentbench.evaluation.evaluate import EvalConfig
-from agentbench.evaluation.protocol import PROTOCOL, follow, protocol_of, read_protocol, write_protocol
+from agentbench.evaluation.protocol import (
+    PROTOCOL,
+    follow,
+    protocol_of,
+    read_protocol,
+    untold,
+    write_protocol,
+)
 
 TRAINED = {
     "panel": "corridor/test@1",
@@ -96,3 +104,37 @@ def test_a_damaged_protocol_is_refused_with_the_way_out(model, text):
     (model / PROTOCOL).write_text(text)
     with pytest.raises(CorruptData, match="remove the file to play the model as any other"):
         follow(asked(model), SPEC)
+
+
+@pytest.mark.parametrize(
+    ("choices", "word"),
+    [
+        ({"prompt": "corridor/transcript"}, "wants --prompt corridor/instruct"),
+        (
+            {"prompt": "agentbench.prompts:alfworld/transcript"},
+            "wants --prompt agentbench.prompts:alfworld/instruct",
+        ),
+        ({"prompt": "webshop/transcript", "engine": "openai"}, "wants --prompt webshop/instruct"),
+        ({"prompt": "corridor/instruct"}, ""),
+        ({"prompt": "corridor/react"}, ""),
+        ({"prompt": "code/transcript"}, ""),  # the statement says what to do
+        ({"prompt": "corridor/transcript", "engine": "scripted"}, ""),
+        ({"prompt": "corridor/transcript", "policy": "expert"}, ""),
+    ],
+)
+def test_a_prompt_that_never_says_what_to_do_gets_a_word(tmp_path, choices, word):
+    said = untold(asked(tmp_path, **choices), SPEC)
+    assert said.endswith(word) if word else said == ""
+
+
+def test_a_model_that_has_learnt_such_a_prompt_needs_none(model):
+    assert untold(asked(model, prompt="corridor/transcript"), SPEC) == ""
+
+
+@pytest.mark.parametrize("env", ["corridor", "alfworld", "webshop"])
+def test_every_env_with_a_transcript_has_a_prompt_that_says_what_to_do(env):
+    prompt = load_prompt(f"{env}/instruct")
+    assert prompt.layout == "growing"
+    assert "exactly one command" in prompt.system or "one action" in prompt.system
+    forms = {"corridor": "open door", "alfworld": "go to ", "webshop": "search["}
+    assert forms[env] in prompt.system

@@ -69,6 +69,40 @@ def test_families_learn_on_two_processes_what_they_learn_on_one(models, tmp_path
     two_as_one(folders, tmp_path, "full")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("fsdp", [False, True])
+def test_a_multimodal_folder_learns_on_two_processes_what_it_learns_on_one(models, tmp_path, fsdp):
+    """No loss reaches its vision tower, and no process waits for that."""
+    import transformers
+
+    tokenizer, folders = models["tokenizer"], {}
+    width = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4}
+    text = {
+        **width,
+        "num_hidden_layers": 2,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "vocab_size": len(tokenizer) + 21,
+    }
+    sees = {**width, "num_hidden_layers": 1, "image_size": 28, "patch_size": 14}
+    config = transformers.Gemma3Config(
+        text_config={**text, "max_position_embeddings": 512, "pad_token_id": tokenizer.pad_token_id},
+        vision_config=sees,
+        mm_tokens_per_image=4,
+        eos_token_id=tokenizer.eos_token_id,
+        **{
+            f"{name}_index": len(tokenizer) + i
+            for i, name in enumerate(("image_token", "boi_token", "eoi_token"))
+        },
+    )
+    for seed, name in enumerate(("student", "teacher")):
+        torch.manual_seed(seed)
+        transformers.Gemma3ForConditionalGeneration(config).save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+        folders[name] = str(tmp_path / name)
+    two_as_one(folders, tmp_path, "full", fsdp=fsdp)
+
+
 PROBED = {
     "entropy",
     "engine_gap",

@@ -18,6 +18,7 @@ from agentbench.trainers import gkd, grpo, opd, sft
 from agentbench.trainers.batch.tables import collate
 from agentbench.trainers.student import checkpoint
 from agentbench.trainers.student.form import head_form
+from agentbench.trainers.student.hidden import load
 from agentbench.trainers.student.processes import Processes
 from agentbench.trainers.student.student import Student
 from agentbench.trainers.teachers.local import LocalTeacher
@@ -353,6 +354,101 @@ def test_adapters_that_would_not_be_trained_are_refused(models, tmp_path, target
     folder = write(tmp_path, models["tokenizer"], "Qwen3Config", shape)
     with pytest.raises(UsageError, match=words):
         student_of(folder, lora=LoraSettings(r=4, target_modules=targets))
+
+
+def jamba(folder, tokenizer):
+    shape = {key: value for key, value in SHAPE.items() if key != "initializer_range"}
+    kinds = {"attn_layer_period": 2, "attn_layer_offset": 1, "mamba_d_state": 8, "mamba_dt_rank": 8}
+    return write(
+        folder, tokenizer, "JambaConfig", {**shape, **kinds, "num_experts": 4, "use_mamba_kernels": False}
+    )
+
+
+def test_adapters_on_weights_that_the_model_reads_itself_are_refused(models, tmp_path):
+    """Mamba's step sizes: the weight below the adapter is multiplied without calling the layer."""
+    folder = jamba(tmp_path, models["tokenizer"])
+    with pytest.raises(UsageError, match=r"reads the weight of 'model.layers.0.mamba.dt_proj' itself"):
+        student_of(folder, lora=LoraSettings(r=4, alpha=16))
+    student = student_of(
+        folder, lora=LoraSettings(r=4, alpha=16, target_modules=["in_proj", "out_proj", "x_proj"])
+    )
+    move(student, 0.2)
+    engine = hf_engine(folder)
+    engine.load_weights(student.weights())
+    row = [5, 6, 7, 8, 9, 10]
+    assert engine.score(row) == pytest.approx(student.score_tokens(row), abs=1e-5)
+
+
+def test_a_base_with_an_adapter_beside_its_weights_is_refused(models, tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    folder = write(tmp_path, models["tokenizer"], "LlamaConfig", SHAPE)
+    base = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(folder)
+    for lora in (None, LoraSettings(r=4)):
+        with pytest.raises(UsageError, match=r"adapter_config\.json.* merge it first"):
+            student_of(folder, lora=lora)
+
+
+def in_eight_bits(folder):
+    """Rewrite layers as blocks of float8 with a scale each, as DeepSeek-V3 is published; returns the weights."""
+    from safetensors.torch import load_file, save_file
+
+    path, stored, exact = folder / "model.safetensors", {}, {}
+    for name, tensor in load_file(path).items():
+        stored[name] = exact[name] = tensor.to(torch.bfloat16)
+        if "_proj" in name:
+            rows, columns = tensor.shape
+            blocks = tensor.view(rows // 128, 128, columns // 128, 128)
+            scale = blocks.abs().amax((1, 3)) / 448
+            packed = (blocks / scale[:, None, :, None]).to(torch.float8_e4m3fn)
+            stored |= {name: packed.reshape(rows, columns), f"{name}_scale_inv": scale}
+            exact[name] = (packed.float() * scale[:, None, :, None]).reshape(rows, columns)
+    save_file(stored, path, metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    quantised = {"quant_method": "fp8", "weight_block_size": [128, 128], "activation_scheme": "dynamic"}
+    config |= {"dtype": "bfloat16", "quantization_config": quantised}
+    (folder / "config.json").write_text(json.dumps(config))
+    return exact
+
+
+def test_a_quantised_base_is_refused_and_acts_and_teaches_rightly(models, tmp_path):
+    """Saved again by transformers it would be neither what was trained nor marked as quantised."""
+    wide = {"hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 4, "num_key_value_heads": 4}
+    folder = write(tmp_path, models["tokenizer"], "LlamaConfig", {**SHAPE, **wide})
+    plain = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+    plain.load_state_dict(in_eight_bits(tmp_path), strict=False)
+    for lora in (None, LoraSettings(r=4)):
+        with pytest.raises(UsageError, match=r"is quantised \(fp8\): it can act and teach"):
+            student_of(folder, lora=lora)
+    row = [5, 6, 7, 8, 9, 10]
+    with torch.no_grad():
+        logp = plain.double()(torch.tensor([row]), use_cache=False).logits[0].log_softmax(-1)
+    wanted = [float(logp[at, token]) for at, token in enumerate(row[1:])]
+    assert hf_engine(folder, dtype="float32").score(row) == pytest.approx(wanted, abs=1e-5)
+    teacher = load(folder, torch.float32, torch.device("cpu"))
+    assert {p.dtype for p in teacher.model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("RobertaConfig", "something else is done here"),
+        ("RemBertConfig", "does not take its decoder's hidden states"),
+    ],
+)
+def test_heads_behind_another_layer_are_refused_by_name(models, tmp_path, kind, words):
+    wide = {"output_embedding_size": 48, "input_embedding_size": 32} if kind == "RemBertConfig" else {}
+    shape = {key: value for key, value in SHAPE.items() if key != "num_key_value_heads"}
+    folder = write(
+        tmp_path,
+        models["tokenizer"],
+        kind,
+        {**shape, **wide, "max_position_embeddings": 1024, "is_decoder": True},
+    )
+    with pytest.raises(UsageError, match=words) as refused:
+        student_of(folder)
+    assert kind.removesuffix("Config") in str(refused.value)
 
 
 def test_an_adapter_on_a_free_embedding_is_trained_and_served(models, tmp_path):

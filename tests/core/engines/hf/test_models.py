@@ -148,6 +148,63 @@ RECOMPUTED = {
 }
 
 
+def deepseek_v4():
+    shape = {key: value for key, value in SHAPE.items() if key != "num_key_value_heads"}
+    return transformers.DeepseekV4Config(
+        **shape,
+        head_dim=8,
+        moe_intermediate_size=32,
+        n_routed_experts=4,
+        num_experts_per_tok=2,
+        q_lora_rank=16,
+        layer_types=["heavily_compressed_attention", "compressed_sparse_attention"],
+        mlp_layer_types=["moe", "moe"],
+    )
+
+
+RAGGED = {
+    "a state without a mask": lambda: transformers.RwkvConfig(
+        vocab_size=264, hidden_size=32, num_hidden_layers=2, attention_hidden_size=32, context_length=128
+    ),
+    "matrix memories": lambda: transformers.xLSTMConfig(
+        vocab_size=264, hidden_size=32, num_hidden_layers=2, num_heads=4, pad_token_id=0, eos_token_id=2
+    ),
+    "recurrence and a window": lambda: transformers.RecurrentGemmaConfig(
+        vocab_size=264, hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4, head_dim=8,
+        num_key_value_heads=1, lru_width=32, attention_window_size=16, pad_token_id=0, eos_token_id=2,
+    ),
+    "compressed blocks": deepseek_v4,
+    "positions from the padding token on": lambda: transformers.RobertaConfig(
+        **{**SHAPE, "pad_token_id": 1}, is_decoder=True
+    ),
+    "selective states": lambda: transformers.FalconMambaConfig(
+        vocab_size=264, hidden_size=32, num_hidden_layers=2, state_size=8, pad_token_id=0, eos_token_id=2
+    ),
+}  # fmt: skip
+"""Models for which padding in front of a row, or positions counted from 0, are not harmless."""
+
+
+@pytest.mark.parametrize("name", RAGGED)
+def test_rows_of_a_batch_are_computed_as_if_they_were_alone(name):
+    engine = HFEngine(random_model(RAGGED[name]()), ByteTokenizer(), max_context=128)
+    assert not engine.keeps_cache
+    assert_matches_plain_forward(engine)
+
+
+def test_a_forward_pass_may_refuse_the_cache_with_any_exception(caplog):
+    """Such as XLM, which asserts that there is none."""
+    model = qwen()
+    forward = model.forward
+
+    def asserting(past_key_values=None, cache=None, **inputs):
+        assert past_key_values is None and cache is None  # noqa: PT018
+        return forward(**inputs)
+
+    model.forward = asserting
+    assert not HFEngine(model, ByteTokenizer()).keeps_cache
+    assert "its forward pass refused the cache: AssertionError" in caplog.text
+
+
 def longrope():
     rope = {"rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 32}
     rope |= {"short_factor": [1.0] * 4, "long_factor": [4.0] * 4}

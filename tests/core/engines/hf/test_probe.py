@@ -64,18 +64,18 @@ def patched(extend=None, inputs=None):
     """A fault of the cache: `extend(cached)` before each pass, or `inputs` of the model's forward changed."""
 
     class Faulty(CachedForward):
-        def extend(self, tokens, rows, starts, ends):
+        def extend(self, tokens, rows, starts, ends, last=1):
             if extend is not None and starts.max() > 0:
                 extend(self.cache)
-            return super().extend(tokens, rows, starts, ends)
+            return super().extend(tokens, rows, starts, ends, last)
 
-        def _logits(self, token_BQ, position_BQ, width):
+        def _logits(self, token_BQ, position_BQ, width, last):
             model = self.model
             forward = model.forward
             if inputs is not None:
                 model.forward = lambda **given: forward(**inputs(given))
             try:
-                return super()._logits(token_BQ, position_BQ, width)
+                return super()._logits(token_BQ, position_BQ, width, last)
             finally:
                 if inputs is not None:
                     del model.forward
