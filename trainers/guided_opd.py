@@ -28,6 +28,7 @@ from .batch.tables import collate
 from .maths.advantages import sampled_distillation
 from .maths.schedules import ScheduleConfig, from_config
 from .preconditions import require_comparable, require_one_teacher, require_plain_sampling
+from .references import sampled
 from .surrogate import PolicyGradient, SurrogateConfig
 from .teachers.open import open_teacher
 
@@ -140,6 +141,7 @@ def refuse(run: TrainConfig, settings: GuidedOpdConfig) -> None:
 
 SPEC = TrainerSpec(
     id="guided-opd",
+    reference=sampled.guided_opd,
     config=GuidedOpdConfig,
     build=GuidedOpd,
     refuse=refuse,

@@ -10,7 +10,8 @@ Leaves out how a debate goes (`teachers.debate`), who speaks (`teachers.speaking
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -35,7 +36,16 @@ from .objectives import FullVocabulary, Objective, TeacherMixture, TopK, Weighte
 from .references import distributions
 from .teachers.contexts import PrivateTeacher, private_rows, teacher_reader
 from .teachers.contract import Teacher, WholeTeacher
-from .teachers.debate import Debate, DebateTexts, Key, hold_debates, load_debate, reply_texts, state_texts
+from .teachers.debate import (
+    Debate,
+    DebateTexts,
+    Key,
+    hold_debates,
+    letter,
+    load_debate,
+    reply_texts,
+    state_texts,
+)
 from .teachers.open import open_teacher, open_whole_teacher
 from .teachers.speaking import open_speaker
 
@@ -167,7 +177,10 @@ class MadOpd(Algorithm):
             keep_BT=heard_BT,
             columns={"divergence": descent.columns["divergence"], **weights},
             figures=figures,
-            notes={"debate": {key: debate.transcript for key, debate in council.debates.items()}},
+            notes={
+                "debate": {key: debate.transcript for key, debate in council.debates.items()},
+                "confidence": self._notes(council.debates),
+            },
         )
 
     def _silent(self, batch: Batch) -> Council:
@@ -198,7 +211,8 @@ class MadOpd(Algorithm):
             lengths.append(rows.prompt_tokens())
         weight_NK = torch.zeros(batch.turns, len(teachers))
         if keys:
-            weight_NK[list(turn_of.values())] = self._weights(list(debates.values()))  # w_k, Eqs. 6-7
+            weight_DK = self._weights(list(debates.values())).to(weight_NK)  # w_k, Eqs. 6-7
+            weight_NK[list(turn_of.values())] = weight_DK
         return Council(tuple(teachers), weight_NK, debates, tuple(lengths))
 
     def _weights(self, debates: Sequence[Debate]) -> Tensor:
@@ -214,6 +228,18 @@ class MadOpd(Algorithm):
             return torch.full((len(debates), len(self.teachers)), float("nan"))
         said = [debate.confidence if kind == "reported" else debate.likelihood for debate in debates]
         return torch.tensor(said).reshape(len(debates), len(self.teachers))
+
+    def _notes(self, debates: Mapping[Key, Debate]) -> dict[Key, str]:
+        """What the weights were made of: "A 90.0, B none, C absent"."""
+        notes = {}
+        confidence_DK = self._confidence(list(debates.values())).tolist()
+        for (key, debate), confidence in zip(debates.items(), confidence_DK, strict=True):
+            words = [
+                "absent" if not here else "none" if math.isnan(c) else repr(c)
+                for c, here in zip(confidence, debate.present, strict=True)
+            ]
+            notes[key] = ", ".join(f"{letter(k)} {word}" for k, word in enumerate(words))
+        return notes
 
     def _objective(self, council: Council, batch: Batch) -> Objective:
         weight_KBT = [per_token(w_N, batch.turn_BT) for w_N in council.weight_NK.unbind(dim=1)]

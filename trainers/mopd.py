@@ -32,6 +32,7 @@ from .maths.reductions import Reduction
 from .maths.turns import per_token, turn_sum
 from .objectives import OwnTopK
 from .preconditions import require_comparable, require_groups, require_one_teacher
+from .references import distributions
 from .teachers.contexts import PrivateRows, PrivateTeacher, private_rows, teacher_reader
 from .teachers.open import open_whole_teacher
 from .teachers.peers import PeerConfig, PeerContext, peer_contexts
@@ -196,6 +197,7 @@ def refuse(run: TrainConfig, settings: MopdConfig) -> None:
 
 SPEC = TrainerSpec(
     id="mopd",
+    reference=distributions.mopd,
     config=MopdConfig,
     build=Mopd,
     needs=frozenset({"teacher"}),

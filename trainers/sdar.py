@@ -25,6 +25,7 @@ from agentbench.types import Group
 
 from .maths.turns import per_token
 from .preconditions import require_comparable, require_groups, require_one_teacher
+from .references import sampled
 from .surrogate import PolicyGradient, ReferenceConfig, Term, episode_advantage, open_reference
 from .teachers.contexts import PrivateTeacher, private_rows, teacher_reader
 from .teachers.open import open_teacher
@@ -121,6 +122,7 @@ def refuse(run: TrainConfig, settings: SdarConfig) -> None:
 
 SPEC = TrainerSpec(
     id="sdar",
+    reference=sampled.sdar,
     config=SdarConfig,
     build=Sdar,
     needs=frozenset({"teacher"}),

@@ -1,4 +1,4 @@
-"""References of the policy gradients: opd, tcod, sod, atod, grpo, gigpo.
+"""References of the policy gradients: opd, tcod, guided-opd, sod, atod, grpo, gigpo, sdar.
 
 All at the first update of a step, where the ratio is 1: no clip holds, and the gradient of ratio * A is A grad log q.
 A penalty on leaving the initial model is 0 there, and so is its gradient.
@@ -10,6 +10,7 @@ import math
 import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -33,6 +34,19 @@ def opd(run: TrainConfig, settings: Any, groups: Sequence[Group]) -> dict[str, A
 
 
 tcod = opd
+
+
+def guided_opd(run: TrainConfig, settings: Any, groups: Sequence[Group]) -> dict[str, Any]:
+    """The same on the student's turns, and -b log q on those of the guide, averaged together."""
+    reader = Reader(run)
+
+    def loss(turn: ReadTurn) -> Tensor:
+        if turn.turn.action.author == settings.guide:
+            return -float(settings.imitation) * turn.log_q(run.rollout.temperature)
+        return _policy_loss(run, settings, turn, settings.coef * _gap(run, settings, turn))
+
+    episodes = reader.episodes(groups, ("student", settings.guide))
+    return _averaged(reader, settings, [[loss(turn) for turn in turns] for _, turns in episodes])
 
 
 def sod(run: TrainConfig, settings: Any, groups: Sequence[Group]) -> dict[str, Any]:
@@ -97,6 +111,24 @@ def gigpo(run: TrainConfig, settings: Any, groups: Sequence[Group]) -> dict[str,
     return _of_turns(run, settings, groups, worth)
 
 
+def sdar(run: TrainConfig, settings: Any, groups: Sequence[Group]) -> dict[str, Any]:
+    """-A_GRPO log q + lambda g (log p - log q), g = sigmoid(beta (log p - log q)) constant, p after the skills."""
+    reader, worth = Reader(run), _episode_advantage(groups, settings)
+    losses = []
+    for episode, turns in reader.episodes(groups):
+        mine = []
+        for turn in turns:
+            own = torch.full_like(turn.said_A, worth[episode.id, turn.turn.index], dtype=torch.float64)
+            skilled = replace(
+                turn, teacher_AV=reader.after(turn.turn.notes["skills"], episode, turn.turn, "before")
+            )
+            gap_A = skilled.log_p(run.rollout.temperature) - turn.log_q(run.rollout.temperature)
+            gate_A = 1.0 / (1.0 + (-settings.gate_beta * gap_A.detach()).exp())
+            mine.append(_policy_loss(run, settings, turn, own) + settings.distill_coef * gate_A * gap_A)
+        losses.append(mine)
+    return _averaged(reader, settings, losses)
+
+
 # --- parts ------------------------------------------------------------------------------------------------------------
 
 
@@ -116,22 +148,36 @@ def _of_turns(run: TrainConfig, settings: Any, groups: Sequence[Group], worth: W
 def _gradient(
     reader: Reader, settings: Any, episodes: Episodes, advantages: Sequence[Sequence[Tensor]]
 ) -> dict[str, Any]:
-    """Of - A log q, weighed down where the engine gave the token more than the trainer, less the entropy bonus."""
-    temperature = reader.run.rollout.temperature
-    losses = []
-    for (_, turns), values in zip(episodes, advantages, strict=True):
-        mine = []
-        for turn, advantage_A in zip(turns, values, strict=True):
-            log_q_A = turn.log_q(temperature)
-            if settings.importance_cap is not None:
-                behaviour_A = torch.tensor(turn.turn.action.logprobs, dtype=torch.float64).to(log_q_A.device)
-                weight_A = (log_q_A.detach() - behaviour_A).exp().clamp(max=settings.importance_cap)
-                advantage_A = advantage_A * weight_A
-            q_AV = (turn.student_AV / temperature).log_softmax(-1)
-            bonus_A = settings.entropy_coef * -(q_AV.exp() * q_AV).sum(-1)
-            mine.append(-advantage_A.detach() * log_q_A - bonus_A)
-        losses.append(mine)
-    return reader.gradient(average(settings.reduction, losses))
+    losses = [
+        [
+            _policy_loss(reader.run, settings, turn, value_A)
+            for turn, value_A in zip(turns, values, strict=True)
+        ]
+        for (_, turns), values in zip(episodes, advantages, strict=True)
+    ]
+    return _averaged(reader, settings, losses)
+
+
+def _averaged(reader: Reader, settings: Any, losses: Sequence[Sequence[Tensor]]) -> dict[str, Any]:
+    balance = min(1.0, max(0.0, _start(settings.balance, 0)))
+    return reader.gradient(average(settings.reduction, losses, balance))
+
+
+def _policy_loss(run: TrainConfig, settings: Any, turn: ReadTurn, advantage_A: Tensor) -> Tensor:
+    """- A log q, weighed down where the engine gave the token more than the trainer, less the entropy bonus."""
+    log_q_A = turn.log_q(run.rollout.temperature)
+    if settings.importance_cap is not None:
+        advantage_A = advantage_A * importance(run, turn, settings.importance_cap)
+    q_AV = (turn.student_AV / run.rollout.temperature).log_softmax(-1)
+    bonus_A = float(settings.entropy_coef) * -(q_AV.exp() * q_AV).sum(-1)
+    return -advantage_A.detach() * log_q_A - bonus_A
+
+
+def importance(run: TrainConfig, turn: ReadTurn, cap: float) -> Tensor:
+    """min(q / behaviour, cap) of each token, a constant."""
+    log_q_A = turn.log_q(run.rollout.temperature).detach()
+    behaviour_A = torch.tensor(turn.turn.action.logprobs, dtype=torch.float64).to(log_q_A.device)
+    return (log_q_A - behaviour_A).exp().clamp(max=cap)
 
 
 def _gap(run: TrainConfig, settings: Any, turn: ReadTurn) -> Tensor:
