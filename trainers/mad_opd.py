@@ -19,7 +19,8 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from agentbench.errors import ConfigError
+from agentbench.engine import TextEngine
+from agentbench.errors import ConfigError, UsageError
 from agentbench.registry import env_spec
 from agentbench.trainer import TrainerSpec, Update
 from agentbench.training.config import TrainConfig
@@ -34,7 +35,7 @@ from .maths.teacher_weights import confidence_weights
 from .maths.turns import per_token
 from .objectives import FullVocabulary, Objective, TeacherMixture, TopK, WeightedSum, read_columns
 from .references import distributions
-from .teachers.contexts import PrivateTeacher, private_rows, teacher_reader
+from .teachers.contexts import PrivateTeacher, private_rows, require_room, teacher_reader
 from .teachers.contract import Teacher, WholeTeacher
 from .teachers.debate import (
     Debate,
@@ -47,7 +48,7 @@ from .teachers.debate import (
     state_texts,
 )
 from .teachers.open import open_teacher, open_whole_teacher
-from .teachers.speaking import open_speaker
+from .teachers.speaking import Speaker, open_speaker
 
 
 class MadOpdConfig(DecisionConfig):
@@ -144,9 +145,28 @@ class MadOpd(Algorithm):
             for k, (config, teacher) in enumerate(zip(run.teachers, self.teachers, strict=True))
             if settings.rounds
         ]
+        _require_log_probs(settings, self.speakers)
         self.tally = Tally(self.speakers)
         self.texts = debate_texts(run, settings)
         self.reader = teacher_reader(run, self)
+        for number, teacher in enumerate(self.teachers if settings.rounds else ()):
+            require_room(
+                run,
+                self._longest_debate(),
+                teacher.max_context,
+                f"the debate that teachers.{number} reads (rounds x teachers x speaker.max_new_tokens)",
+                "Lower teachers.speaker.max_new_tokens or trainer.rounds",
+            )
+
+    def _longest_debate(self) -> int:
+        """Most tokens of what a teacher reads of a debate."""
+        frame = self.texts.write("answer", me=0, transcript="")
+        heads = "\n\n".join(
+            f"Expert {letter(k)}, round {self.settings.rounds}:\n" for k, _ in enumerate(self.speakers)
+        )
+        said = sum(speaker.sampling.max_new_tokens for speaker in self.speakers)
+        written = [len(self.tokenizer.encode(text, add_special_tokens=False)) for text in (frame, heads)]
+        return written[0] + self.settings.rounds * (written[1] + said)
 
     def plan(self, step: int) -> RolloutPlan:
         """Whole episodes, or decisions in states drawn from them."""
@@ -318,6 +338,17 @@ def debate_texts(run: TrainConfig, settings: MadOpdConfig) -> DebateTexts:
     if settings.debate != "auto":
         return load_debate(settings.debate)
     return load_debate("code" if env_spec(run.env.name).replies == "programs" else "agent")
+
+
+def _require_log_probs(settings: MadOpdConfig, speakers: Sequence[Speaker]) -> None:
+    """Refuse weights by log-probs where a teacher's engine gives none: all would silently be equal."""
+    for number, speaker in enumerate(speakers):
+        if settings.confidence == "logprob" and isinstance(speaker.engine, TextEngine):
+            raise UsageError(
+                f"trainer.confidence 'logprob' needs log-probs, and teachers.{number} speaks through engine "
+                f"{speaker.engine.info['name']!r}, which gives text alone; use confidence: reported, or engine: "
+                "vllm-server"
+            )
 
 
 def refuse(run: TrainConfig, settings: MadOpdConfig) -> None:

@@ -27,7 +27,7 @@ from .maths.turns import per_token
 from .preconditions import require_comparable, require_groups, require_one_teacher
 from .references import sampled
 from .surrogate import PolicyGradient, ReferenceConfig, Term, episode_advantage, open_reference
-from .teachers.contexts import PrivateTeacher, private_rows, teacher_reader
+from .teachers.contexts import PrivateTeacher, private_rows, require_room, teacher_reader
 from .teachers.open import open_teacher
 from .teachers.skills import load_skills
 
@@ -58,6 +58,13 @@ class Sdar(PolicyGradient):
         self.skills = load_skills(env_spec(run.env.name).id, settings.skills)
         self.teacher = open_teacher(run.teachers[0], self.student)
         self.reader = teacher_reader(run, self, where="before")
+        require_room(
+            run,
+            max(len(self.tokenizer.encode(text)) for text in self.skills.texts()),
+            self.teacher.max_context,
+            f"the longest skills of {self.skills.name}",
+            "Shorten them (trainer.skills)",
+        )
         self.reference = open_reference(run, settings, self.student)
 
     def update(self, groups: Sequence[Group], step: int) -> Update:

@@ -84,8 +84,12 @@ def test_two_silent_teachers_pass(models, combine):
     [
         ("sdar", "student", {"distill_coef": 0.7, "gate_beta": 0.5, "importance_cap": 2.0}),
         ("sdar", "hf", {"distill_coef": 0.7, "reduction": "turn_balanced", "balance": 0.6}),
-        ("mopd", "ema", {"k": 8, "importance_cap": None}),
-        ("mopd", "hf", {"k": 8, "divergence": "reverse_kl", "reduction": "trajectory_mean"}),
+        ("mopd", "ema", {"k": 8, "importance_cap": None, "block_tokens": 512}),
+        (
+            "mopd",
+            "hf",
+            {"k": 8, "divergence": "reverse_kl", "reduction": "trajectory_mean", "block_tokens": 512},
+        ),
     ],
 )
 def test_teachers_that_read_more_pass(long_models, algorithm, backend, trainer):

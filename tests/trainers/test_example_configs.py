@@ -4,7 +4,7 @@ import pytest
 from places import ROOT
 
 from agentbench.config import validate
-from agentbench.registry import trainer_spec
+from agentbench.registry import entry_points, trainer_spec
 from agentbench.trainers.surrogate import EpisodeAdvantageConfig
 from agentbench.training.config import read_config
 
@@ -30,3 +30,13 @@ def test_an_examples_keys_are_the_algorithms_and_work_together(file):
     if isinstance(settings, EpisodeAdvantageConfig):
         # advantages are centred under one pair of statistics and reduction only: turns and tokens, or trajectories
         assert (settings.group_stats == "trajectory") == (settings.reduction == "trajectory_mean")
+
+
+@pytest.mark.parametrize("folder", ["learning", "paper"])
+def test_every_method_has_an_example(folder):
+    """Behaviour cloning is no method of these papers; examples/real has it."""
+    shown = {read_config(file).algorithm for file in FILES if file.parent.name == folder}
+    ours = {
+        n for n, point in entry_points("trainers").items() if point.value.startswith("agentbench.trainers.")
+    }
+    assert ours - shown == {"sft"}

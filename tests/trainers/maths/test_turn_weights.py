@@ -213,6 +213,12 @@ def test_damping_by_hand(form):
     assert got.tolist() == pytest.approx([1.0, 0.5, 1.2, 1.0526316], rel=1e-5)
 
 
+def test_a_first_turn_of_agreement_damps_all_others_to_nothing():
+    # the paper's formula: d = 0, 1, 2: 1 ; 1e-6 / 1 ; 1e-6 / 2
+    got = tw.stepwise_damping(turns([0, 1, 2], [0] * 3), long(0, 0, 0), long(0, 1, 2))
+    assert got.tolist() == pytest.approx([1.0, 1e-6, 5e-7], rel=1e-3)
+
+
 def test_damping_product_telescopes():
     generator = torch.Generator().manual_seed(0)
     gaps = torch.rand(40, generator=generator)

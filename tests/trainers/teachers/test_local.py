@@ -108,7 +108,9 @@ def test_a_teacher_on_the_cpu_teaches_a_student_on_the_accelerator(long_models, 
         run = prompted(make_run(long_models, algorithm, max_grad_norm=1e9), GROWING)
         config = TeacherConfig(model_name_or_path=long_models["teacher"], device=device)
         run = run.model_copy(update={"teachers": (config,)})
-        trainer = spec.build(run, spec.config(**({"k": 8} if algorithm == "mopd" else {})))
+        trainer = spec.build(
+            run, spec.config(**({"k": 8, "block_tokens": 512} if algorithm == "mopd" else {}))
+        )
         assert trainer.student.device.type == "cuda"
         assert trainer.teacher.device.type == (device or "cuda")
         found.append(trainer.gradient(spoken_groups(run, trainer.tokenizer)))
