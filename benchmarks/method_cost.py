@@ -108,7 +108,7 @@ def instrument() -> None:
 
 
 def configuration(method: str, tasks: int) -> TrainConfig:
-    """The example's with so many tasks a step and the quickstart's models; where it has two teachers, both are the quickstart's one."""
+    """The example's with so many tasks a step and the quickstart's models; of two teachers, both are its one."""
     config = read_config(ROOT / "examples" / "learning" / f"{method}.yaml")
     own = ("student", "ema")
     teachers = tuple(

@@ -74,9 +74,9 @@ def test_gradient_is_that_of_reward_and_gated_gap_in_float64(models, prompt, bac
     assert_close(ours, {name: p.grad for name, p in student.named_parameters()}, 1e-4)
 
 
-def test_hand_worked_gate(models):
+def test_hand_worked_gate(models, skills):
     """Gap +0.2 at beta 5: sigmoid(1) = 0.7311; gap -0.2: 0.2689; gap 0: 0.5."""
-    trainer = build(models, GROWING)
+    trainer = build(models, GROWING, skills=skills)
     found = trainer._gate(torch.tensor([0.2, -0.2, 0.0]))
     assert torch.allclose(found, torch.tensor([0.7310586, 0.2689414, 0.5]), atol=1e-6)
 
