@@ -45,6 +45,8 @@ CASES = {
     "tcod": {},
     "atod": {"preset": "released"},
     "atod paper": {"preset": "paper"},
+    "atod tokens": {"trainer": {"weights": "token", "smoothing": 0.2}},
+    "atod rescaled": {"trainer": {"mean_preserving": True, "smoothing": 0.1, "min_turns": 1}},
     "opad": {"trainer": {"step_reduce": "sum"}, "rollout": {"tasks_per_step": 2}},
     "mad_opd": {"trainer": {"rounds": 0, "divergence": "jsd"}},
     "grpo": {"teacher": False, "preset": "released"},

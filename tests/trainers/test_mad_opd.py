@@ -494,8 +494,10 @@ def test_a_debate_that_may_fill_the_teachers_context_is_refused_at_the_start(pai
 
 
 def test_a_debate_that_the_teacher_cannot_read_names_the_turn(pair):
-    trainer = debating(
-        pair, [says(1)], {"debate": TEXTS | {"answer": "$transcript " + "x " * 1900}}, teachers=["first"]
-    )
-    with pytest.raises(TrainingError, match="task 'task 0', episode '0/0/0', turn 0"):
-        trainer.update(spoken_groups(trainer.run, pair["tokenizer"]), 0)
+    """The start knows nothing of the conversation, which grows beyond what is left."""
+    texts = TEXTS | {"answer": "$transcript " + "x " * 1980}
+    trainer = debating(pair, [says(1)], {"debate": texts}, teachers=["first"])
+    with pytest.raises(
+        TrainingError, match=r"task 'task 0', episode '0/0/\d', turn \d+: .* that it may read"
+    ):
+        trainer.update(spoken_groups(trainer.run, pair["tokenizer"], most_turns=12), 0)

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -71,14 +72,13 @@ def sod(run: TrainConfig, settings: Any, groups: Sequence[Group]) -> dict[str, A
 
 def atod(run: TrainConfig, settings: Any, groups: Sequence[Group]) -> dict[str, Any]:
     """A_t = kappa(s) w_k (log p - log q) + rho(s) A_GRPO, w_k = 1 - (1 - d_k)(1 - h_k), at the first step."""
-    if settings.weights == "token" or settings.smoothing or settings.mean_preserving:
-        raise NotImplementedError("weights 'token', smoothing and mean_preserving")
     kappa, rho = (_start(x, settings.first_step) for x in (settings.kappa, settings.rho))
     reader = Reader(run)
     episodes, worth = reader.episodes(groups), _episode_advantage(groups, settings)
+    by_token = iter(_of_tokens(run, settings, episodes)) if settings.weights == "token" else None
     advantages = []
     for episode, turns in episodes:
-        weights = _t_dur(run, settings, turns)
+        weights: Sequence[Any] = [next(by_token) for _ in turns] if by_token else _t_dur(run, settings, turns)
         advantages.append(
             [
                 kappa * weight * _gap(run, settings, turn) + rho * worth[episode.id, turn.turn.index]
@@ -196,9 +196,43 @@ def _t_dur(run: TrainConfig, settings: Any, turns: Sequence[ReadTurn]) -> list[f
     h = [float(-turn.log_q(run.rollout.temperature).detach().mean()) for turn in turns]
     if settings.weights == "none" or len(turns) < settings.min_turns or max(d) < settings.min_gap:
         return [1.0] * len(turns)
-    d = _spread(d) if settings.signal != "uncertainty" else [0.0] * len(d)
-    h = _spread(h) if settings.signal != "disagreement" else [0.0] * len(h)
-    return [1.0 - (1.0 - a) * (1.0 - b) for a, b in zip(d, h, strict=True)]
+    weights = _soft_or(_spread(d), _spread(h), settings)
+    if settings.mean_preserving:
+        counts = [len(turn.said_A) for turn in turns]
+        weights = [min(max(w, 0.5), 2.0) for w in _around_one(weights, counts)]
+        weights = _around_one(weights, counts)
+    return weights
+
+
+def _of_tokens(run: TrainConfig, settings: Any, episodes: Episodes) -> list[Tensor]:
+    """The same for single tokens, normalised over the batch, the surprise cut at its 0.98 quantile."""
+    turns = [turn for _, found in episodes for turn in found]
+    t = run.rollout.temperature
+    d = [float(x) for turn in turns for x in (turn.log_p(t) - turn.log_q(t)).detach().abs()]
+    h = [float(-x) for turn in turns for x in turn.log_q(t).detach()]
+    cut = float(np.quantile(h, 0.98))
+    weights = _soft_or(_spread(d), _spread([min(x, cut) for x in h]), settings)
+    if max(d) < settings.min_gap:
+        weights = [1.0] * len(weights)
+    rest = iter(weights)
+    return [
+        torch.tensor([next(rest) for _ in turn.said_A], dtype=torch.float64, device=turn.said_A.device)
+        for turn in turns
+    ]
+
+
+def _soft_or(d: list[float], h: list[float], settings: Any) -> list[float]:
+    """1 - (1 - d)(1 - h), or one of them alone, raised by the smoothing."""
+    d = d if settings.signal != "uncertainty" else [0.0] * len(d)
+    h = h if settings.signal != "disagreement" else [0.0] * len(h)
+    s = settings.smoothing
+    return [(1.0 - s) * (1.0 - (1.0 - a) * (1.0 - b)) + s for a, b in zip(d, h, strict=True)]
+
+
+def _around_one(weights: list[float], counts: list[int]) -> list[float]:
+    """Divided by their mean over tokens."""
+    mean = sum(w * n for w, n in zip(weights, counts, strict=True)) / sum(counts)
+    return [w / mean for w in weights]
 
 
 def _spread(values: list[float]) -> list[float]:
