@@ -33,7 +33,7 @@ from .references import distributions
 from .student.hidden import Kernel
 from .student.student import Student
 from .teachers.contract import Teacher, TeacherScores, WholeTeacher, require_top_k
-from .teachers.open import open_teacher, open_whole_teacher
+from .teachers.open import open_teacher, open_whole_teacher, require_whole
 
 
 class LsmConfig(Section):
@@ -160,6 +160,8 @@ class LocalSupport:
 def refuse(run: TrainConfig, settings: LsmConfig) -> None:
     """Refuse what cannot work, before a model is loaded."""
     require_one_teacher(run)
+    if settings.support == "student":
+        require_whole(*run.teachers)
     if settings.sampled_token == "tail":
         require_plain_sampling(run)  # a truncated sampler never shows the tail
     if settings.sampled_token != "unused" and run.rollout.temperature != 1.0:

@@ -47,7 +47,7 @@ from .teachers.debate import (
     reply_texts,
     state_texts,
 )
-from .teachers.open import open_teacher, open_whole_teacher
+from .teachers.open import open_teacher, open_whole_teacher, require_whole
 from .teachers.speaking import Speaker, open_speaker
 
 
@@ -367,6 +367,8 @@ def refuse(run: TrainConfig, settings: MadOpdConfig) -> None:
                 f"teachers.{number}.speaker (engine, such as vllm-server, and model_name_or_path), or set "
                 "trainer.rounds: 0"
             )
+    if settings.support == "full":
+        require_whole(*run.teachers)
     debate_texts(run, settings)
     require_recordings(run, settings)
 

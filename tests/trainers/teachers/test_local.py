@@ -124,3 +124,19 @@ def test_a_device_that_is_not_there_is_refused(models):
         LocalTeacher(config, make_student(models))
     with pytest.raises(ValueError, match="'device' is used by backend 'hf' only"):
         TeacherConfig(backend="ema", device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "keys"),
+    [("gkd", {}), ("lsm", {"support": "student"}), ("opad", {}), ("mad_opd", {"rounds": 0}), ("mopd", {})],
+)
+@pytest.mark.parametrize("backend", ["server", "vllm"])
+def test_whole_distributions_of_a_teacher_elsewhere_are_refused_before_anything_is_loaded(
+    algorithm, keys, backend
+):
+    url = "http://localhost:1" if backend == "server" else None
+    teacher = TeacherConfig(model_name_or_path="absent", backend=backend, base_url=url)
+    run = make_run({"student": "absent"}, algorithm, teacher=None).model_copy(update={"teachers": (teacher,)})
+    spec = trainer_spec(algorithm)
+    with pytest.raises(UsageError, match=f"'{backend}'"):
+        spec.refuse(run, spec.config(**keys))
