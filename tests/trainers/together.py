@@ -16,7 +16,7 @@ from trainer_cases import make_run, random_groups, student_weights
 from agentbench.engines.scripted import Reply
 from agentbench.trainers import atod, gkd, grpo, guided_opd, mad_opd, mopd, opd
 from agentbench.trainers.teachers.own import MovingAverage
-from agentbench.training.config import TeacherConfig
+from agentbench.training.config import SpeakerConfig, TeacherConfig
 
 
 def by_turns(group, author):
@@ -59,7 +59,8 @@ def learn(student, teacher, algorithm, processes, fsdp, output=None):
         run = prompted(run, GROWING).model_copy(update={"teachers": averaging})
 
     if algorithm == "mad_opd":
-        run = prompted(run, GROWING)
+        brief = run.teachers[0].model_copy(update={"speaker": SpeakerConfig(max_new_tokens=60)})
+        run = prompted(run, GROWING).model_copy(update={"teachers": (brief,)})
 
     def build():
         trainer = spec.build(run, settings)
