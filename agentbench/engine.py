@@ -166,6 +166,15 @@ class TextEngine(Protocol):
         ...
 
 
+@runtime_checkable
+class Checked(Protocol):
+    """An engine that can try whether requests like those to come will be answered."""
+
+    def check(self, sampling: SamplingParams) -> None:
+        """Raises: UsageError: they will not."""
+        ...
+
+
 def check_request(request: Request, vocabulary: Vocabulary | None = None) -> None:
     """Refuse what no engine can sample.
 

@@ -76,7 +76,8 @@ class Turn:
             moment. With it a teacher's prompt for the same turn can be written again.
         info: the env's own info values after the step that differ from those at reset; never read by trainers.
         annotations: numbers added later by trainers: weight, advantage, disagreement, uncertainty ...
-        notes: texts that a teacher read for this turn and the student did not: a debate, a skill, a peer's attempt.
+        notes: texts that a teacher read for this turn and the student did not (a debate, a skill, a peer's attempt),
+            and how sure several teachers were.
     """
 
     index: int

@@ -18,7 +18,6 @@ from agentbench.training.config import TrainConfig
 from agentbench.types import Group
 
 from .batch.tables import Batch
-from .maths.advantages import sampled_distillation
 from .maths.schedules import ScheduleConfig, from_config
 from .maths.turn_weights import (
     DisagreementUncertainty,
@@ -28,14 +27,18 @@ from .maths.turn_weights import (
     turn_statistics,
 )
 from .maths.turns import per_token
-from .preconditions import require_comparable, require_groups, require_one_teacher, require_plain_sampling
+from .preconditions import require_groups, require_sampled_distillation
 from .references import sampled
 from .student.student import Scores
-from .surrogate import EpisodeAdvantageConfig, PolicyGradient, episode_advantage
-from .teachers.open import open_teacher
+from .surrogate import (
+    EpisodeAdvantageConfig,
+    SampledDistillation,
+    SampledDistillationConfig,
+    episode_advantage,
+)
 
 
-class AtodConfig(EpisodeAdvantageConfig):
+class AtodConfig(EpisodeAdvantageConfig, SampledDistillationConfig):
     """Keys of `atod`; schedules are a number or {kind, ...}, see `schedules`.
 
     Attributes:
@@ -43,7 +46,6 @@ class AtodConfig(EpisodeAdvantageConfig):
         rho: coefficient of the episode advantage.
         weights: "turn" (T-DUR), its "token" ablation, or "none".
         min_turns, min_gap, smoothing, mean_preserving, signal: see `turn_weights.DisagreementUncertainty`.
-        gap_clip: bound on the absolute log-ratio of a sampled token; None leaves it free.
         first_step: s of the first update in the schedules: 0, or 1 as in the released code.
     """
 
@@ -59,7 +61,6 @@ class AtodConfig(EpisodeAdvantageConfig):
     smoothing: float = Field(default=0.0, ge=0, le=1)
     mean_preserving: bool = False
     signal: Literal["both", "disagreement", "uncertainty"] = "both"
-    gap_clip: float | None = Field(default=None, gt=0)
     first_step: Literal[0, 1] = 0
 
     @model_validator(mode="after")
@@ -76,16 +77,14 @@ class AtodConfig(EpisodeAdvantageConfig):
         return self
 
 
-class Atod(PolicyGradient):
+class Atod(SampledDistillation):
     """Annealed turn-aware on-policy distillation; see `AtodConfig`."""
 
     settings: AtodConfig
 
     def __init__(self, run: TrainConfig, settings: AtodConfig) -> None:
         refuse(run, settings)
-        super().__init__(run)
-        self.settings = settings
-        self.teacher = open_teacher(run.teachers[0], self.student)
+        super().__init__(run, settings)
         self.kappa, self.rho = self.schedule("kappa", settings.kappa), self.schedule("rho", settings.rho)
         self.switches = DisagreementUncertainty(
             min_turns=settings.min_turns,
@@ -103,7 +102,7 @@ class Atod(PolicyGradient):
         teacher_BT = self.teacher.score(batch).logp_BT  # log p(y_t)
         turns = turn_statistics(old.logp_BT, teacher_BT, batch.turn_BT, batch.turns)  # d_k, h_k
         weight_BT, active = self._weights(batch, old, teacher_BT, turns)  # w_k = 1 - (1 - d_k)(1 - h_k)
-        gap_BT = sampled_distillation(teacher_BT, old.logp_BT, batch.turn_BT, clip=self.settings.gap_clip)
+        gap_BT = self.gap(teacher_BT, old.logp_BT, batch.turn_BT)
         distil_BT = self.kappa(s) * (weight_BT * gap_BT)  # kappa(s) w_k A_OPD
         episode = episode_advantage(batch, self.settings)  # A_GRPO
         reward_BT = self.rho(s) * per_token(episode.value_X, batch.turn_BT)  # rho(s) A_GRPO
@@ -150,10 +149,8 @@ class Atod(PolicyGradient):
 
 def refuse(run: TrainConfig, settings: AtodConfig) -> None:
     """Refuse what cannot work, before a model is loaded."""
-    require_one_teacher(run)
-    require_plain_sampling(run)
+    require_sampled_distillation(run, settings)
     require_groups(run)
-    require_comparable(run, settings.importance_cap)
 
 
 PRESETS: dict[str, dict[str, Any]] = {

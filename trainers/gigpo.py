@@ -19,9 +19,9 @@ from agentbench.types import Group
 from .batch.tables import Batch
 from .maths.advantages import step_centred
 from .maths.turns import per_token
-from .preconditions import require_comparable, require_groups
+from .preconditions import require_rewards
 from .references import sampled
-from .surrogate import RELEASED, PolicyGradient, ReferenceConfig, episode_advantage, open_reference
+from .surrogate import RELEASED, ReferenceConfig, Referenced, episode_advantage
 
 
 class GigpoConfig(ReferenceConfig):
@@ -37,35 +37,25 @@ class GigpoConfig(ReferenceConfig):
     gamma: float = Field(default=0.95, ge=0, le=1)
 
 
-class Gigpo(PolicyGradient):
+class Gigpo(Referenced):
     """GRPO with step advantages; see `GigpoConfig`."""
 
     settings: GigpoConfig
 
     def __init__(self, run: TrainConfig, settings: GigpoConfig) -> None:
-        """Load the student, and its frozen initial copy when there is a penalty."""
-        refuse(run, settings)
-        super().__init__(run)
-        self.settings = settings
-        self.reference = open_reference(run, settings, self.student)
+        require_rewards(run, settings)
+        super().__init__(run, settings)
 
     def update(self, groups: Sequence[Group], step: int) -> Update:
         """Take one step of the clipped surrogate on episode and step advantages."""
         batch = self.collate(groups)
         old = self.student.score(batch)
-        reference_BT = None if self.reference is None else self.reference.score(batch).logp_BT
+        penalty, distance = self.held(batch, old)
         episode = episode_advantage(batch, self.settings)  # A_E
         step_N = self._step_advantage(batch)  # A_S
         advantage_N = episode.value_X + self.settings.step_weight * step_N  # A = A_E + w A_S, Eq. 8
-        descent = self.ascend(
-            batch,
-            old,
-            per_token(advantage_N, batch.turn_BT),
-            step=step,
-            reference_BT=reference_BT,
-            ref_kl_coef=self.settings.ref_kl_coef,
-        )
-        figures = {} if reference_BT is None else {"reference_kl": old.logp_BT - reference_BT}
+        advantage_BT = per_token(advantage_N, batch.turn_BT)
+        descent = self.ascend(batch, old, advantage_BT, step=step, beside=penalty)
         return self.report(
             step,
             batch,
@@ -73,7 +63,7 @@ class Gigpo(PolicyGradient):
             old=old,
             episode=episode,
             columns={"advantage": advantage_N},
-            figures={**figures, **_anchor_figures(batch, step_N)},
+            figures={**distance, **_anchor_figures(batch, step_N)},
         )
 
     def _step_advantage(self, batch: Batch) -> Tensor:
@@ -104,18 +94,12 @@ def _anchor_figures(batch: Batch, step_N: Tensor) -> dict[str, Tensor]:
     }
 
 
-def refuse(run: TrainConfig, settings: GigpoConfig) -> None:
-    """Refuse what cannot work, before a model is loaded."""
-    require_groups(run)
-    require_comparable(run, settings.importance_cap)
-
-
 SPEC = TrainerSpec(
     id="gigpo",
     reference=sampled.gigpo,
     config=GigpoConfig,
     build=Gigpo,
-    refuse=refuse,
+    refuse=require_rewards,
     presets={"released": RELEASED},
     paper="GiGPO, arXiv:2505.10978",
 )

@@ -25,7 +25,7 @@ from .objectives import FullVocabulary, Objective, TopK
 from .preconditions import require_one_teacher
 from .references import distributions
 from .teachers.contract import Teacher, WholeTeacher
-from .teachers.open import open_teacher, open_whole_teacher
+from .teachers.open import open_teacher, open_whole_teacher, require_whole
 
 
 class GkdConfig(Section):
@@ -100,6 +100,8 @@ class Gkd(Algorithm):
 def refuse(run: TrainConfig, settings: GkdConfig) -> None:
     """Refuse what cannot work, before a model is loaded."""
     require_one_teacher(run)
+    if settings.support == "full":
+        require_whole(*run.teachers)
 
 
 SPEC = TrainerSpec(

@@ -14,41 +14,30 @@ from agentbench.training.config import TrainConfig
 from agentbench.types import Group
 
 from .maths.turns import per_token
-from .preconditions import require_comparable, require_groups
+from .preconditions import require_rewards
 from .references import sampled
-from .surrogate import RELEASED, PolicyGradient, ReferenceConfig, episode_advantage, open_reference
+from .surrogate import RELEASED, ReferenceConfig, Referenced, episode_advantage
 
 
 class GrpoConfig(ReferenceConfig):
     """Keys of `grpo`: those of the surrogate, the group statistics and the reference."""
 
 
-class Grpo(PolicyGradient):
+class Grpo(Referenced):
     """Group-relative policy optimisation; see `GrpoConfig`."""
 
-    settings: GrpoConfig
-
     def __init__(self, run: TrainConfig, settings: GrpoConfig) -> None:
-        """Load the student, and its frozen initial copy when there is a penalty."""
-        refuse(run, settings)
-        super().__init__(run)
-        self.settings = settings
-        self.reference = open_reference(run, settings, self.student)
+        require_rewards(run, settings)
+        super().__init__(run, settings)
 
     def update(self, groups: Sequence[Group], step: int) -> Update:
         """Take one step of the clipped surrogate on group-relative advantages."""
         batch = self.collate(groups)
         old = self.student.score(batch)
-        reference_BT = None if self.reference is None else self.reference.score(batch).logp_BT
+        penalty, distance = self.held(batch, old)
         episode = episode_advantage(batch, self.settings)  # A_i = (R_i - mean) / (std + eps), one per episode
-        descent = self.ascend(
-            batch,
-            old,
-            per_token(episode.value_X, batch.turn_BT),
-            step=step,
-            reference_BT=reference_BT,
-            ref_kl_coef=self.settings.ref_kl_coef,
-        )
+        advantage_BT = per_token(episode.value_X, batch.turn_BT)
+        descent = self.ascend(batch, old, advantage_BT, step=step, beside=penalty)
         return self.report(
             step,
             batch,
@@ -56,14 +45,8 @@ class Grpo(PolicyGradient):
             old=old,
             episode=episode,
             columns={"advantage": episode.value_X},
-            figures={} if reference_BT is None else {"reference_kl": old.logp_BT - reference_BT},
+            figures=distance,
         )
-
-
-def refuse(run: TrainConfig, settings: GrpoConfig) -> None:
-    """Refuse what cannot work, before a model is loaded."""
-    require_groups(run)
-    require_comparable(run, settings.importance_cap)
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -77,7 +60,7 @@ SPEC = TrainerSpec(
     reference=sampled.grpo,
     config=GrpoConfig,
     build=Grpo,
-    refuse=refuse,
+    refuse=require_rewards,
     presets=PRESETS,
     paper="GRPO, arXiv:2402.03300; verl-agent conventions, arXiv:2505.10978",
 )

@@ -25,14 +25,13 @@ from agentbench.training.config import TrainConfig
 from agentbench.types import Group, RolloutPlan
 
 from .batch.tables import collate
-from .maths.advantages import sampled_distillation
 from .maths.schedules import ScheduleConfig, from_config
-from .preconditions import require_comparable, require_one_teacher, require_plain_sampling
-from .surrogate import PolicyGradient, SurrogateConfig
-from .teachers.open import open_teacher
+from .preconditions import require_sampled_distillation
+from .references import sampled
+from .surrogate import SampledDistillation, SampledDistillationConfig
 
 
-class GuidedOpdConfig(SurrogateConfig):
+class GuidedOpdConfig(SampledDistillationConfig):
     """Keys of `guided-opd`, beside those of the surrogate.
 
     Attributes:
@@ -40,7 +39,6 @@ class GuidedOpdConfig(SurrogateConfig):
         beta: probability that the guide acts on a turn, a schedule.
         coef: multiplies the distillation advantage of the student's turns.
         imitation: multiplies the cross-entropy on the guide's turns.
-        gap_clip: bound on the absolute log-ratio of a sampled token; None leaves it free.
         engine, engine_options: of the guide "teacher", a second copy of it that speaks.
     """
 
@@ -50,7 +48,6 @@ class GuidedOpdConfig(SurrogateConfig):
     )
     coef: float = Field(default=1.0, gt=0)
     imitation: float = Field(default=1.0, gt=0)
-    gap_clip: float | None = Field(default=None, gt=0)
     engine: str = "hf"
     engine_options: dict[str, Any] = Field(default_factory=dict)
 
@@ -63,16 +60,14 @@ class GuidedOpdConfig(SurrogateConfig):
         return self
 
 
-class GuidedOpd(PolicyGradient):
+class GuidedOpd(SampledDistillation):
     """On-policy distillation with a guide on some turns; see `GuidedOpdConfig`."""
 
     settings: GuidedOpdConfig
 
     def __init__(self, run: TrainConfig, settings: GuidedOpdConfig) -> None:
-        refuse(run, settings)
-        super().__init__(run)
-        self.settings = settings
-        self.teacher = open_teacher(run.teachers[0], self.student)
+        require_sampled_distillation(run, settings)
+        super().__init__(run, settings)
         self.beta = self.schedule("beta", settings.beta)
 
     def plan(self, step: int) -> RolloutPlan:
@@ -91,8 +86,8 @@ class GuidedOpd(PolicyGradient):
         own = replace(batch, turn_BT=torch.where(guided_BT, -1, batch.turn_BT))
         old = self.student.score(batch)  # log q(y_t)
         teacher_BT = self.teacher.score(batch).logp_BT  # log p(y_t)
-        gap_BT = sampled_distillation(teacher_BT, old.logp_BT, own.turn_BT, clip=self.settings.gap_clip)
-        advantage_BT = self.settings.coef * gap_BT  # A_t = log p - log q on the student's turns
+        # A_t = c (log p - log q) on the student's turns
+        advantage_BT = self.settings.coef * self.gap(teacher_BT, old.logp_BT, own.turn_BT)
         imitated_BT = self.settings.imitation * guided_BT  # -log q(y_t) on the guide's
         descent = self.ascend(batch, old, advantage_BT, step=step, imitated_BT=imitated_BT)
         return self.report(
@@ -131,18 +126,12 @@ def authors(trainer: GuidedOpd, voice: Voice) -> Mapping[str, Policy]:
     return {"teacher": voice.model(engine, "teacher")}
 
 
-def refuse(run: TrainConfig, settings: GuidedOpdConfig) -> None:
-    """Refuse what cannot work, before a model is loaded."""
-    require_one_teacher(run)
-    require_plain_sampling(run)
-    require_comparable(run, settings.importance_cap)
-
-
 SPEC = TrainerSpec(
     id="guided-opd",
+    reference=sampled.guided_opd,
     config=GuidedOpdConfig,
     build=GuidedOpd,
-    refuse=refuse,
+    refuse=require_sampled_distillation,
     needs=frozenset({"teacher"}),
     authors=authors,
     paper="Guided-OPD, arXiv:2606.15912",

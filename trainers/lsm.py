@@ -24,7 +24,7 @@ from agentbench.types import Group
 from .base import Algorithm
 from .batch.micro import Micro
 from .batch.tables import Batch
-from .kernels.fused import LinearHead, fused_sum
+from .kernels.fused import fused_sum
 from .kernels.support import LocalSupportRule, StudentSupport, TeacherSupport
 from .maths.local_support import SampledToken
 from .maths.reductions import Reduction
@@ -33,7 +33,7 @@ from .references import distributions
 from .student.hidden import Kernel
 from .student.student import Student
 from .teachers.contract import Teacher, TeacherScores, WholeTeacher, require_top_k
-from .teachers.open import open_teacher, open_whole_teacher
+from .teachers.open import open_teacher, open_whole_teacher, require_whole
 
 
 class LsmConfig(Section):
@@ -150,9 +150,7 @@ class LocalSupport:
 
     def _support(self, micro: Micro, student: Student) -> TeacherSupport | StudentSupport:
         if not isinstance(self.source, TeacherScores):
-            whole = self.source.linear_head(micro)
-            ready = whole.head.ready(student.vocab_size, whole.hidden_ND.dtype)
-            return StudentSupport(LinearHead(whole.hidden_ND, ready), self.k)
+            return StudentSupport(self.source.linear_head(micro).ready(student.vocab_size), self.k)
         ids_BTK, logp_BTK = self.source.topk_ids_BTK, self.source.topk_logp_BTK
         assert ids_BTK is not None
         assert logp_BTK is not None
@@ -162,6 +160,8 @@ class LocalSupport:
 def refuse(run: TrainConfig, settings: LsmConfig) -> None:
     """Refuse what cannot work, before a model is loaded."""
     require_one_teacher(run)
+    if settings.support == "student":
+        require_whole(*run.teachers)
     if settings.sampled_token == "tail":
         require_plain_sampling(run)  # a truncated sampler never shows the tail
     if settings.sampled_token != "unused" and run.rollout.temperature != 1.0:

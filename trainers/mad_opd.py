@@ -10,7 +10,8 @@ Leaves out how a debate goes (`teachers.debate`), who speaks (`teachers.speaking
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,7 +19,8 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from agentbench.errors import ConfigError
+from agentbench.engine import TextEngine
+from agentbench.errors import ConfigError, UsageError
 from agentbench.registry import env_spec
 from agentbench.trainer import TrainerSpec, Update
 from agentbench.training.config import TrainConfig
@@ -33,11 +35,20 @@ from .maths.teacher_weights import confidence_weights
 from .maths.turns import per_token
 from .objectives import FullVocabulary, Objective, TeacherMixture, TopK, WeightedSum, read_columns
 from .references import distributions
-from .teachers.contexts import PrivateTeacher, private_rows, teacher_reader
+from .teachers.contexts import PrivateTeacher, private_rows, require_room, teacher_reader
 from .teachers.contract import Teacher, WholeTeacher
-from .teachers.debate import Debate, DebateTexts, Key, hold_debates, load_debate, reply_texts, state_texts
-from .teachers.open import open_teacher, open_whole_teacher
-from .teachers.speaking import open_speaker
+from .teachers.debate import (
+    Debate,
+    DebateTexts,
+    Key,
+    hold_debates,
+    letter,
+    load_debate,
+    reply_texts,
+    state_texts,
+)
+from .teachers.open import open_teacher, open_whole_teacher, require_whole
+from .teachers.speaking import Speaker, open_speaker
 
 
 class MadOpdConfig(DecisionConfig):
@@ -134,9 +145,28 @@ class MadOpd(Algorithm):
             for k, (config, teacher) in enumerate(zip(run.teachers, self.teachers, strict=True))
             if settings.rounds
         ]
+        _require_log_probs(settings, self.speakers)
         self.tally = Tally(self.speakers)
         self.texts = debate_texts(run, settings)
         self.reader = teacher_reader(run, self)
+        for number, teacher in enumerate(self.teachers if settings.rounds else ()):
+            require_room(
+                run,
+                self._longest_debate(),
+                teacher.max_context,
+                f"the debate that teachers.{number} reads (rounds x teachers x speaker.max_new_tokens)",
+                "Lower teachers.speaker.max_new_tokens or trainer.rounds",
+            )
+
+    def _longest_debate(self) -> int:
+        """Most tokens of what a teacher reads of a debate."""
+        frame = self.texts.write("answer", me=0, transcript="")
+        heads = "\n\n".join(
+            f"Expert {letter(k)}, round {self.settings.rounds}:\n" for k, _ in enumerate(self.speakers)
+        )
+        said = sum(speaker.sampling.max_new_tokens for speaker in self.speakers)
+        written = [len(self.tokenizer.encode(text, add_special_tokens=False)) for text in (frame, heads)]
+        return written[0] + self.settings.rounds * (written[1] + said)
 
     def plan(self, step: int) -> RolloutPlan:
         """Whole episodes, or decisions in states drawn from them."""
@@ -167,7 +197,10 @@ class MadOpd(Algorithm):
             keep_BT=heard_BT,
             columns={"divergence": descent.columns["divergence"], **weights},
             figures=figures,
-            notes={"debate": {key: debate.transcript for key, debate in council.debates.items()}},
+            notes={
+                "debate": {key: debate.transcript for key, debate in council.debates.items()},
+                "confidence": self._notes(council.debates),
+            },
         )
 
     def _silent(self, batch: Batch) -> Council:
@@ -198,7 +231,8 @@ class MadOpd(Algorithm):
             lengths.append(rows.prompt_tokens())
         weight_NK = torch.zeros(batch.turns, len(teachers))
         if keys:
-            weight_NK[list(turn_of.values())] = self._weights(list(debates.values()))  # w_k, Eqs. 6-7
+            weight_DK = self._weights(list(debates.values())).to(weight_NK)  # w_k, Eqs. 6-7
+            weight_NK[list(turn_of.values())] = weight_DK
         return Council(tuple(teachers), weight_NK, debates, tuple(lengths))
 
     def _weights(self, debates: Sequence[Debate]) -> Tensor:
@@ -214,6 +248,18 @@ class MadOpd(Algorithm):
             return torch.full((len(debates), len(self.teachers)), float("nan"))
         said = [debate.confidence if kind == "reported" else debate.likelihood for debate in debates]
         return torch.tensor(said).reshape(len(debates), len(self.teachers))
+
+    def _notes(self, debates: Mapping[Key, Debate]) -> dict[Key, str]:
+        """What the weights were made of: "A 90.0, B none, C absent"."""
+        notes = {}
+        confidence_DK = self._confidence(list(debates.values())).tolist()
+        for (key, debate), confidence in zip(debates.items(), confidence_DK, strict=True):
+            words = [
+                "absent" if not here else "none" if math.isnan(c) else repr(c)
+                for c, here in zip(confidence, debate.present, strict=True)
+            ]
+            notes[key] = ", ".join(f"{letter(k)} {word}" for k, word in enumerate(words))
+        return notes
 
     def _objective(self, council: Council, batch: Batch) -> Objective:
         weight_KBT = [per_token(w_N, batch.turn_BT) for w_N in council.weight_NK.unbind(dim=1)]
@@ -294,6 +340,17 @@ def debate_texts(run: TrainConfig, settings: MadOpdConfig) -> DebateTexts:
     return load_debate("code" if env_spec(run.env.name).replies == "programs" else "agent")
 
 
+def _require_log_probs(settings: MadOpdConfig, speakers: Sequence[Speaker]) -> None:
+    """Refuse weights by log-probs where a teacher's engine gives none: all would silently be equal."""
+    for number, speaker in enumerate(speakers):
+        if settings.confidence == "logprob" and isinstance(speaker.engine, TextEngine):
+            raise UsageError(
+                f"trainer.confidence 'logprob' needs log-probs, and teachers.{number} speaks through engine "
+                f"{speaker.engine.info['name']!r}, which gives text alone; use confidence: reported, or engine: "
+                "vllm-server"
+            )
+
+
 def refuse(run: TrainConfig, settings: MadOpdConfig) -> None:
     """Refuse what cannot work, before a model is loaded."""
     for number, teacher in enumerate(run.teachers):
@@ -310,6 +367,8 @@ def refuse(run: TrainConfig, settings: MadOpdConfig) -> None:
                 f"teachers.{number}.speaker (engine, such as vllm-server, and model_name_or_path), or set "
                 "trainer.rounds: 0"
             )
+    if settings.support == "full":
+        require_whole(*run.teachers)
     debate_texts(run, settings)
     require_recordings(run, settings)
 

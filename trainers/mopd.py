@@ -32,9 +32,10 @@ from .maths.reductions import Reduction
 from .maths.turns import per_token, turn_sum
 from .objectives import OwnTopK
 from .preconditions import require_comparable, require_groups, require_one_teacher
-from .teachers.contexts import PrivateRows, PrivateTeacher, private_rows, teacher_reader
+from .references import distributions
+from .teachers.contexts import PrivateRows, PrivateTeacher, private_rows, require_room, teacher_reader
 from .teachers.open import open_whole_teacher
-from .teachers.peers import PeerConfig, PeerContext, peer_contexts
+from .teachers.peers import PeerConfig, PeerContext, longest_context, peer_contexts
 
 
 class MopdConfig(PeerConfig):
@@ -74,6 +75,13 @@ class Mopd(Algorithm):
         self.teacher = open_whole_teacher(run.teachers[0], self.student)
         self.reader = teacher_reader(run, self, where="after")
         self.limit = min(settings.max_prompt_tokens + run.rollout.max_new_tokens, self.teacher.max_context)
+        require_room(
+            run,
+            longest_context(settings, self.tokenizer),
+            self.limit,
+            f"the peers that the teacher reads (up to {settings.most_blocks} blocks of trainer.block_tokens)",
+            "Lower trainer.block_tokens or trainer.successes",
+        )
         if settings.k > self.student.vocabulary.count:
             raise UsageError(
                 f"trainer.k = {settings.k} exceeds the {self.student.vocabulary.count} ids there are"
@@ -196,6 +204,7 @@ def refuse(run: TrainConfig, settings: MopdConfig) -> None:
 
 SPEC = TrainerSpec(
     id="mopd",
+    reference=distributions.mopd,
     config=MopdConfig,
     build=Mopd,
     needs=frozenset({"teacher"}),

@@ -20,7 +20,7 @@ from torch import Tensor
 from .batch.micro import Micro
 from .batch.tables import Batch
 from .kernels.divergence import DivergenceRule, divergence_rule
-from .kernels.fused import LinearHead, Rule, fused_sum
+from .kernels.fused import Rule, fused_sum
 from .kernels.head import Head
 from .kernels.own_support import OwnSupportRule
 from .kernels.several import MixtureRule, SumRule
@@ -206,12 +206,8 @@ class OwnTopK:
     def kernel(self, micro: Micro, coef_X: Tensor, student: Student) -> Kernel:
         """Sum weight times divergence; report the divergence and the teacher's log-prob of the sampled token."""
         weight_X = coef_X if self.weight_BT is None else coef_X * micro.pick(self.weight_BT)
-        teacher = self.teacher.linear_head(micro)
-        ready = teacher.head.ready(
-            student.vocab_size, teacher.hidden_ND.dtype
-        )  # cast once, not for each chunk
         rule = OwnSupportRule(
-            teacher=LinearHead(teacher.hidden_ND, ready),
+            teacher=self.teacher.linear_head(micro).ready(student.vocab_size),
             k=self.k,
             kind=self.kind,
             beta=self.beta,

@@ -21,7 +21,7 @@ from .decisions import DecisionConfig, chosen_divergence, count_states, decision
 from .objectives import FullVocabulary
 from .preconditions import require_one_teacher
 from .references import distributions
-from .teachers.open import open_whole_teacher
+from .teachers.open import open_whole_teacher, require_whole
 
 
 class OpadConfig(DecisionConfig):
@@ -76,6 +76,7 @@ class Opad(Algorithm):
 def refuse(run: TrainConfig, settings: OpadConfig) -> None:
     """Refuse what cannot work, before a model is loaded."""
     require_one_teacher(run)
+    require_whole(*run.teachers)
     require_recordings(run, settings)
 
 

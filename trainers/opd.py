@@ -19,27 +19,23 @@ from agentbench.types import Group
 
 from .base import Descent
 from .batch.tables import Batch
-from .maths.advantages import sampled_distillation
 from .maths.losses import importance_ratio, truncated_importance
 from .objectives import TokenObjective
-from .preconditions import require_comparable, require_one_teacher, require_plain_sampling
+from .preconditions import require_sampled_distillation
 from .references import sampled
 from .student.student import Scores
-from .surrogate import PolicyGradient, SurrogateConfig
-from .teachers.open import open_teacher
+from .surrogate import SampledDistillation, SampledDistillationConfig
 
 
-class OpdConfig(SurrogateConfig):
+class OpdConfig(SampledDistillationConfig):
     """Keys of `opd`, beside those of the surrogate.
 
     Attributes:
         coef: multiplies the advantage.
-        gap_clip: bound on the absolute log-ratio of a sampled token; None leaves it free.
         clip: as in `SurrogateConfig`; off, since one update per batch is on-policy.
     """
 
     coef: float = Field(default=1.0, gt=0)
-    gap_clip: float | None = Field(default=None, gt=0)
     clip: float | None = Field(default=None, gt=0, le=1)
 
     @model_validator(mode="before")
@@ -54,16 +50,14 @@ class OpdConfig(SurrogateConfig):
         return values
 
 
-class Opd(PolicyGradient):
+class Opd(SampledDistillation):
     """On-policy distillation; see `OpdConfig`."""
 
     settings: OpdConfig
 
     def __init__(self, run: TrainConfig, settings: OpdConfig) -> None:
-        refuse(run, settings)
-        super().__init__(run)
-        self.settings = settings
-        self.teacher = open_teacher(run.teachers[0], self.student)
+        require_sampled_distillation(run, settings)
+        super().__init__(run, settings)
 
     def update(self, groups: Sequence[Group], step: int) -> Update:
         """Take one step towards the teacher on the student's own states."""
@@ -84,8 +78,7 @@ class Opd(PolicyGradient):
 
     def _advantage(self, teacher: Tensor, old: Tensor, turn: Tensor) -> Tensor:
         """A_t = -c (log q_old - log p), discount 0."""
-        gap = sampled_distillation(teacher, old, turn, clip=self.settings.gap_clip)
-        return self.settings.coef * gap
+        return self.settings.coef * self.gap(teacher, old, turn)
 
     def _descend_on_policy(self, batch: Batch, teacher_BT: Tensor, step: int) -> Descent:
         """Learn in one update: q_old is q, so the pass that learns gives its log-probs, and no ratio needs a clip."""
@@ -104,13 +97,6 @@ class Opd(PolicyGradient):
         )
 
 
-def refuse(run: TrainConfig, settings: OpdConfig) -> None:
-    """Refuse what cannot work, before a model is loaded."""
-    require_one_teacher(run)
-    require_plain_sampling(run)
-    require_comparable(run, settings.importance_cap)
-
-
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {"trainer": {"clip": None, "coef": 1.0}},
     # the baseline as ATOD's code runs it
@@ -126,7 +112,7 @@ SPEC = TrainerSpec(
     reference=sampled.opd,
     config=OpdConfig,
     build=Opd,
-    refuse=refuse,
+    refuse=require_sampled_distillation,
     presets=PRESETS,
     needs=frozenset({"teacher"}),
     paper="On-Policy Distillation, Thinking Machines 2025",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from agentbench.errors import UsageError
 from agentbench.training.config import TrainConfig
 
@@ -51,3 +53,23 @@ def require_comparable(run: TrainConfig, importance_cap: float | None) -> None:
             f"truncated distribution (rollout.top_p {rollout.top_p}, top_k {rollout.top_k}, guided {rollout.guided}); "
             "set top_p: 1.0, top_k: 0 and guided: false, or leave importance_cap out"
         )
+
+
+class Weighed(Protocol):
+    """Settings of a method whose tokens may be weighed by importance."""
+
+    @property
+    def importance_cap(self) -> float | None: ...
+
+
+def require_rewards(run: TrainConfig, settings: Weighed) -> None:
+    """Refuse what cannot work where rewards of a group are compared."""
+    require_groups(run)
+    require_comparable(run, settings.importance_cap)
+
+
+def require_sampled_distillation(run: TrainConfig, settings: Weighed) -> None:
+    """Refuse what cannot work where one teacher's word on sampled tokens is the advantage."""
+    require_one_teacher(run)
+    require_plain_sampling(run)
+    require_comparable(run, settings.importance_cap)

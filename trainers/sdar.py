@@ -24,9 +24,10 @@ from agentbench.training.config import TrainConfig
 from agentbench.types import Group
 
 from .maths.turns import per_token
-from .preconditions import require_comparable, require_groups, require_one_teacher
-from .surrogate import PolicyGradient, ReferenceConfig, Term, episode_advantage, open_reference
-from .teachers.contexts import PrivateTeacher, private_rows, teacher_reader
+from .preconditions import require_one_teacher, require_rewards
+from .references import sampled
+from .surrogate import ReferenceConfig, Referenced, Term, episode_advantage
+from .teachers.contexts import PrivateTeacher, private_rows, require_room, teacher_reader
 from .teachers.open import open_teacher
 from .teachers.skills import load_skills
 
@@ -45,19 +46,24 @@ class SdarConfig(ReferenceConfig):
     skills: str | None = None
 
 
-class Sdar(PolicyGradient):
+class Sdar(Referenced):
     """Group-relative policy optimisation with gated self-distillation; see `SdarConfig`."""
 
     settings: SdarConfig
 
     def __init__(self, run: TrainConfig, settings: SdarConfig) -> None:
         refuse(run, settings)
-        super().__init__(run)
-        self.settings = settings
+        super().__init__(run, settings)
         self.skills = load_skills(env_spec(run.env.name).id, settings.skills)
         self.teacher = open_teacher(run.teachers[0], self.student)
         self.reader = teacher_reader(run, self, where="before")
-        self.reference = open_reference(run, settings, self.student)
+        require_room(
+            run,
+            max(len(self.tokenizer.encode(text)) for text in self.skills.texts()),
+            self.teacher.max_context,
+            f"the longest skills of {self.skills.name}",
+            "Shorten them (trainer.skills)",
+        )
 
     def update(self, groups: Sequence[Group], step: int) -> Update:
         """One step on reward and the gated term."""
@@ -67,7 +73,7 @@ class Sdar(PolicyGradient):
         texts = {(m.id, turn.index): self.skills.text(m.task_type) for m in members for turn in m.turns}
         rows = private_rows(groups, batch, texts, self.reader, self.teacher.max_context)
         teacher_BT = PrivateTeacher(self.teacher, rows).score(batch).logp_BT  # log p_t, after the skills
-        reference_BT = None if self.reference is None else self.reference.score(batch).logp_BT
+        penalty, distance = self.held(batch, old)
         episode = episode_advantage(batch, settings)
 
         def gated(logp_X: Tensor, teacher_X: Tensor) -> Tensor:
@@ -79,9 +85,7 @@ class Sdar(PolicyGradient):
             old,
             per_token(episode.value_X, batch.turn_BT),
             step=step,
-            reference_BT=reference_BT,
-            ref_kl_coef=settings.ref_kl_coef,
-            beside=Term(gated, (teacher_BT,)),
+            beside=[*penalty, Term(gated, (teacher_BT,))],
         )
         gap_BT = teacher_BT - old.logp_BT
         gate_BT = self._gate(gap_BT)
@@ -91,9 +95,8 @@ class Sdar(PolicyGradient):
             "skill_gap": gap_BT,
             "task_skills_share": known_M,
             "teacher_prompt_tokens": rows.prompt_tokens().double(),
+            **distance,
         }
-        if reference_BT is not None:
-            figures["reference_kl"] = old.logp_BT - reference_BT
         return self.report(
             step,
             batch,
@@ -114,13 +117,13 @@ class Sdar(PolicyGradient):
 def refuse(run: TrainConfig, settings: SdarConfig) -> None:
     """Refuse what cannot work, before a model is loaded."""
     require_one_teacher(run, private=True)
-    require_groups(run)
-    require_comparable(run, settings.importance_cap)
+    require_rewards(run, settings)
     load_skills(env_spec(run.env.name).id, settings.skills)
 
 
 SPEC = TrainerSpec(
     id="sdar",
+    reference=sampled.sdar,
     config=SdarConfig,
     build=Sdar,
     needs=frozenset({"teacher"}),

@@ -14,47 +14,42 @@ from agentbench.trainer import TrainerSpec, Update
 from agentbench.training.config import TrainConfig
 from agentbench.types import Group
 
-from .maths.advantages import sampled_distillation
 from .maths.turn_weights import stepwise_damping, turn_statistics
 from .maths.turns import per_token
-from .preconditions import require_comparable, require_groups, require_one_teacher, require_plain_sampling
+from .preconditions import require_groups, require_sampled_distillation
 from .references import sampled
-from .surrogate import EpisodeAdvantageConfig, PolicyGradient, episode_advantage
-from .teachers.open import open_teacher
+from .surrogate import (
+    EpisodeAdvantageConfig,
+    SampledDistillation,
+    SampledDistillationConfig,
+    episode_advantage,
+)
 
 
-class SodConfig(EpisodeAdvantageConfig):
+class SodConfig(EpisodeAdvantageConfig, SampledDistillationConfig):
     """Keys of `sod`, beside those of the surrogate and the group statistics.
 
     Attributes:
         coef: c, multiplies the distillation advantage.
         delta: a turn's weight is at most 1 + delta.
         reward: whether the episode advantage is added; off leaves step-wise distillation alone.
-        gap_clip: bound on the absolute log-ratio of a sampled token; None leaves it free.
         clip_high: 0.28, as released.
     """
 
     coef: float = Field(default=1.0, gt=0)
     delta: float = Field(default=0.2, ge=0)
     reward: bool = True
-    gap_clip: float | None = Field(default=None, gt=0)
     clip_high: float | None = Field(default=0.28, gt=0)
 
 
-class Sod(PolicyGradient):
+class Sod(SampledDistillation):
     """Step-wise on-policy distillation; see `SodConfig`."""
 
     settings: SodConfig
 
     def __init__(self, run: TrainConfig, settings: SodConfig) -> None:
-        require_one_teacher(run)
-        require_plain_sampling(run)
-        require_comparable(run, settings.importance_cap)
-        if settings.reward:
-            require_groups(run)
-        super().__init__(run)
-        self.settings = settings
-        self.teacher = open_teacher(run.teachers[0], self.student)
+        refuse(run, settings)
+        super().__init__(run, settings)
 
     def update(self, groups: Sequence[Group], step: int) -> Update:
         """One iteration of the paper's algorithm, after the rollout."""
@@ -65,7 +60,7 @@ class Sod(PolicyGradient):
         turns = turn_statistics(old.logp_BT, teacher_BT, batch.turn_BT, batch.turns)  # d_k
         weight_N = stepwise_damping(turns, batch.traj_N, batch.index_N, delta=settings.delta)  # w_k
         weight_BT = per_token(weight_N, batch.turn_BT)
-        gap_BT = sampled_distillation(teacher_BT, old.logp_BT, batch.turn_BT, clip=settings.gap_clip)
+        gap_BT = self.gap(teacher_BT, old.logp_BT, batch.turn_BT)
         advantage_BT = settings.coef * (weight_BT * gap_BT)  # c w_k (log p - log q)
         episode = episode_advantage(batch, settings) if settings.reward else None
         if episode is not None:
@@ -83,8 +78,16 @@ class Sod(PolicyGradient):
         )
 
 
+def refuse(run: TrainConfig, settings: SodConfig) -> None:
+    """Refuse what cannot work, before a model is loaded."""
+    require_sampled_distillation(run, settings)
+    if settings.reward:
+        require_groups(run)
+
+
 SPEC = TrainerSpec(
     id="sod",
+    refuse=refuse,
     reference=sampled.sod,
     config=SodConfig,
     build=Sod,

@@ -5,7 +5,7 @@ Leaves out how each algorithm makes its advantages (its own file) and the formul
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from agentbench.training.config import TeacherConfig, TrainConfig
 
 from .base import Algorithm, Descent
 from .batch.tables import Batch
-from .maths.advantages import GroupStats, Standardised, group_centred
+from .maths.advantages import GroupStats, Standardised, group_centred, sampled_distillation
 from .maths.losses import (
     clipped_surrogate,
     clipped_tokens,
@@ -28,8 +28,9 @@ from .maths.losses import (
 from .maths.reductions import Reduction
 from .maths.schedules import Measured, ScheduleConfig, from_config
 from .objectives import Mixed, Objective, TokenObjective
-from .student.student import Scores, Student
+from .student.student import Scores
 from .teachers.local import LocalTeacher
+from .teachers.open import open_teacher
 
 RELEASED: dict[str, Any] = {
     "rows_per_update": 256,
@@ -110,10 +111,8 @@ class PolicyGradient(Algorithm):
         advantage_BT: Tensor,
         *,
         step: int,
-        reference_BT: Tensor | None = None,
-        ref_kl_coef: float = 0.0,
         imitated_BT: Tensor | None = None,
-        beside: Term | None = None,
+        beside: Sequence[Term] = (),
     ) -> Descent:
         """Raise the clipped surrogate.
 
@@ -122,20 +121,16 @@ class PolicyGradient(Algorithm):
             old: the student's scores before the update.
             advantage_BT: constant; 0 on context.
             step: of the run.
-            reference_BT: log-probs of the policy to stay near.
-            ref_kl_coef: weight of that penalty; its limits are settings of the methods that have one.
             imitated_BT: where not 0, tokens of another author: weight of their cross-entropy, which stands in the place
                 of the surrogate.
             beside: what else is minimised.
-        Source: PPO, arXiv:1707.06347, Eq. 7; the penalty as in GRPO, arXiv:2402.03300, Eq. 4.
+        Source: PPO, arXiv:1707.06347, Eq. 7.
         """
         settings = self.settings
         if settings.importance_cap is not None:
             advantage_BT = advantage_BT * truncated_importance(
                 old.logp_BT, batch.behaviour_BT, settings.importance_cap
             )
-
-        reference = () if reference_BT is None or ref_kl_coef == 0.0 else (reference_BT,)
 
         def loss(logp_X: Tensor, old_X: Tensor, advantage_X: Tensor, *others: Tensor) -> Tensor:
             ratio_X = importance_ratio(logp_X, old_X)
@@ -149,13 +144,14 @@ class PolicyGradient(Algorithm):
                     clip_high=settings.clip_high,
                     dual_clip=settings.dual_clip,
                 )
-            if reference:
-                loss_X = loss_X + ref_kl_coef * self._distance(logp_X, others[0])
-            return loss_X if beside is None else loss_X + beside.loss(logp_X, *others[len(reference) :])
+            for term in beside:
+                loss_X = loss_X + term.loss(logp_X, *others[: len(term.columns)])
+                others = others[len(term.columns) :]
+            return loss_X
 
-        columns = () if beside is None else beside.columns
+        columns = (column for term in beside for column in term.columns)
         objective: Objective = TokenObjective(
-            loss, (old.logp_BT, advantage_BT, *reference, *columns), settings.entropy_coef
+            loss, (old.logp_BT, advantage_BT, *columns), settings.entropy_coef
         )
         if imitated_BT is not None and bool(imitated_BT.any()):
             objective = Mixed(objective, TokenObjective(_cross_entropy, (imitated_BT,)), imitated_BT != 0)
@@ -164,17 +160,6 @@ class PolicyGradient(Algorithm):
         )
         self._measure_ratio(descent, batch, old, advantage_BT)
         return descent
-
-    def _distance(self, logp_X: Tensor, reference_X: Tensor) -> Tensor:
-        """Distance of each token from the reference, within the limits of the settings."""
-        settings = self.settings
-        limits: dict[str, float | None] = {}
-        if isinstance(settings, ReferenceConfig):
-            limits = {
-                "log_ratio_limit": settings.ref_kl_log_ratio_limit,
-                "value_limit": settings.ref_kl_limit,
-            }
-        return low_variance_kl(logp_X, reference_X, **limits)
 
     def _measure_ratio(self, descent: Descent, batch: Batch, old: Scores, advantage_BT: Tensor) -> None:
         meters, mask_BT, clip = descent.meters, batch.mask_BT, self.settings.clip
@@ -188,6 +173,32 @@ class PolicyGradient(Algorithm):
                 ratio_BT, advantage_BT, clip_low=clip, clip_high=self.settings.clip_high
             )
             meters.mean("clip_share", clipped_BT, mask_BT)
+
+
+class SampledDistillationConfig(SurrogateConfig):
+    """Keys of the methods that credit sampled tokens with a teacher's log p - log q.
+
+    Attributes:
+        gap_clip: bound on the absolute log-ratio of a sampled token; None leaves it free.
+    """
+
+    gap_clip: float | None = Field(default=None, gt=0)
+
+
+class SampledDistillation(PolicyGradient):
+    """Base of the methods that credit sampled tokens with one teacher's log p - log q."""
+
+    settings: SampledDistillationConfig
+
+    def __init__(self, run: TrainConfig, settings: SampledDistillationConfig) -> None:
+        """Load student and teacher."""
+        super().__init__(run)
+        self.settings = settings
+        self.teacher = open_teacher(run.teachers[0], self.student)
+
+    def gap(self, teacher_BT: Tensor, old_BT: Tensor, turn_BT: Tensor) -> Tensor:
+        """Log p - log q of the sampled tokens, a constant; 0 on context."""
+        return sampled_distillation(teacher_BT, old_BT, turn_BT, clip=self.settings.gap_clip)
 
 
 def _cross_entropy(logp_X: Tensor, weight_X: Tensor) -> Tensor:
@@ -243,8 +254,34 @@ class ReferenceConfig(EpisodeAdvantageConfig):
         return self
 
 
-def open_reference(run: TrainConfig, settings: ReferenceConfig, student: Student) -> LocalTeacher | None:
-    """Load the frozen initial model, where there is a penalty on leaving it."""
-    if settings.ref_kl_coef == 0.0:
-        return None
-    return LocalTeacher(TeacherConfig(model_name_or_path=run.model_name_or_path), student)
+class Referenced(PolicyGradient):
+    """Base of the methods that may be held near the model they started from."""
+
+    settings: ReferenceConfig
+
+    def __init__(self, run: TrainConfig, settings: ReferenceConfig) -> None:
+        """Load the student, and its frozen initial copy where there is a penalty on leaving it."""
+        super().__init__(run)
+        self.settings = settings
+        self.reference: LocalTeacher | None = None
+        if settings.ref_kl_coef > 0.0:
+            initial = TeacherConfig(model_name_or_path=run.model_name_or_path)
+            self.reference = LocalTeacher(initial, self.student)
+
+    def held(self, batch: Batch, old: Scores) -> tuple[list[Term], dict[str, Tensor]]:
+        """The penalty on leaving the initial model, and how far the student is from it; empty where there is none.
+
+        Source: GRPO, arXiv:2402.03300, Eq. 4.
+        """
+        if self.reference is None:
+            return [], {}
+        settings, reference_BT = self.settings, self.reference.score(batch).logp_BT
+
+        def penalty(logp_X: Tensor, reference_X: Tensor) -> Tensor:
+            limits = settings.ref_kl_log_ratio_limit, settings.ref_kl_limit
+            distance_X = low_variance_kl(
+                logp_X, reference_X, log_ratio_limit=limits[0], value_limit=limits[1]
+            )
+            return settings.ref_kl_coef * distance_X
+
+        return [Term(penalty, (reference_BT,))], {"reference_kl": old.logp_BT - reference_BT}

@@ -23,15 +23,13 @@ from agentbench.trainer import TrainerSpec, Update
 from agentbench.training.config import TrainConfig
 from agentbench.types import REPLAY, Authors, Group, RolloutPlan
 
-from .maths.advantages import sampled_distillation
 from .maths.reductions import Reduction
-from .preconditions import require_comparable, require_one_teacher, require_plain_sampling
+from .preconditions import require_sampled_distillation
 from .references import sampled
-from .surrogate import PolicyGradient, SurrogateConfig
-from .teachers.open import open_teacher
+from .surrogate import SampledDistillation, SampledDistillationConfig
 
 
-class TcodConfig(SurrogateConfig):
+class TcodConfig(SampledDistillationConfig):
     """Keys of `tcod`, beside those of the surrogate.
 
     Attributes:
@@ -40,7 +38,6 @@ class TcodConfig(SurrogateConfig):
         first_turns: k_start, turns of an episode at the first step (forward only).
         steps_per_turn: eta, steps after which the student plays one turn more; the released code takes 4 to 6.
         coef: multiplies the advantage.
-        gap_clip: bound on the absolute log-ratio of a sampled token; None leaves it free.
         clip: off, since one update per batch is on-policy.
         reduction: mean over a trajectory's tokens, then over trajectories, as released.
     """
@@ -49,7 +46,6 @@ class TcodConfig(SurrogateConfig):
     first_turns: int = Field(default=1, ge=1)
     steps_per_turn: int = Field(default=2, ge=1)
     coef: float = Field(default=1.0, gt=0)
-    gap_clip: float | None = Field(default=None, gt=0)
     clip: float | None = Field(default=None, gt=0, le=1)
     reduction: Reduction = "trajectory_mean"
 
@@ -60,16 +56,14 @@ class TcodConfig(SurrogateConfig):
         return self
 
 
-class Tcod(PolicyGradient):
+class Tcod(SampledDistillation):
     """On-policy distillation on a part of the episode that grows; see `TcodConfig`."""
 
     settings: TcodConfig
 
     def __init__(self, run: TrainConfig, settings: TcodConfig) -> None:
         refuse(run, settings)
-        super().__init__(run)
-        self.settings = settings
-        self.teacher = open_teacher(run.teachers[0], self.student)
+        super().__init__(run, settings)
         self.lengths: dict[str, int] = {}  # task -> turns L of its recorded success
         if run.rollout.recordings is not None:
             recorded = read_recordings(run.rollout.recordings, env_spec(run.env.name).id)
@@ -100,8 +94,8 @@ class Tcod(PolicyGradient):
         batch = self.collate(groups)
         old = self.student.score(batch)  # log q(y_t)
         teacher_BT = self.teacher.score(batch).logp_BT  # log p(y_t)
-        gap_BT = sampled_distillation(teacher_BT, old.logp_BT, batch.turn_BT, clip=self.settings.gap_clip)
-        advantage_BT = self.settings.coef * gap_BT  # A_t = log p - log q
+        # A_t = c (log p - log q)
+        advantage_BT = self.settings.coef * self.gap(teacher_BT, old.logp_BT, batch.turn_BT)
         descent = self.ascend(batch, old, advantage_BT, step=step)
         return self.report(
             step,
@@ -126,9 +120,7 @@ class Tcod(PolicyGradient):
 
 def refuse(run: TrainConfig, settings: TcodConfig) -> None:
     """Refuse what cannot work, before a model is loaded."""
-    require_one_teacher(run)
-    require_plain_sampling(run)
-    require_comparable(run, settings.importance_cap)
+    require_sampled_distillation(run, settings)
     if settings.direction == "backward" and run.rollout.recordings is None:
         raise ConfigError(
             "trainer.direction 'backward' replays recorded successes; record some (agentbench eval --policy model or "

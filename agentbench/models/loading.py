@@ -72,7 +72,7 @@ def open_model(
     local = check_name(model)
     if local:
         model = str(Path(model).expanduser())
-    where = _device(device)
+    where = device_of(device)
     wanted = _dtype(dtype)
     source: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     if local or not hub_reachable():
@@ -149,7 +149,7 @@ def kept_dtype(model: str, *, asked: str = "auto", device: str = "auto", revisio
     if found == "auto":
         config = _config(model, revision)
         found = config.dtype or config.get_text_config(decoder=True).dtype or _first_dtype(name, local)
-        if found == torch.float16 and _device(device).type == "cpu":
+        if found == torch.float16 and device_of(device).type == "cpu":
             found = torch.float32
     return str(found).removeprefix("torch.")
 
@@ -278,7 +278,11 @@ def hub_reachable() -> bool:
     return True
 
 
-def _device(name: str) -> Any:
+def device_of(name: str, key: str = "device") -> Any:
+    """The torch device of a name; `key` says in the error where the name stands.
+
+    Raises: UsageError: there is none of this name on this machine.
+    """
     import torch
 
     if name == "auto":
@@ -286,9 +290,9 @@ def _device(name: str) -> Any:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise UsageError(f"no device {name!r}; allowed: auto, cpu, cuda, cuda:0 ...") from error
+        raise UsageError(f"no {key} {name!r}; allowed: auto, cpu, cuda, cuda:0 ...") from error
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise UsageError(f"device {name!r} was asked for, but torch sees no CUDA device; use --device cpu")
+        raise UsageError(f"{key} {name!r} was asked for, but torch sees no CUDA device; take cpu")
     return device
 
 

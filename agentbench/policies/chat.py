@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from ..dialogue.parse import Parser
 from ..dialogue.prompt import Prompt
 from ..dialogue.render import Rendered, opening_messages, prompt_slots, shown_of
-from ..engine import Message, TextEngine, TextRequest
+from ..engine import Checked, Message, TextEngine, TextRequest
 from ..errors import UsageError
 from ..policy import Decision, Policy, View
 from ..types import SamplingParams, derive_seed
@@ -20,15 +20,6 @@ from .model import decide_on, drop_requests, poll_engine
 
 NO_REPLY = "(no reply)"
 """Stands for an empty reply in a conversation that goes on; records keep the empty text."""
-
-
-@runtime_checkable
-class Checked(Protocol):
-    """An engine that can try whether requests like those to come will be answered."""
-
-    def check(self, sampling: SamplingParams) -> None:
-        """Raises: UsageError: they will not."""
-        ...
 
 
 class ChatPolicy(Policy):

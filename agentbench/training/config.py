@@ -122,6 +122,8 @@ class TeacherConfig(Section):
         backend: frozen models: "hf" beside the student, "vllm" in an engine of this process, "server" behind
             `base_url`. The student's own: "student" as it stands, "ema" a moving average of it. These two know more
             than the student only where the algorithm gives its teacher more to read.
+        device: where an "hf" teacher lives, such as cpu or cuda:1; None takes the student's device. Its distributions
+            are compared on the student's, which gets a copy of its head where an algorithm needs whole ones.
         rate: weight of the newest student in "ema", after every step; None takes 0.05.
         base_url: of a vLLM server, such as http://localhost:8000; belongs to "server".
         engine_options: keyword options of "vllm" and "server".
@@ -134,6 +136,7 @@ class TeacherConfig(Section):
     revision: str | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     backend: Literal["hf", "vllm", "server", "student", "ema"] = "hf"
+    device: str | None = None
     rate: float | None = Field(default=None, gt=0, le=1)
     base_url: str | None = None
     engine_options: dict[str, Any] = Field(default_factory=dict)
@@ -151,6 +154,8 @@ class TeacherConfig(Section):
         ):
             if getattr(self, key) not in ("", None, "auto", {}, "refuse"):
                 raise ValueError(f"backend {self.backend!r} is the run's own student; remove {key}")
+        if self.device is not None and self.backend != "hf":
+            raise ValueError("'device' is used by backend 'hf' only; remove it")
         if self.rate is not None and self.backend != "ema":
             raise ValueError("'rate' is used by backend 'ema' only; remove it")
         if (self.backend == "server") != (self.base_url is not None):

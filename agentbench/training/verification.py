@@ -17,14 +17,15 @@ import numpy as np
 
 from ..config import validate
 from ..engine import TextEngine
-from ..errors import UsageError
-from ..registry import open_engine
+from ..errors import ConfigError, UsageError
+from ..registry import open_engine, trainer_spec
 from ..rollout.collect import collect
 from ..trainer import Trainer, TrainerSpec
 from ..types import Failure, Group, Trajectory
 from .authors import build_stage
 from .check import check
-from .config import TeacherConfig, TrainConfig
+from .config import SpeakerConfig, TeacherConfig, TrainConfig
+from .loop import annotate
 from .tasks import TaskOrder
 
 TOLERANCE = 1e-5
@@ -75,7 +76,25 @@ def small(config: TrainConfig) -> TrainConfig:
         "group_size": min(config.rollout.group_size, 2),
         "max_new_tokens": min(config.rollout.max_new_tokens, 8),
     }
-    return validate(TrainConfig, values)
+    return _with_brief_speakers(validate(TrainConfig, values))
+
+
+def _with_brief_speakers(config: TrainConfig) -> TrainConfig:
+    """Let teachers that speak say a few words; where the settings leave nobody to listen, a speaker is refused."""
+    if "speaker" not in trainer_spec(config.algorithm).needs:
+        return config
+    given = [teacher.speaker or SpeakerConfig() for teacher in config.teachers]
+    brief = [s.model_copy(update={"max_new_tokens": min(s.max_new_tokens, 8)}) for s in given]
+    teachers = tuple(
+        teacher.model_copy(update={"speaker": speaker})
+        for teacher, speaker in zip(config.teachers, brief, strict=True)
+    )
+    made = config.model_copy(update={"teachers": teachers})
+    try:
+        check(made)
+    except ConfigError:
+        return config
+    return made
 
 
 def check_objective(
@@ -111,7 +130,8 @@ def play(config: TrainConfig, spec: TrainerSpec, settings: Any) -> list[Group]:
         plan = trainer.plan(0)
         tasks = env.tasks(config.env.split)[: config.env.num_tasks]
         order = TaskOrder(tasks, config.seed).at(0, plan.groups)
-        groups = collect(plan, build_stage(config, env, trainer, engine), order, 0) if plan.groups else []
+        stage = build_stage(config, env, trainer, engine, spec.authors)
+        groups = collect(plan, stage, order, 0) if plan.groups else []
     finally:
         engine.close()
     broken = [member.error for group in groups for member in group.members if member.error is not None]
@@ -131,7 +151,10 @@ def _rewarded(group: Group, reward: Callable[[int], float]) -> Group:
         turns = [replace(turn, reward=0.0, penalty=0.0) for turn in member.turns]
         if turns:
             turns[-1] = replace(turns[-1], reward=reward(number))
-        members.append(replace(member, turns=tuple(turns)))
+        score = reward(number)
+        members.append(
+            replace(member, turns=tuple(turns), score=score, success=score > 0 if member.ok else None)
+        )
     return replace(group, members=tuple(members))
 
 
@@ -158,13 +181,23 @@ class _Bench:
                 found: Gradient = take(groups)
         return found
 
+    def read(self, groups: Sequence[Group], **changes: Any) -> list[Group]:
+        """The groups with what teachers read in one update among the notes of their turns, as a run records it."""
+        with _double(), _silent():
+            trainer: Trainer = self.spec.build(self.changed(**changes), self.settings)
+            episodes = {episode.id: episode for episode in annotate(groups, trainer.update(groups, 0))}
+        return [
+            replace(group, members=tuple(episodes[member.id] for member in group.members)) for group in groups
+        ]
+
     def reference(self, groups: Sequence[Group], **changes: Any) -> Gradient | str:
         """The reference's gradient, or why there is none."""
         if self.spec.reference is None:
             return "this algorithm has no reference; only what must not matter was changed"
         try:
             with _double():
-                found: Gradient = self.spec.reference(self.changed(**changes), self.settings, groups)
+                read = self.read(groups, **changes)
+                found: Gradient = self.spec.reference(self.changed(**changes), self.settings, read)
         except NotImplementedError as error:
             return f"the reference does not cover {error}"
         return found
@@ -211,7 +244,8 @@ def _at_rest(bench: _Bench, groups: Sequence[Group], ours: Gradient) -> Objectiv
     if not bench.config.teachers:
         return ObjectiveCheck("", None, detail="the algorithm has no teacher")
     same = tuple(
-        TeacherConfig(model_name_or_path=bench.config.model_name_or_path) for _ in bench.config.teachers
+        TeacherConfig(model_name_or_path=bench.config.model_name_or_path, speaker=teacher.speaker)
+        for teacher in bench.config.teachers
     )
     equal = [_rewarded(group, lambda number: 0.0) for group in groups]
     said = bench.reference(equal, teachers=same)

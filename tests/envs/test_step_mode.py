@@ -3,7 +3,7 @@
 import pytest
 
 from agentbench.policies.ready import ExpertPolicy, RandomPolicy
-from agentbench.registry import env_spec
+from agentbench.registry import entry_points, env_spec
 from agentbench.rollout.collect import Stage, collect
 from agentbench.types import RolloutPlan
 
@@ -16,6 +16,11 @@ SPLITS = {
     "webshop": "mini-test",
 }
 ROOTS, MEMBERS = 3, 2
+
+
+def test_every_environment_of_ours_is_looked_at():
+    ours = {n for n, point in entry_points("envs").items() if point.value.startswith("agentbench.envs.")}
+    assert ours == set(SPLITS)
 
 
 def run(name, author, steps):

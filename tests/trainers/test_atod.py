@@ -166,3 +166,16 @@ def test_a_measured_schedule_follows_the_run_and_resumes_exactly(models, tmp_pat
     assert kappas[0] == 1.0
     assert len(set(kappas)) > 1  # the gap has fallen in some window, so kappa has moved
     assert whole.measured.keys() == {"kappa"}
+
+
+def test_log_probs_before_the_step_serve_all_of_its_updates(models):
+    """Departure: q_old, d, h and the advantages are those before the step, fixed during its inner updates."""
+    trainer = SPEC.build(make_run(models, "atod", updates_per_step=3), SPEC.config())
+    scored = []
+    for owner in (trainer.student, trainer.teacher):
+        inner = owner.score
+        owner.score = lambda batch, *rest, inner=inner, owner=owner: (
+            scored.append((type(owner).__name__, trainer.updates)) or inner(batch, *rest)
+        )
+    assert trainer.update(random_groups(250, groups=4), 0).metrics["updates"] == 3.0
+    assert sorted(scored) == [("LocalTeacher", 0), ("Student", 0)]

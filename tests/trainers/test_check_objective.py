@@ -4,11 +4,15 @@ import json
 
 import numpy as np
 import pytest
+from debaters import TEXTS
 
 from agentbench.cli import run as command
 from agentbench.config import validate
 from agentbench.errors import UsageError
-from agentbench.training.config import TrainConfig
+from agentbench.registry import entry_points, trainer_spec
+from agentbench.trainers.references import distributions
+from agentbench.trainers.teachers.debate import load_debate
+from agentbench.training.config import TeacherConfig, TrainConfig
 from agentbench.training.verification import check_objective, compare, small
 
 ENV = {"name": "corridor", "split": "train", "prompt": "corridor/transcript"}
@@ -35,15 +39,22 @@ CASES = {
         "trainer": {"support": "top_k", "k": 7, "divergence": "forward_kl", "reduction": "turn_mean"}
     },
     "lsm": {"trainer": {"k": 5}},
+    "lsm masked": {"trainer": {"k": 5, "masked_tokens": ["a", "e", "t"]}},
     "lsm V4": {"trainer": {"k": 5, "support": "student", "sampled_token": "tail"}},
     "sod": {"trainer": {"reduction": "turn_sum"}},
     "tcod": {},
     "atod": {"preset": "released"},
     "atod paper": {"preset": "paper"},
-    "opad": {"trainer": {"divergence": "jsd"}},
+    "atod tokens": {"trainer": {"weights": "token", "smoothing": 0.2}},
+    "atod rescaled": {"trainer": {"mean_preserving": True, "smoothing": 0.1, "min_turns": 1}},
+    "opad": {"trainer": {"step_reduce": "sum"}, "rollout": {"tasks_per_step": 2}},
     "mad_opd": {"trainer": {"rounds": 0, "divergence": "jsd"}},
     "grpo": {"teacher": False, "preset": "released"},
     "gigpo": {"teacher": False},
+    "opd balanced": {"trainer": {"reduction": "turn_balanced", "balance": 0.3}},
+    "gkd balanced": {"trainer": {"reduction": "turn_balanced"}},
+    "guided-opd": {"trainer": {"beta": 0.5, "coef": 2.0, "imitation": 0.5, "entropy_coef": 0.01}},
+    "guided-opd expert": {"trainer": {"beta": 0.5, "guide": "expert", "reduction": "turn_balanced"}},
     "sft": {"teacher": False, "trainer": {"takeover": [0, 0]}},
 }
 
@@ -68,6 +79,68 @@ def test_two_silent_teachers_pass(models, combine):
     checks = check_objective(config.model_copy(update={"teachers": pair}))
     assert [check for check in checks if check.passed is False] == []
     assert "float64 reference" in {check.name for check in checks if check.passed}
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "backend", "trainer"),
+    [
+        ("sdar", "student", {"distill_coef": 0.7, "gate_beta": 0.5, "importance_cap": 2.0}),
+        ("sdar", "hf", {"distill_coef": 0.7, "reduction": "turn_balanced", "balance": 0.6}),
+        ("mopd", "ema", {"k": 8, "importance_cap": None, "block_tokens": 512}),
+        (
+            "mopd",
+            "hf",
+            {"k": 8, "divergence": "reverse_kl", "reduction": "trajectory_mean", "block_tokens": 512},
+        ),
+    ],
+)
+def test_teachers_that_read_more_pass(long_models, algorithm, backend, trainer):
+    config = configuration(long_models, algorithm, trainer=trainer)
+    if backend != "hf":
+        config = config.model_copy(update={"teachers": (TeacherConfig(backend=backend),)})
+    checks = check_objective(config)
+    assert [check for check in checks if check.passed is False] == []
+    assert {"the batch teaches", "float64 reference"} <= {check.name for check in checks if check.passed}
+
+
+@pytest.mark.parametrize(
+    "trainer",
+    [
+        {"rounds": 2},
+        {"rounds": 1, "confidence": "logprob", "combine": "mixture", "kd_temperature": 1.5},
+        {"rounds": 1, "confidence": "logprob", "support": "top_k", "k": 7, "reduction": "turn_balanced"},
+    ],
+)
+def test_two_debating_teachers_pass(long_models, trainer):
+    config = configuration(long_models, "mad_opd", trainer={"debate": TEXTS} | trainer)
+    pair = (*config.teachers, TeacherConfig(model_name_or_path=long_models["student"]))
+    checks = check_objective(config.model_copy(update={"teachers": pair}))
+    assert [check for check in checks if check.passed is False] == []
+    assert {"the batch teaches", "float64 reference"} <= {check.name for check in checks if check.passed}
+
+
+def test_the_reference_finds_the_debate_that_the_env_calls_for(models):
+    config = configuration(models, "mad_opd")
+    for name, found in (("auto", "agent"), ("code", "code")):
+        settings = trainer_spec("mad_opd").config(debate=name)
+        assert distributions._answer(config, settings).template == load_debate(found).answer
+
+
+def test_confidence_weights_of_the_reference_by_hand():
+    """T = 1, 95 and 70: exp(.95) / (exp(.95) + exp(.70)) = .5622; silence makes equal, absence leaves the rest."""
+    assert distributions._confidence_weights("A 95.0, B 70.0", 1.0) == pytest.approx(
+        [0.5622, 0.4378], abs=1e-4
+    )
+    assert distributions._confidence_weights("A 95.0, B none, C absent", 1.0) == [0.5, 0.5, 0.0]
+    assert distributions._confidence_weights("A absent, B absent", 1.0) == [0.0, 0.0]
+
+
+def test_every_algorithm_of_ours_has_a_reference():
+    ours = [
+        n for n, point in entry_points("trainers").items() if point.value.startswith("agentbench.trainers.")
+    ]
+    assert len(ours) >= 14
+    assert [name for name in ours if trainer_spec(name).reference is None] == []
 
 
 CROOKED = """

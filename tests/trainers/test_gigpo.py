@@ -64,3 +64,17 @@ def test_penalty_of_a_later_turn_reaches_earlier_returns(models):
     column = SPEC.build(run, SPEC.config(**keys)).update([changed], 0).turn_columns["advantage"]
     # hall returns 0.5, -0.2, -0.4: mean -1/30; episode rewards 1 and -0.4: mean 0.3
     assert column["b", 0] == pytest.approx(-0.7 + (-0.2 + 1 / 30))
+
+
+def test_only_identical_observations_are_compared(models):
+    """Departure: the optional grouping by similarity is left out; one more letter is another state."""
+    near = list(group().members[1].turns)
+    near[0] = make_turn(0, [1], [4], observation="hall.")
+    near[1] = make_turn(1, [1], [5], observation="Hall")
+    other = Group("t", 0, (group().members[0], make_trajectory("b", near)))
+    run = make_run(models, "gigpo", teacher=None)
+    settings = SPEC.config(ref_kl_coef=0.0, step_weight=2.0, divide_by_std=False, group_stats="trajectory")
+    update = SPEC.build(run, settings).update([other], 0)
+    # nobody meets anybody: the episode's +-0.5 is all
+    assert sorted(set(update.turn_columns["advantage"].values())) == [-0.5, 0.5]
+    assert update.metrics["anchor_singleton_share"] == 1.0

@@ -18,6 +18,7 @@ from trainer_cases import (
 
 from agentbench.config import validate
 from agentbench.errors import ConfigError, UsageError
+from agentbench.registry import env_spec, open_engine
 from agentbench.runs.episodes import decode_episode
 from agentbench.runs.files import read_lines
 from agentbench.trainers import opd, sft
@@ -26,6 +27,7 @@ from agentbench.trainers.guided_opd import SPEC
 from agentbench.trainers.maths.reductions import token_coefficients
 from agentbench.trainers.objectives import FullVocabulary, Mixed, TokenObjective
 from agentbench.trainers.teachers.local import LocalTeacher
+from agentbench.training.authors import build_stage
 from agentbench.training.config import TeacherConfig, TrainConfig
 from agentbench.training.loop import train
 from agentbench.types import Group
@@ -180,6 +182,20 @@ def test_the_guides_share_fades(models, tmp_path, guide):
     assert 0 < first["imitated_share"] < 1
     assert second["imitated_share"] == 0
     assert "success_guided" not in second
+
+
+def test_the_guide_reads_and_samples_as_the_student(models, tmp_path):
+    """Departure: the student's prompt, nothing added, and the student's temperature."""
+    config = validate(TrainConfig, values(models, tmp_path))
+    config = config.model_copy(update={"rollout": config.rollout.model_copy(update={"temperature": 0.7})})
+    trainer = SPEC.build(config, SPEC.config())
+    engine = open_engine("hf", models["student"], {})
+    stage = build_stage(config, env_spec("corridor"), trainer, engine, SPEC.authors)
+    guide, student = stage.policies["teacher"], stage.policies["student"]
+    assert guide.sampling == student.sampling
+    assert guide.sampling.temperature == 0.7
+    assert guide.renderer is student.renderer
+    assert guide.engine.info["model"] == models["teacher"]
 
 
 def test_what_cannot_work_is_refused(models, tmp_path):

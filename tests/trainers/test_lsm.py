@@ -3,6 +3,7 @@ import torch
 from trainer_cases import Reference, assert_close, gradient, make_run, random_groups
 
 from agentbench.errors import UsageError
+from agentbench.registry import trainer_spec
 from agentbench.trainers.gkd import SPEC as GKD
 from agentbench.trainers.lsm import SPEC
 
@@ -100,3 +101,18 @@ def test_figures_tell_what_the_loss_cannot_see(models):
     metrics = SPEC.build(make_run(models, "lsm"), SPEC.config(k=100)).update(random_groups(250), 0).metrics
     assert 0 < metrics["support_mass"] < 1
     assert 0 < metrics["outside_support_share"] < 1
+
+
+@pytest.mark.parametrize("algorithm", ["lsm", "opad", "mad_opd"])
+def test_whole_distributions_are_compared_at_temperature_one(models, algorithm):
+    """Departure: whatever the temperature of the sampler."""
+    spec = trainer_spec(algorithm)
+    keys = {"lsm": {"k": 5}, "opad": {}, "mad_opd": {"rounds": 0}}[algorithm]
+    cold, plain = (
+        gradient(
+            spec.build(make_run(models, algorithm, rollout={"temperature": t}, **EXACT), spec.config(**keys)),
+            random_groups(250),
+        )
+        for t in (0.5, 1.0)
+    )
+    assert_close(cold, plain)

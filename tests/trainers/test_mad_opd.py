@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from agentbench.config import validate
 from agentbench.dialogue.render import scene_of
 from agentbench.engines.scripted import Reply
-from agentbench.errors import ConfigError, TrainingError
+from agentbench.errors import ConfigError, TrainingError, UsageError
 from agentbench.registry import env_spec
 from agentbench.runs.episodes import decode_episode
 from agentbench.runs.files import read_lines
@@ -40,7 +40,8 @@ def pair(models, tmp_path_factory):
 
 def make(pair, settings, *, teachers=("first", "second"), prompt=GROWING, **values):
     run = prompted(make_run(pair, "mad_opd", **(EXACT | values)), prompt)
-    named = tuple(TeacherConfig(model_name_or_path=pair[name]) for name in teachers)
+    brief = SpeakerConfig(max_new_tokens=60) if settings.get("rounds", 2) else None
+    named = tuple(TeacherConfig(model_name_or_path=pair[name], speaker=brief) for name in teachers)
     run = run.model_copy(update={"teachers": named})
     return SPEC.build(run, SPEC.config(**settings))
 
@@ -478,9 +479,25 @@ def test_who_cannot_speak_is_refused_before_a_model_is_loaded(models):
         SPEC.refuse(run.model_copy(update={"teachers": (silent,)}), MadOpdConfig(rounds=0))
 
 
+def test_a_debate_that_may_fill_the_teachers_context_is_refused_at_the_start(pair):
+    """Two rounds of two messages of 1,024 tokens are 4,096, the teacher's context; half of that leaves room."""
+    run = prompted(make_run(pair, "mad_opd"), GROWING)
+
+    def build(limit):
+        speaking = SpeakerConfig(max_new_tokens=limit)
+        both = tuple(TeacherConfig(model_name_or_path=pair[n], speaker=speaking) for n in ("first", "second"))
+        return SPEC.build(run.model_copy(update={"teachers": both}), SPEC.config(rounds=2, debate=TEXTS))
+
+    with pytest.raises(UsageError, match=r"debate that teachers\.0 reads .* may have 4\d\d\d tokens"):
+        build(1024)
+    build(512)
+
+
 def test_a_debate_that_the_teacher_cannot_read_names_the_turn(pair):
-    trainer = debating(
-        pair, [says(1)], {"debate": TEXTS | {"answer": "$transcript " + "x " * 4000}}, teachers=["first"]
-    )
-    with pytest.raises(TrainingError, match="task 'task 0', episode '0/0/0', turn 0"):
-        trainer.update(spoken_groups(trainer.run, pair["tokenizer"]), 0)
+    """The start knows nothing of the conversation, which grows beyond what is left."""
+    texts = TEXTS | {"answer": "$transcript " + "x " * 1980}
+    trainer = debating(pair, [says(1)], {"debate": texts}, teachers=["first"])
+    with pytest.raises(
+        TrainingError, match=r"task 'task 0', episode '0/0/\d', turn \d+: .* that it may read"
+    ):
+        trainer.update(spoken_groups(trainer.run, pair["tokenizer"], most_turns=12), 0)

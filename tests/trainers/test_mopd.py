@@ -8,6 +8,7 @@ from transformers import AutoModelForCausalLM
 
 from agentbench.errors import TrainingError, UsageError
 from agentbench.trainers.mopd import SPEC
+from agentbench.trainers.teachers.peers import longest_context
 from agentbench.training.config import TeacherConfig
 from agentbench.types import Group
 
@@ -20,7 +21,7 @@ def build(models, prompt=GROWING, teachers=SELF, values=None, **settings):
     run = prompted(
         make_run(models, "mopd", teacher=None, **({"max_grad_norm": 1e9} | (values or {}))), prompt
     )
-    keys = {"k": K, "importance_cap": None} | settings
+    keys = {"k": K, "importance_cap": None, "block_tokens": 512} | settings
     return SPEC.build(run.model_copy(update={"teachers": teachers}), SPEC.config(**keys))
 
 
@@ -223,10 +224,23 @@ def test_learning_brings_the_student_to_what_its_peers_show(long_models):
     assert losses[-1] < 0.6 * losses[0]
 
 
+def test_peers_that_may_fill_the_teachers_context_are_refused_at_the_start(long_models):
+    """Two successes and a failure of 2,048 tokens each are more than the 4,096 of this model."""
+    message = (
+        r"up to 3 blocks of trainer\.block_tokens\) may have 6\d\d\d tokens; .* Lower trainer\.block_tokens"
+    )
+    with pytest.raises(UsageError, match=message):
+        build(long_models, block_tokens=2048)
+    with pytest.raises(UsageError, match=r"no room .* in the 48 tokens that the teacher may read"):
+        build(long_models, max_prompt_tokens=40)
+
+
 def test_a_teachers_prompt_beyond_the_limit_is_refused_with_task_and_turn(long_models):
-    trainer = build(long_models, max_prompt_tokens=40, values={"rollout": {"max_new_tokens": 8}})
-    with pytest.raises(TrainingError, match=r"task 'task 0', episode .* turn 0: .* the 48 that it may read"):
-        trainer.update(spoken(trainer), 0)
+    longest = longest_context(SPEC.config(block_tokens=16), long_models["tokenizer"])
+    trainer = build(long_models, max_prompt_tokens=longest + 1, block_tokens=16)
+    # the start knows nothing of the conversation, which grows beyond what is left
+    with pytest.raises(TrainingError, match=r"task 'task 0', episode .* turn \d+: .* that it may read"):
+        trainer.update(spoken(trainer, most_turns=12), 0)
 
 
 @pytest.mark.parametrize(

@@ -74,9 +74,9 @@ def test_gradient_is_that_of_reward_and_gated_gap_in_float64(models, prompt, bac
     assert_close(ours, {name: p.grad for name, p in student.named_parameters()}, 1e-4)
 
 
-def test_hand_worked_gate(models):
+def test_hand_worked_gate(models, skills):
     """Gap +0.2 at beta 5: sigmoid(1) = 0.7311; gap -0.2: 0.2689; gap 0: 0.5."""
-    trainer = build(models, GROWING)
+    trainer = build(models, GROWING, skills=skills)
     found = trainer._gate(torch.tensor([0.2, -0.2, 0.0]))
     assert torch.allclose(found, torch.tensor([0.7310586, 0.2689414, 0.5]), atol=1e-6)
 
@@ -220,3 +220,14 @@ def test_bad_skill_files_are_named(tmp_path):
 def test_groups_of_one_are_refused(models):
     with pytest.raises(UsageError, match="use 2 or more"):
         build(models, GROWING, values={"rollout": {"group_size": 1}})
+
+
+def test_skills_that_fill_the_teachers_context_are_refused_at_the_start(models, tmp_path):
+    """The context is of 256 tokens; the general skill alone fits, with the type's own it does not."""
+    path = tmp_path / "long.yaml"
+    own = {"for": ["far"], "skills": ["keep on " * 25]}
+    path.write_text(yaml.safe_dump({"general": ["walk"], "types": [own]}))
+    with pytest.raises(UsageError, match=r"no room for the student's prompt in the 256 .*trainer\.skills"):
+        build(models, GROWING, skills=str(path))
+    path.write_text(yaml.safe_dump({"general": ["walk"]}))
+    build(models, GROWING, skills=str(path))

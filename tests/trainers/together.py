@@ -5,6 +5,7 @@ Started by test_distributed: python together.py STUDENT TEACHER OUTPUT ALGORITHM
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,21 +14,35 @@ from spoken import GROWING, prompted, spoken_groups
 from trainer_cases import make_run, random_groups, student_weights
 
 from agentbench.engines.scripted import Reply
-from agentbench.trainers import atod, gkd, grpo, mad_opd, mopd, opd
+from agentbench.trainers import atod, gkd, grpo, guided_opd, mad_opd, mopd, opd
 from agentbench.trainers.teachers.own import MovingAverage
-from agentbench.training.config import TeacherConfig
+from agentbench.training.config import SpeakerConfig, TeacherConfig
+
+
+def by_turns(group, author):
+    """The same group, in which another author said every other turn."""
+    members = []
+    for member in group.members:
+        turns = [
+            turn if turn.index % 2 else replace(turn, action=replace(turn.action, author=author))
+            for turn in member.turns
+        ]
+        members.append(replace(member, turns=tuple(turns)))
+    return replace(group, members=tuple(members))
 
 
 def learn(student, teacher, algorithm, processes, fsdp, output=None):
     """Train on one fixed set of groups, dealt to the processes as the loop does."""
+    fading = {"kind": "handover", "start": 0.8, "end": 0.0, "window": 2, "rate": 0.25, "threshold": 10.0}
     spec, keys = {
         "atod": (atod.SPEC, {}),
         "token": (atod.SPEC, {"weights": "token"}),
         "opd": (opd.SPEC, {}),
+        "guided": (guided_opd.SPEC, {"beta": fading, "imitation": 0.5}),
         "full": (gkd.SPEC, {}),
         "averaged": (grpo.SPEC, {"ref_kl_coef": 0.0}),
         "mad_opd": (mad_opd.SPEC, {"rounds": 1, "debate": TEXTS}),
-        "mopd": (mopd.SPEC, {"failure": "never", "feedback": False, "k": 16}),
+        "mopd": (mopd.SPEC, {"failure": "never", "feedback": False, "k": 16, "block_tokens": 512}),
     }[algorithm]
     settings = spec.config(**keys)
     run = make_run(
@@ -44,7 +59,8 @@ def learn(student, teacher, algorithm, processes, fsdp, output=None):
         run = prompted(run, GROWING).model_copy(update={"teachers": averaging})
 
     if algorithm == "mad_opd":
-        run = prompted(run, GROWING)
+        brief = run.teachers[0].model_copy(update={"speaker": SpeakerConfig(max_new_tokens=60)})
+        run = prompted(run, GROWING).model_copy(update={"teachers": (brief,)})
 
     def build():
         trainer = spec.build(run, settings)
@@ -62,6 +78,8 @@ def learn(student, teacher, algorithm, processes, fsdp, output=None):
         groups = spoken_groups(run, trainer.tokenizer, groups=4)
     if algorithm == "mopd":  # one process may have nothing to read in a micro-batch, or nothing at all
         groups = spoken_groups(run, trainer.tokenizer, groups=4, successes=({0, 2}, {1}, set(), set()))
+    if algorithm == "guided":  # the last groups, and so one of two processes, have no turn of the guide
+        groups = [by_turns(group, "teacher") for group in groups[:2]] + groups[2:]
     share = len(groups) // processes
     mine = groups[share * trainer.team.index : share * (trainer.team.index + 1)]
     metrics = [dict(trainer.update(mine, step).metrics) for step in range(3)]
@@ -71,13 +89,20 @@ def learn(student, teacher, algorithm, processes, fsdp, output=None):
     if output is not None:
         trainer.save(Path(output) / "checkpoint")
         trainer.team.wait()
-        after = trainer.update(mine, 3).metrics["loss"]
+        states = trainer.team.gather([trainer.state()["schedules"]])
+        assert all(state == states[0] for state in states)
+        if algorithm == "guided":
+            assert 0.0 < states[0]["beta"]["progress"] < 1.0
+        after = trainer.update(mine, 3).metrics
         again = build()
         again.load(Path(output) / "checkpoint")
-        resumed = again.update(mine, 3).metrics["loss"]
+        resumed = again.update(mine, 3).metrics
+        # what was said before is no longer remembered, and said again
+        same = [name for name in after if not name.startswith("debate/")]
+        assert [after[name] for name in same] == [resumed[name] for name in same]
         if trainer.team.index == 0:
             (Path(output) / "metrics.json").write_text(
-                json.dumps([*metrics, {"after": after, "resumed": resumed}])
+                json.dumps([*metrics, {"after": after["loss"], "resumed": resumed["loss"]}])
             )
             torch.save(weights, Path(output) / "weights.pt")
     return metrics, weights

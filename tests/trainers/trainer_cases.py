@@ -39,7 +39,7 @@ def write_model(folder, tokenizer, *, seed=0, vocab=None, tie=True, hidden=32, l
 def make_run(models, algorithm, *, teacher="teacher", rollout=None, **values):
     """A run configuration around the tiny models; nothing in it is played."""
     teachers = (TeacherConfig(model_name_or_path=models[teacher]),) if teacher else ()
-    rollout = {"tasks_per_step": 2, "group_size": 2} | (rollout or {})
+    rollout = {"tasks_per_step": 2, "group_size": 2, "max_new_tokens": 8} | (rollout or {})
     return TrainConfig(
         algorithm=algorithm,
         output_dir="unused",

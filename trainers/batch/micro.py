@@ -29,6 +29,11 @@ class Micro:
         """Ids of the trained tokens."""
         return self.tokens_BT[self.local]
 
+    def on(self, device: torch.device) -> Micro:
+        """The same on a device."""
+        row_X, column_X = self.local
+        return Micro(self.tokens_BT.to(device), self.at, (row_X.to(device), column_X.to(device)))
+
     def pick(self, x_BT: Tensor) -> Tensor:
         """Take a token column of the batch at the trained tokens, on the device."""
         return x_BT[self.at].to(self.tokens_BT.device)

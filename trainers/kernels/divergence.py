@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,39 +28,18 @@ def divergence(
     head: Tensor | Head,
     teacher: LinearHead | Tensor,
     *,
-    kind: Kind,
-    weight_N: Tensor,
     vocab_size: int,
-    beta: float = 0.5,
     kd_temperature: float = 1.0,
     chunk: int | None = None,
+    **how: Any,
 ) -> ChunkedDivergence:
-    """Sum weight * divergence over tokens, with the definitions of `divergences.full_vocabulary`.
+    """Sum weight * divergence over tokens; arguments and errors are those of `divergence_rule`, and one more.
 
     Args:
-        hidden_ND: student hidden states of the positions that *predict* the trained tokens; pass trained
-            tokens only, because a token of weight 0 costs as much as any other.
-        head: student head, a `Head` or its bare weight; its gradient is skipped when it is frozen.
-        teacher: hidden states and head, or log-probabilities [N, >= vocab_size]. Constant either way, and over the
-            student's ids: those that the student's head says are absent have no probability here either.
-        kind: which divergence.
-        weight_N: everything that multiplies a token's divergence in the loss (turn weight, annealing
-            coefficient, reduction coefficient).
-        vocab_size: real vocabulary; rows and columns beyond it are padding: no probability, no gradient.
-        beta: weight of the teacher in the mixture; read by "jsd" alone.
-        kd_temperature: both logits are divided by it.
         chunk: tokens per block; by default one block takes near 80 MB on a CPU, 320 MB on an accelerator.
-    Raises: UsageError: shapes disagree. ConfigError: bad kind, beta, temperature or chunk.
     """
     rule = divergence_rule(
-        hidden_ND,
-        head,
-        teacher,
-        kind=kind,
-        weight_N=weight_N,
-        vocab_size=vocab_size,
-        beta=beta,
-        kd_temperature=kd_temperature,
+        hidden_ND, head, teacher, vocab_size=vocab_size, kd_temperature=kd_temperature, **how
     )
     loss, value_N, _ = fused_sum(rule, hidden_ND, head, vocab_size, kd_temperature, chunk)
     return ChunkedDivergence(loss, value_N)
@@ -76,7 +56,22 @@ def divergence_rule(
     beta: float = 0.5,
     kd_temperature: float = 1.0,
 ) -> DivergenceRule:
-    """Make the rule of `divergence`, to be summed with others (`several`); arguments and errors are those there."""
+    """Make the rule that sums weight * divergence over tokens, with the definitions of `divergences.full_vocabulary`.
+
+    Args:
+        hidden_ND: student hidden states of the positions that *predict* the trained tokens; pass trained
+            tokens only, because a token of weight 0 costs as much as any other.
+        head: student head, a `Head` or its bare weight; its gradient is skipped when it is frozen.
+        teacher: hidden states and head, or log-probabilities [N, >= vocab_size]. Constant either way, and over the
+            student's ids: those that the student's head says are absent have no probability here either.
+        kind: which divergence.
+        weight_N: everything that multiplies a token's divergence in the loss (turn weight, annealing
+            coefficient, reduction coefficient).
+        vocab_size: real vocabulary; rows and columns beyond it are padding: no probability, no gradient.
+        beta: weight of the teacher in the mixture; read by "jsd" alone.
+        kd_temperature: both logits are divided by it.
+    Raises: UsageError: shapes disagree. ConfigError: bad kind, beta, temperature or chunk.
+    """
     head = as_head(head)
     check_kind(kind, beta)
     check_head(hidden_ND, head, vocab_size, kd_temperature)

@@ -46,6 +46,10 @@ class LinearHead:
         """The head with its form."""
         return as_head(self.head_VD)
 
+    def ready(self, vocab_size: int) -> LinearHead:
+        """The same with its head cast for products once, and not for each chunk."""
+        return LinearHead(self.hidden_ND, self.head.ready(vocab_size, self.hidden_ND.dtype))
+
 
 @dataclass(frozen=True)
 class ChunkTerms:

@@ -43,6 +43,15 @@ class Head:
             absent_V=absent_V,
         )
 
+    def on(self, device: torch.device) -> Head:
+        """A constant copy on a device."""
+        tensors = {
+            name: tensor.detach().to(device)
+            for name in ("weight_VD", "bias_V", "absent_V")
+            if (tensor := getattr(self, name)) is not None
+        }
+        return replace(self, **tensors)
+
     def log_probs(self, hidden_CD: Tensor, temperature: float) -> tuple[Tensor, Tensor | None]:
         """Log-softmax of one chunk's logits divided by the temperature, float32 or wider; of a `ready` head.
 

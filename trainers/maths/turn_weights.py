@@ -174,11 +174,11 @@ def stepwise_damping(
     *,
     delta: float = 0.2,
     epsilon: float = 1e-6,
-    form: Literal["telescoped", "product"] = "telescoped",
 ) -> Tensor:
     """Damp turns on which the teacher disagrees more than on the first: min((d_1 + e)/(d_k + e), 1 + delta).
 
-    Turns without tokens do not take part and get 0.
+    The paper multiplies the ratios of neighbouring turns, which is the same. Turns without tokens do not take part and
+    get 0.
 
     Args:
         turns: from `turn_statistics`.
@@ -186,7 +186,6 @@ def stepwise_damping(
         index_N: position of the turn in its trajectory.
         delta: how far above 1 a weight may go.
         epsilon: keeps the ratio finite.
-        form: "product" multiplies the ratios of neighbouring turns as the paper writes it; equal but for rounding.
     Returns: float32 [N]; 1 on the first turn of each trajectory that has tokens.
     Source: SOD, arXiv:2605.07725.
     """
@@ -195,15 +194,10 @@ def stepwise_damping(
         raise ConfigError(f"delta={delta}, epsilon={epsilon}; need delta >= 0 and epsilon > 0")
     gaps, trajs, indices = turns.disagreement_N.tolist(), traj_N.tolist(), index_N.tolist()
     first: dict[int, float] = {}
-    before: dict[int, tuple[float, float]] = {}
     weights = [0.0] * len(gaps)
     for row in sorted(torch.nonzero(turns.tokens_N)[:, 0].tolist(), key=lambda n: indices[n]):
-        traj, gap = trajs[row], gaps[row] + epsilon
-        previous_gap, product = before.get(traj, (gap, 1.0))
-        product *= previous_gap / gap
-        before[traj] = (gap, product)
-        raw = product if form == "product" else first.setdefault(traj, gap) / gap
-        weights[row] = min(raw, 1.0 + delta)
+        gap = gaps[row] + epsilon
+        weights[row] = min(first.setdefault(trajs[row], gap) / gap, 1.0 + delta)
     return torch.tensor(weights, dtype=torch.float32, device=traj_N.device)
 
 

@@ -1,7 +1,8 @@
 """Student and teacher in float64, read turn by turn through their full logits, and plain averages.
 
-Owns what every reference needs: the trained turns of a batch with both models' logits, the four reductions, and the
-gradient of a loss by parameter. Leaves out the losses. Imports nothing from the rooms that are checked.
+Owns what every reference needs: the trained turns of a batch with both models' logits, a teacher's logits after a
+prompt that only it reads, the reductions, and the gradient of a loss by parameter. Leaves out the losses. Imports
+nothing from the rooms that are checked; what a teacher read stands in the notes of a turn.
 """
 
 from __future__ import annotations
@@ -14,8 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from agentbench.dialogue.render import Where, scene_of
 from agentbench.models.loading import open_model
 from agentbench.models.vocabulary import embedded_rows, vocabulary_of
+from agentbench.registry import env_spec
+from agentbench.training.authors import student_renderer
 from agentbench.training.config import TrainConfig
 from agentbench.types import Group, Trajectory, Turn
 
@@ -54,13 +58,17 @@ class Reader:
     def __init__(self, run: TrainConfig) -> None:
         """Load them."""
         self.run = run
-        self.student, tokenizer = open_model(run.model_name_or_path, dtype="float32")
-        vocabulary = vocabulary_of(tokenizer, embedded_rows(self.student))
+        self.student, self.tokenizer = open_model(run.model_name_or_path, dtype="float32")
+        vocabulary = vocabulary_of(self.tokenizer, embedded_rows(self.student))
         self.student = self.student.double()
         self.ids_V = torch.from_numpy(np.flatnonzero(vocabulary.exists)).to(self.student.device)
         self.teacher = None
         if run.teachers:
-            self.teacher = open_model(run.teachers[0].model_name_or_path, dtype="float32")[0].double()
+            teacher = run.teachers[0]
+            # an average of the student is the student before the first step
+            own = teacher.backend in ("student", "ema")
+            name = run.model_name_or_path if own else teacher.model_name_or_path
+            self.teacher = open_model(name, dtype="float32")[0].double()
 
     def episodes(self, groups: Iterable[Group], authors: Collection[str] = ("student",)) -> Episodes:
         """Sound episodes with the turns from the group's anchor on that one of the authors said."""
@@ -103,6 +111,19 @@ class Reader:
             read.append(ReadTurn(turn, student_TV[at], teacher_AV, said_A))
         return read
 
+    def after(self, text: str, episode: Trajectory, turn: Turn, where: Where) -> Tensor:
+        """The teacher's logits [A, V] of a reply, after the student's prompt with a text on one side of its message."""
+        assert self.teacher is not None
+        spec = env_spec(self.run.env.name).under(self.run.env.options)
+        renderer = student_renderer(self.run, spec, self)  # type: ignore[arg-type]  # its tokenizer is all that is read
+        prompt = renderer.render(scene_of(episode, turn.index), text, where=where).prompt_ids
+        ids = [*prompt, *turn.action.token_ids]
+        with torch.no_grad():
+            logits_TV: Tensor = self.teacher(input_ids=torch.tensor([ids], device=self.ids_V.device)).logits[
+                0
+            ]
+        return logits_TV[len(prompt) - 1 : -1][:, self.ids_V]
+
     def gradient(self, loss: Tensor) -> dict[str, Any]:
         """Gradient of a loss by parameter, float64 in numpy."""
         loss.backward()  # type: ignore[no-untyped-call]
@@ -112,8 +133,11 @@ class Reader:
         }
 
 
-def average(kind: str, episodes: Sequence[Sequence[Tensor]]) -> Tensor:
-    """Make one number of token losses, given by episode and turn; turns and episodes without a token do not count."""
+def average(kind: str, episodes: Sequence[Sequence[Tensor]], balance: float = 1.0) -> Tensor:
+    """Make one number of token losses, given by episode and turn; turns and episodes without a token do not count.
+
+    `balance` is alpha of "turn_balanced".
+    """
     turns = [[loss_A for loss_A in episode if len(loss_A)] for episode in episodes]
     turns = [episode for episode in turns if episode]
     if kind == "token_mean":
@@ -125,4 +149,8 @@ def average(kind: str, episodes: Sequence[Sequence[Tensor]]) -> Tensor:
     if kind == "turn_sum":
         sums = [torch.stack([loss_A.mean() for loss_A in episode]).sum() for episode in turns]
         return torch.stack(sums).mean()
+    if kind == "turn_balanced":
+        of_tokens = average("trajectory_mean", episodes)
+        of_turns = torch.stack([torch.stack([x.mean() for x in episode]).mean() for episode in turns]).mean()
+        return (1.0 - balance) * of_tokens + balance * of_turns
     raise NotImplementedError(f"reduction {kind!r}")

@@ -1,4 +1,4 @@
-"""References of the policy gradients: opd, tcod, sod, atod, grpo, gigpo.
+"""References of the policy gradients: opd, tcod, guided-opd, sod, atod, grpo, gigpo, sdar.
 
 All at the first update of a step, where the ratio is 1: no clip holds, and the gradient of ratio * A is A grad log q.
 A penalty on leaving the initial model is 0 there, and so is its gradient.
@@ -10,8 +10,10 @@ import math
 import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -33,6 +35,19 @@ def opd(run: TrainConfig, settings: Any, groups: Sequence[Group]) -> dict[str, A
 
 
 tcod = opd
+
+
+def guided_opd(run: TrainConfig, settings: Any, groups: Sequence[Group]) -> dict[str, Any]:
+    """The same on the student's turns, and -b log q on those of the guide, averaged together."""
+    reader = Reader(run)
+
+    def loss(turn: ReadTurn) -> Tensor:
+        if turn.turn.action.author == settings.guide:
+            return -float(settings.imitation) * turn.log_q(run.rollout.temperature)
+        return _policy_loss(run, settings, turn, settings.coef * _gap(run, settings, turn))
+
+    episodes = reader.episodes(groups, ("student", settings.guide))
+    return _averaged(reader, settings, [[loss(turn) for turn in turns] for _, turns in episodes])
 
 
 def sod(run: TrainConfig, settings: Any, groups: Sequence[Group]) -> dict[str, Any]:
@@ -57,14 +72,13 @@ def sod(run: TrainConfig, settings: Any, groups: Sequence[Group]) -> dict[str, A
 
 def atod(run: TrainConfig, settings: Any, groups: Sequence[Group]) -> dict[str, Any]:
     """A_t = kappa(s) w_k (log p - log q) + rho(s) A_GRPO, w_k = 1 - (1 - d_k)(1 - h_k), at the first step."""
-    if settings.weights == "token" or settings.smoothing or settings.mean_preserving:
-        raise NotImplementedError("weights 'token', smoothing and mean_preserving")
     kappa, rho = (_start(x, settings.first_step) for x in (settings.kappa, settings.rho))
     reader = Reader(run)
     episodes, worth = reader.episodes(groups), _episode_advantage(groups, settings)
+    by_token = iter(_of_tokens(run, settings, episodes)) if settings.weights == "token" else None
     advantages = []
     for episode, turns in episodes:
-        weights = _t_dur(run, settings, turns)
+        weights: Sequence[Any] = [next(by_token) for _ in turns] if by_token else _t_dur(run, settings, turns)
         advantages.append(
             [
                 kappa * weight * _gap(run, settings, turn) + rho * worth[episode.id, turn.turn.index]
@@ -97,6 +111,24 @@ def gigpo(run: TrainConfig, settings: Any, groups: Sequence[Group]) -> dict[str,
     return _of_turns(run, settings, groups, worth)
 
 
+def sdar(run: TrainConfig, settings: Any, groups: Sequence[Group]) -> dict[str, Any]:
+    """-A_GRPO log q + lambda g (log p - log q), g = sigmoid(beta (log p - log q)) constant, p after the skills."""
+    reader, worth = Reader(run), _episode_advantage(groups, settings)
+    losses = []
+    for episode, turns in reader.episodes(groups):
+        mine = []
+        for turn in turns:
+            own = torch.full_like(turn.said_A, worth[episode.id, turn.turn.index], dtype=torch.float64)
+            skilled = replace(
+                turn, teacher_AV=reader.after(turn.turn.notes["skills"], episode, turn.turn, "before")
+            )
+            gap_A = skilled.log_p(run.rollout.temperature) - turn.log_q(run.rollout.temperature)
+            gate_A = 1.0 / (1.0 + (-settings.gate_beta * gap_A.detach()).exp())
+            mine.append(_policy_loss(run, settings, turn, own) + settings.distill_coef * gate_A * gap_A)
+        losses.append(mine)
+    return _averaged(reader, settings, losses)
+
+
 # --- parts ------------------------------------------------------------------------------------------------------------
 
 
@@ -116,22 +148,36 @@ def _of_turns(run: TrainConfig, settings: Any, groups: Sequence[Group], worth: W
 def _gradient(
     reader: Reader, settings: Any, episodes: Episodes, advantages: Sequence[Sequence[Tensor]]
 ) -> dict[str, Any]:
-    """Of - A log q, weighed down where the engine gave the token more than the trainer, less the entropy bonus."""
-    temperature = reader.run.rollout.temperature
-    losses = []
-    for (_, turns), values in zip(episodes, advantages, strict=True):
-        mine = []
-        for turn, advantage_A in zip(turns, values, strict=True):
-            log_q_A = turn.log_q(temperature)
-            if settings.importance_cap is not None:
-                behaviour_A = torch.tensor(turn.turn.action.logprobs, dtype=torch.float64).to(log_q_A.device)
-                weight_A = (log_q_A.detach() - behaviour_A).exp().clamp(max=settings.importance_cap)
-                advantage_A = advantage_A * weight_A
-            q_AV = (turn.student_AV / temperature).log_softmax(-1)
-            bonus_A = settings.entropy_coef * -(q_AV.exp() * q_AV).sum(-1)
-            mine.append(-advantage_A.detach() * log_q_A - bonus_A)
-        losses.append(mine)
-    return reader.gradient(average(settings.reduction, losses))
+    losses = [
+        [
+            _policy_loss(reader.run, settings, turn, value_A)
+            for turn, value_A in zip(turns, values, strict=True)
+        ]
+        for (_, turns), values in zip(episodes, advantages, strict=True)
+    ]
+    return _averaged(reader, settings, losses)
+
+
+def _averaged(reader: Reader, settings: Any, losses: Sequence[Sequence[Tensor]]) -> dict[str, Any]:
+    balance = min(1.0, max(0.0, _start(settings.balance, 0)))
+    return reader.gradient(average(settings.reduction, losses, balance))
+
+
+def _policy_loss(run: TrainConfig, settings: Any, turn: ReadTurn, advantage_A: Tensor) -> Tensor:
+    """- A log q, weighed down where the engine gave the token more than the trainer, less the entropy bonus."""
+    log_q_A = turn.log_q(run.rollout.temperature)
+    if settings.importance_cap is not None:
+        advantage_A = advantage_A * importance(run, turn, settings.importance_cap)
+    q_AV = (turn.student_AV / run.rollout.temperature).log_softmax(-1)
+    bonus_A = float(settings.entropy_coef) * -(q_AV.exp() * q_AV).sum(-1)
+    return -advantage_A.detach() * log_q_A - bonus_A
+
+
+def importance(run: TrainConfig, turn: ReadTurn, cap: float) -> Tensor:
+    """min(q / behaviour, cap) of each token, a constant."""
+    log_q_A = turn.log_q(run.rollout.temperature).detach()
+    behaviour_A = torch.tensor(turn.turn.action.logprobs, dtype=torch.float64).to(log_q_A.device)
+    return (log_q_A - behaviour_A).exp().clamp(max=cap)
 
 
 def _gap(run: TrainConfig, settings: Any, turn: ReadTurn) -> Tensor:
@@ -150,9 +196,43 @@ def _t_dur(run: TrainConfig, settings: Any, turns: Sequence[ReadTurn]) -> list[f
     h = [float(-turn.log_q(run.rollout.temperature).detach().mean()) for turn in turns]
     if settings.weights == "none" or len(turns) < settings.min_turns or max(d) < settings.min_gap:
         return [1.0] * len(turns)
-    d = _spread(d) if settings.signal != "uncertainty" else [0.0] * len(d)
-    h = _spread(h) if settings.signal != "disagreement" else [0.0] * len(h)
-    return [1.0 - (1.0 - a) * (1.0 - b) for a, b in zip(d, h, strict=True)]
+    weights = _soft_or(_spread(d), _spread(h), settings)
+    if settings.mean_preserving:
+        counts = [len(turn.said_A) for turn in turns]
+        weights = [min(max(w, 0.5), 2.0) for w in _around_one(weights, counts)]
+        weights = _around_one(weights, counts)
+    return weights
+
+
+def _of_tokens(run: TrainConfig, settings: Any, episodes: Episodes) -> list[Tensor]:
+    """The same for single tokens, normalised over the batch, the surprise cut at its 0.98 quantile."""
+    turns = [turn for _, found in episodes for turn in found]
+    t = run.rollout.temperature
+    d = [float(x) for turn in turns for x in (turn.log_p(t) - turn.log_q(t)).detach().abs()]
+    h = [float(-x) for turn in turns for x in turn.log_q(t).detach()]
+    cut = float(np.quantile(h, 0.98))
+    weights = _soft_or(_spread(d), _spread([min(x, cut) for x in h]), settings)
+    if max(d) < settings.min_gap:
+        weights = [1.0] * len(weights)
+    rest = iter(weights)
+    return [
+        torch.tensor([next(rest) for _ in turn.said_A], dtype=torch.float64, device=turn.said_A.device)
+        for turn in turns
+    ]
+
+
+def _soft_or(d: list[float], h: list[float], settings: Any) -> list[float]:
+    """1 - (1 - d)(1 - h), or one of them alone, raised by the smoothing."""
+    d = d if settings.signal != "uncertainty" else [0.0] * len(d)
+    h = h if settings.signal != "disagreement" else [0.0] * len(h)
+    s = settings.smoothing
+    return [(1.0 - s) * (1.0 - (1.0 - a) * (1.0 - b)) + s for a, b in zip(d, h, strict=True)]
+
+
+def _around_one(weights: list[float], counts: list[int]) -> list[float]:
+    """Divided by their mean over tokens."""
+    mean = sum(w * n for w, n in zip(weights, counts, strict=True)) / sum(counts)
+    return [w / mean for w in weights]
 
 
 def _spread(values: list[float]) -> list[float]:

@@ -76,6 +76,28 @@ def teacher_reader(run: TrainConfig, trainer: Trainer, *, where: Where = "after"
     return TeacherReader(student_renderer(run, spec, trainer), where=where)
 
 
+def require_room(run: TrainConfig, longest: int, limit: int, what: str, advice: str) -> None:
+    """Refuse at the start a private text that can grow so long that no student's prompt fits beside it.
+
+    How long the student's prompts are is not known yet; one that does not fit after all is an error of its turn.
+
+    Args:
+        run: says how long replies may be.
+        longest: most tokens of the private text.
+        limit: most tokens that the teacher may read.
+        what: the text is made of.
+        advice: how to make it shorter.
+    Raises: UsageError: text and reply alone fill the teacher's context.
+    """
+    reply = run.rollout.max_new_tokens
+    if longest + reply >= limit:
+        raise UsageError(
+            f"{what} may have {longest} tokens; with a reply of {reply} (rollout.max_new_tokens) that leaves no room "
+            f"for the student's prompt in the {limit} tokens that the teacher may read. {advice}, or take a teacher "
+            "with a longer context"
+        )
+
+
 @dataclass(frozen=True)
 class PrivateRows:
     """The same replies after other prompts, built once for each step and teacher.

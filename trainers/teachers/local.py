@@ -8,17 +8,20 @@ Leaves out divergences, every use of the scores, and the student as its own teac
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from agentbench.models.loading import device_of
 from agentbench.models.weights import weights_digest
 from agentbench.training.config import TeacherConfig
 
 from ..batch.micro import Micro, micro_batches
 from ..batch.tables import Batch
 from ..kernels.fused import LinearHead, chunk_rows, chunks
+from ..kernels.head import Head
 from ..kernels.tokens import logprob
 from ..student.hidden import HiddenHead, Kernel, check_tokenizers, load
 from ..student.student import Student
@@ -32,12 +35,14 @@ class ModelTeacher:
         """Bind a model.
 
         Args:
-            net: on the student's device.
-            student: whose tokens it will read; gives vocabulary, device, temperature and token budget.
+            net: on a device of its own, or the student's.
+            student: whose tokens it will read; gives vocabulary, temperature and token budget, and the device on which
+                distributions are compared.
         """
         self.net, self.vocabulary = net, student.vocabulary
         self.vocab_size, self.temperature = student.vocab_size, student.temperature
-        self.device, self.budget = student.device, student.run.tokens_per_micro_batch
+        self.device, self.budget = net.head.weight_VD.device, student.run.tokens_per_micro_batch
+        self.home = student.net.head.weight_VD.device
         self.max_context = self.net.max_context
 
     def score(self, batch: Batch, top_k: int = 0) -> TeacherScores:
@@ -50,7 +55,7 @@ class ModelTeacher:
             torch.zeros((*shape, top_k)) if top_k else None,
         )
         for micro in micro_batches(batch, self.budget, self.device):
-            head = self.linear_head(micro)
+            head = self._read(micro)
             logp_X, entropy_X = self._logprob(head, micro)
             micro.place(logp_X, scores.logp_BT)
             assert scores.entropy_BT is not None
@@ -63,7 +68,20 @@ class ModelTeacher:
 
     @torch.no_grad()
     def linear_head(self, micro: Micro) -> LinearHead:
-        """Hidden states that predict the trained tokens, and the head: the whole distribution, uncomputed."""
+        """Hidden states that predict the trained tokens, and the head, for products on the student's device."""
+        here = self._read(micro.on(self.device))
+        return (
+            here if self.device == self.home else LinearHead(here.hidden_ND.to(self.home), self._head_at_home)
+        )
+
+    @cached_property
+    def _head_at_home(self) -> Head:
+        """A copy of the frozen head, taken across once."""
+        return self.net.head.on(self.home)
+
+    @torch.no_grad()
+    def _read(self, micro: Micro) -> LinearHead:
+        """The whole distribution, uncomputed, where the teacher lives."""
         kernel: Kernel = lambda hidden_XD, _: (hidden_XD,)  # noqa: E731
         with self._autocast():
             (hidden_XD,) = self.net(micro.tokens_BT, micro.local, kernel)
@@ -103,18 +121,19 @@ class LocalTeacher(ModelTeacher):
     """A frozen Hugging Face model; what it alone has a row for is left out of its distribution, as padding is."""
 
     def __init__(self, config: TeacherConfig, student: Student) -> None:
-        """Load it beside the student.
+        """Load it beside the student, or where its configuration says.
 
-        Raises: UsageError: it cannot be loaded or has another tokenizer.
+        Raises: UsageError: there is no such device, it cannot be loaded or has another tokenizer.
         """
         name = config.model_name_or_path
         dtype = student.dtype if config.dtype == "auto" else getattr(torch, config.dtype)
-        loaded = load(name, dtype, student.device, config.revision)
+        device = student.device if config.device is None else device_of(config.device, "teachers.device")
+        loaded = load(name, dtype, device, config.revision)
         check_tokenizers(student.tokenizer, loaded.tokenizer, name, extra=config.extra_tokens)
         require_rows(student.vocabulary, loaded.vocabulary, name)
         net = HiddenHead(
             loaded.model, dtype, form=loaded.form, vocabulary=student.vocabulary, rescaled=loaded.rescaled
         )
-        super().__init__(net.to(student.device).eval().requires_grad_(False), student)
+        super().__init__(net.to(device).eval().requires_grad_(False), student)
         self.tokenizer = loaded.tokenizer
         student.origins[name] = weights_digest(loaded.model)

@@ -40,12 +40,22 @@ def open_whole_teacher(config: TeacherConfig, student: Student) -> ModelTeacher:
 
     Raises: UsageError: as `open_teacher`, or it is not in this process.
     """
-    if config.backend in ("vllm", "server"):
-        raise UsageError(
-            "a divergence over the whole vocabulary needs a teacher with backend 'hf', not "
-            f"{config.backend!r}, which gives single log-probs; use trainer.support: top_k, or algorithm: opd"
-        )
+    require_whole(config)
     return _in_process(config, student)
+
+
+def require_whole(*teachers: TeacherConfig) -> None:
+    """Refuse teachers whose whole distribution cannot be had; needs no model.
+
+    Raises: UsageError: one of them is not in this process.
+    """
+    for config in teachers:
+        if config.backend in ("vllm", "server"):
+            raise UsageError(
+                "a divergence over the whole vocabulary needs a teacher with backend 'hf', not "
+                f"{config.backend!r}, which gives single log-probs; use trainer.support: top_k (of lsm: teacher), or "
+                "algorithm: opd"
+            )
 
 
 def _in_process(config: TeacherConfig, student: Student) -> ModelTeacher:

@@ -31,12 +31,12 @@ class StudentTeacher(ModelTeacher):
         _require_whole(student, "student")
         super().__init__(student.net, student)
 
-    def linear_head(self, micro: Micro) -> LinearHead:
+    def _read(self, micro: Micro) -> LinearHead:
         """Hidden states and head, as the student acts: what training alone switches on stays off."""
         training = any(module.training for module in self.net.switched)
         self.net.train(False)
         try:
-            return super().linear_head(micro)
+            return super()._read(micro)
         finally:
             self.net.train(training)
 

@@ -19,6 +19,12 @@ from agentbench.config import Section
 from agentbench.types import Group, Trajectory, derive_seed
 
 _CUT = "\n[the rest of this attempt is left out]"
+_TITLES = _FIRST, _NEXT, _FAILED, _VERDICT = (
+    "An attempt that succeeded",
+    "Another attempt that succeeded",
+    "An attempt that failed; avoid what it did wrong",
+    "What was said at the end of a failed attempt",
+)
 _OPENING = (
     "Other attempts at this very task are shown below. They were made by others, and you may learn from them."
 )
@@ -52,6 +58,12 @@ class PeerConfig(Section):
             raise ValueError("successes 0, failure 'never' and feedback false show the teacher nothing")
         return self
 
+    @property
+    def most_blocks(self) -> int:
+        """Blocks of a context at most: with a success among the peers, or without one."""
+        with_success = self.successes + (self.failure == "always")
+        return max(with_success, (self.failure != "never") + self.feedback)
+
     def succeeded(self, episode: Trajectory) -> bool:
         """Whether an attempt counts as a success; one that broke counts as neither."""
         return episode.ok and episode.score >= self.success_threshold
@@ -72,6 +84,12 @@ class PeerContext:
     failed: bool
     blocks: int
     cut: int
+
+
+def longest_context(config: PeerConfig, tokenizer: Any) -> int:
+    """Most tokens that a context may have."""
+    rest = "\n\n".join([_OPENING, _CLOSING, *[f"## {max(_TITLES, key=len)}\n{_CUT}"] * config.most_blocks])
+    return config.most_blocks * config.block_tokens + len(tokenizer.encode(rest, add_special_tokens=False))
 
 
 def peer_contexts(
@@ -99,14 +117,13 @@ def _context(
     blocks: list[tuple[str, str]] = []
     used: list[str] = []
     for number, peer in enumerate(won[: config.successes]):
-        title = "Another attempt that succeeded" if number else "An attempt that succeeded"
-        blocks.append((title, transcript(peer)))
+        blocks.append((_NEXT if number else _FIRST, transcript(peer)))
         used.append(peer.id)
     if failed is not None and shows_failure:
-        blocks.append(("An attempt that failed; avoid what it did wrong", transcript(failed)))
+        blocks.append((_FAILED, transcript(failed)))
         used.append(failed.id)
     if failed is not None and config.feedback and not won and failed.final_observation:
-        blocks.append(("What was said at the end of a failed attempt", failed.final_observation.strip()))
+        blocks.append((_VERDICT, failed.final_observation.strip()))
         used.append(failed.id)
     if not blocks:
         return None

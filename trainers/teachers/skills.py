@@ -56,6 +56,10 @@ class Skills:
             parts += ["", "Skills for this kind of task:", *(f"- {line}" for line in own)]
         return "\n".join(parts)
 
+    def texts(self) -> list[str]:
+        """Every text that there is: of a task without skills of its own, and of each type that has some."""
+        return [self.text(task_type) for task_type in ("", *self.by_type)]
+
 
 def load_skills(env: str, path: str | None = None) -> Skills:
     """Read the skills of an environment.

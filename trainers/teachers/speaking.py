@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from agentbench.dialogue.control import ControlTokens
 from agentbench.dialogue.template import ChatTemplate
-from agentbench.engine import Completion, Engine, Request, TextEngine, TextRequest
+from agentbench.engine import Checked, Completion, Engine, Request, TextEngine, TextRequest
 from agentbench.errors import UsageError
 from agentbench.registry import open_engine
 from agentbench.training.config import SpeakerConfig, TeacherConfig
@@ -68,7 +68,7 @@ class Speaker:
             engine: speaks.
             config: how.
             seed: of the run and the speaker.
-        Raises: UsageError: the engine takes no bare text, or its tokenizer has no chat template.
+        Raises: UsageError: the engine takes no bare text or not this sampling, or its tokenizer has no chat template.
         """
         self.engine, self.seed = engine, seed
         self.sampling = SamplingParams(
@@ -86,6 +86,13 @@ class Speaker:
                     f"teachers.speaker.format: raw needs an engine that takes tokens, and {config.engine!r} takes "
                     "messages; use format: chat (engine 'openai' sends a text with the option api: completions)"
                 )
+            if config.template_options:
+                raise UsageError(
+                    f"teachers.speaker.template_options would be ignored: {config.engine!r} takes messages, and writes "
+                    "no template itself; set them in teachers.speaker.engine_options, where the engine has them"
+                )
+            if isinstance(engine, Checked):
+                engine.check(self.sampling)
         elif config.format == "chat":
             self._template = ChatTemplate(engine.tokenizer, config.template_options)
             self._template.check(system=False, growing=False)

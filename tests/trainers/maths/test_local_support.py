@@ -34,6 +34,8 @@ def value(q, kind, token, *, old=None, p=P, support=S):
         ("tail", 0, None, 0.5 * math.log(2)),
         # sampled with probability 1/4 where it has 1/8 now: its weight is 1/2
         ("tail", 2, 0.25, 0.5 * math.log(2) - 0.5 * math.log(2)),
+        # departure: a token that has become ten times as likely counts ten times, no bound
+        ("tail", 2, 0.0125, 0.5 * math.log(2) - 10 * math.log(2)),
     ],
 )
 def test_values_by_hand(kind, token, old, expected):

@@ -206,31 +206,31 @@ def test_token_guards():
 # ---- step-wise damping ----
 
 
-@pytest.mark.parametrize("form", ["telescoped", "product"])
-def test_damping_by_hand(form):
+def test_damping_by_hand():
     # d = 2, 4, 1, 1.9: 1 ; 2/4 = .5 ; min(2/1, 1.2) = 1.2 ; 2/1.9 = 1.0526316 (the cap is not carried on)
-    got = tw.stepwise_damping(turns([2, 4, 1, 1.9], [0] * 4), long(0, 0, 0, 0), long(0, 1, 2, 3), form=form)
+    got = tw.stepwise_damping(turns([2, 4, 1, 1.9], [0] * 4), long(0, 0, 0, 0), long(0, 1, 2, 3))
     assert got.tolist() == pytest.approx([1.0, 0.5, 1.2, 1.0526316], rel=1e-5)
 
 
-def test_damping_product_telescopes():
+def test_a_first_turn_of_agreement_damps_all_others_to_nothing():
+    # the paper's formula: d = 0, 1, 2: 1 ; 1e-6 / 1 ; 1e-6 / 2
+    got = tw.stepwise_damping(turns([0, 1, 2], [0] * 3), long(0, 0, 0), long(0, 1, 2))
+    assert got.tolist() == pytest.approx([1.0, 1e-6, 5e-7], rel=1e-3)
+
+
+def test_damping_is_the_papers_running_product():
     generator = torch.Generator().manual_seed(0)
     gaps = torch.rand(40, generator=generator)
     traj, index = torch.arange(40) % 3, torch.randperm(40, generator=generator)
     statistics = tw.TurnStatistics(gaps, gaps, torch.ones(40).long())
-    product, telescoped = (
-        tw.stepwise_damping(statistics, traj, index, form=form) for form in ("product", "telescoped")
-    )
-    torch.testing.assert_close(product, telescoped)
-    assert (telescoped <= 1.2 + 1e-6).all()
+    found = tw.stepwise_damping(statistics, traj, index)
     for m in range(3):
-        rows = torch.nonzero(traj == m)[:, 0]
-        first = rows[index[rows].argmin()]
-        assert telescoped[first] == 1.0
-        for row in rows:
-            assert float(telescoped[row]) == pytest.approx(
-                min((float(gaps[first]) + 1e-6) / (float(gaps[row]) + 1e-6), 1.2), rel=1e-5
-            )
+        product, before = 1.0, None
+        for row in sorted(torch.nonzero(traj == m)[:, 0].tolist(), key=lambda n: int(index[n])):
+            gap = float(gaps[row]) + 1e-6
+            product = 1.0 if before is None else product * before / gap
+            before = gap
+            assert float(found[row]) == pytest.approx(min(product, 1.2), rel=1e-5)
 
 
 def test_damping_skips_turns_without_tokens():

@@ -49,6 +49,11 @@ def test_two_processes_learn_what_one_learns(models, tmp_path, algorithm, fsdp):
     two_as_one(models, tmp_path, algorithm, fsdp=fsdp)
 
 
+def test_two_processes_hand_over_from_the_guide_as_one(models, tmp_path):
+    """A schedule that follows a measured figure is the same on both, is saved, and goes on where it was."""
+    two_as_one(models, tmp_path, "guided")
+
+
 def test_two_processes_read_the_same_peers_as_one(long_models, tmp_path):
     two_as_one(long_models, tmp_path, "mopd")
 

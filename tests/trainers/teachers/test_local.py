@@ -1,10 +1,13 @@
 import pytest
 import torch
+from spoken import GROWING, prompted, spoken_groups
 from trainer_cases import make_run, make_student, naive, random_groups, write_model
 from transformers import AutoModelForCausalLM
 
 from agentbench.errors import UsageError
 from agentbench.models.tiny import make_tokenizer
+from agentbench.registry import trainer_spec
+from agentbench.trainers.batch.micro import micro_batches
 from agentbench.trainers.batch.tables import collate
 from agentbench.trainers.teachers.local import LocalTeacher
 from agentbench.training.config import TeacherConfig
@@ -76,3 +79,64 @@ def test_run_without_exactly_one_teacher_is_refused(models):
 
     with pytest.raises(UsageError, match="exactly one teacher, the run names 0"):
         SPEC.build(make_run(models, "opd", teacher=None), SPEC.config())
+
+
+def test_a_teacher_elsewhere_scores_there_and_hands_its_distribution_over(models):
+    """The student's device is played by torch's meta device: what ends up there, and nothing else, was sent there."""
+    student = make_student(models)
+    config = TeacherConfig(model_name_or_path=models["teacher"], device="cpu")
+    teacher, plain = LocalTeacher(config, student), LocalTeacher(config, student)
+    teacher.home = torch.device("meta")
+    batch = collate(random_groups(250), student.pad_id)
+    here, there = plain.score(batch, 3), teacher.score(batch, 3)
+    assert torch.equal(here.logp_BT, there.logp_BT)
+    assert torch.equal(here.topk_ids_BTK, there.topk_ids_BTK)
+    (micro,) = micro_batches(batch, 10**6)
+    sent = teacher.linear_head(micro)
+    assert sent.hidden_ND.shape == plain.linear_head(micro).hidden_ND.shape
+    assert {sent.hidden_ND.device.type, sent.head.weight_VD.device.type} == {"meta"}
+    assert teacher.linear_head(micro).head is sent.head  # the copy is made once
+    assert teacher.net.head.weight_VD.device.type == "cpu"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("algorithm", ["gkd", "opd", "mopd"])
+def test_a_teacher_on_the_cpu_teaches_a_student_on_the_accelerator(long_models, algorithm):
+    found = []
+    for device in (None, "cpu"):
+        spec = trainer_spec(algorithm)
+        run = prompted(make_run(long_models, algorithm, max_grad_norm=1e9), GROWING)
+        config = TeacherConfig(model_name_or_path=long_models["teacher"], device=device)
+        run = run.model_copy(update={"teachers": (config,)})
+        trainer = spec.build(
+            run, spec.config(**({"k": 8, "block_tokens": 512} if algorithm == "mopd" else {}))
+        )
+        assert trainer.student.device.type == "cuda"
+        assert trainer.teacher.device.type == (device or "cuda")
+        found.append(trainer.gradient(spoken_groups(run, trainer.tokenizer)))
+    for name, expected in found[0].items():
+        assert abs(found[1][name] - expected).max() <= 1e-4 * abs(expected).max() + 1e-9, name
+
+
+def test_a_device_that_is_not_there_is_refused(models):
+    config = TeacherConfig(model_name_or_path=models["teacher"], device="toaster")
+    with pytest.raises(UsageError, match=r"no teachers\.device 'toaster'; allowed: auto, cpu, cuda"):
+        LocalTeacher(config, make_student(models))
+    with pytest.raises(ValueError, match="'device' is used by backend 'hf' only"):
+        TeacherConfig(backend="ema", device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "keys"),
+    [("gkd", {}), ("lsm", {"support": "student"}), ("opad", {}), ("mad_opd", {"rounds": 0}), ("mopd", {})],
+)
+@pytest.mark.parametrize("backend", ["server", "vllm"])
+def test_whole_distributions_of_a_teacher_elsewhere_are_refused_before_anything_is_loaded(
+    algorithm, keys, backend
+):
+    url = "http://localhost:1" if backend == "server" else None
+    teacher = TeacherConfig(model_name_or_path="absent", backend=backend, base_url=url)
+    run = make_run({"student": "absent"}, algorithm, teacher=None).model_copy(update={"teachers": (teacher,)})
+    spec = trainer_spec(algorithm)
+    with pytest.raises(UsageError, match=f"'{backend}'"):
+        spec.refuse(run, spec.config(**keys))

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from agentbench.config import validate
 from agentbench.errors import ConfigError
-from agentbench.trainers.teachers.peers import PeerConfig, peer_contexts, transcript
+from agentbench.trainers.teachers.peers import PeerConfig, longest_context, peer_contexts, transcript
 from agentbench.types import Action, Failure, Group, Trajectory, Turn
 
 
@@ -135,6 +135,25 @@ def test_blocks_are_cut_one_by_one_and_the_instruction_never():
     body = short.text.split("## ")[1].split("\n", 1)[1].split("\n[the rest")[0]
     assert body == transcript(members[1])[:60]
     assert transcript(members[2]) in short.text
+
+
+@pytest.mark.parametrize(
+    ("failure", "feedback", "blocks"),
+    [("always", True, 3), ("no_success", True, 2), ("never", False, 2), ("never", True, 2)],
+)
+def test_no_context_is_longer_than_what_is_said_of_the_longest(failure, feedback, blocks):
+    keys = {"failure": failure, "feedback": feedback, "block_tokens": 40}
+    assert PeerConfig(**keys).most_blocks == blocks
+    longest = longest_context(PeerConfig(**keys), Letters())
+    groups = [
+        [attempt(str(n), float(n in won), turns=9, final="x" * 99) for n in range(5)]
+        for won in ({0, 1, 2}, ())
+    ]
+    made = [context for members in groups for context in contexts(members, **keys).values()]
+    assert all(len(context.text) <= longest for context in made)
+    fullest = max(made, key=lambda context: len(context.text))
+    # titles differ by a few letters
+    assert fullest.blocks < blocks or longest - len(fullest.text) < 30 * blocks
 
 
 def test_the_failure_is_drawn_from_seed_step_and_attempt():

@@ -1,13 +1,18 @@
 import pytest
 import torch
-from debaters import speaker, write_long
+from debaters import TEXTS, speaker, write_long
+from places import FAKE_ENDPOINT
+from spoken import GROWING, prompted, spoken_groups
 from trainer_cases import make_run
 
 from agentbench.engine import Completion
+from agentbench.engines import http as http_client
 from agentbench.engines.scripted import Reply
 from agentbench.errors import ConfigError, EngineFailure, UsageError
+from agentbench.registry import load
 from agentbench.trainers.base import Algorithm
 from agentbench.trainers.gkd import SPEC as GKD
+from agentbench.trainers.mad_opd import SPEC as MAD_OPD
 from agentbench.trainers.teachers.local import LocalTeacher
 from agentbench.trainers.teachers.speaking import Speaker, open_speaker, speak
 from agentbench.training.check import check
@@ -152,3 +157,109 @@ def test_an_engine_that_is_not_there_is_refused_before_a_model_is_loaded(models)
         teacher = run.teachers[0].model_copy(update={"speaker": speaker_of})
         with pytest.raises(UsageError, match=message):
             check(run.model_copy(update={"teachers": (teacher,)}))
+
+
+# --- engines behind a socket ------------------------------------------------------------------------------------------
+
+FakeServer = load("envs", f"{FAKE_ENDPOINT}:FakeServer")
+
+
+@pytest.fixture
+def served(models, monkeypatch):
+    monkeypatch.setattr(http_client, "_FIRST_WAIT", 0.01)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    reply = lambda said, seed: f"go {seed % 7} <<CONFIDENCE=60>>"
+    with FakeServer([models["teacher"]], max_model_len=4096, chat=reply, trains=True) as server:
+        server.tokenizer = models["tokenizer"]
+        yield server
+
+
+ENGINES = {
+    "vllm-server": ("vllm-server", {}, "/v1/completions"),
+    "openai chat": ("openai", {}, "/v1/chat/completions"),
+    "openai text": ("openai", {"api": "completions", "tokenizer": True}, "/v1/completions"),
+}
+
+
+def remote(models, served, kind, **values):
+    engine, options, path = ENGINES[kind]
+    options = {key: models["teacher"] if value is True else value for key, value in options.items()}
+    keys = {"max_new_tokens": 5, "temperature": 0.6, "top_p": 1.0, "top_k": 0, "stop": ["###"]} | values
+    options = {"base_url": served.url, "retries": 0} | options
+    speaking = SpeakerConfig(engine=engine, engine_options=options, **keys)
+    config = TeacherConfig(model_name_or_path=models["teacher"], speaker=speaking)
+    return open_speaker(config, None, 3), path
+
+
+@pytest.mark.parametrize("kind", ENGINES)
+def test_every_engine_speaks_with_its_own_sampling_limit_and_seed(models, served, kind):
+    voice, path = remote(models, served, kind)
+    before = len(served.bodies(path))
+    prompts = {1: "ask x", 2: "ask y", 3: "ask x"}
+    first = said(prompts, voice)
+    assert first.keys() == {1, 2, 3}
+    assert first[1] == first[3]
+    bodies = served.bodies(path)[before:]
+    assert len(bodies) == 2  # equal prompts are asked once
+    assert {body["max_tokens"] for body in bodies} == {5}
+    assert {body["temperature"] for body in bodies} == {0.6}
+    assert {tuple(body["stop"]) for body in bodies} == {("###",)}
+    assert len({body["seed"] for body in bodies}) == 2
+    # departure of mad_opd: no repetition penalty
+    assert {body.get("repetition_penalty", 1.0) for body in bodies} == {1.0}
+    again, _ = remote(models, served, kind)
+    assert said({9: "ask y"}, again) == {9: first[2]}
+
+
+@pytest.mark.parametrize("kind", ENGINES)
+def test_a_fault_of_a_server_is_counted_and_what_it_should_have_said_is_missing(models, served, kind):
+    voice, path = remote(models, served, kind)
+    served.faults[path] = [(500, {}, {"error": {"message": "down"}})]
+    assert said({1: "ask x"}, voice) == {}
+    assert sum(voice.faults.values()) == 1
+    assert said({1: "ask x"}, voice).keys() == {1}
+
+
+def test_what_an_endpoint_refuses_is_refused_at_the_start(models, served):
+    refusal = (400, {}, {"error": {"message": "Unknown parameter: 'top_k'."}})
+    served.faults["/v1/chat/completions"] = [
+        (200, {}, {"choices": [{"message": {"content": "yes"}}]}),
+        refusal,
+    ]
+    with pytest.raises(UsageError, match="top_k"):
+        remote(models, served, "openai chat", top_k=20)
+    with pytest.raises(UsageError, match="template_options would be ignored"):
+        remote(models, served, "openai chat", template_options={"enable_thinking": True})
+
+
+def test_a_server_scores_and_speaks_for_a_debate(long_models, served):
+    served.models.append(long_models["teacher"])
+    served.max_model_len = 4096
+    speaking = SpeakerConfig(
+        engine="vllm-server", engine_options={"base_url": served.url}, max_new_tokens=5, top_p=1.0, top_k=0
+    )
+    config = TeacherConfig(
+        model_name_or_path=long_models["teacher"], backend="server", base_url=served.url, speaker=speaking
+    )
+    run = prompted(make_run(long_models, "mad_opd"), GROWING).model_copy(update={"teachers": (config,) * 2})
+    keys = {"rounds": 2, "debate": TEXTS, "confidence": "logprob", "support": "top_k", "k": 7}
+    trainer = MAD_OPD.build(run, MAD_OPD.config(**keys))
+    groups = spoken_groups(run, trainer.tokenizer, groups=1, members=2)
+    update = trainer.update(groups, 0)
+    turns = sum(len(member.turns) for member in groups[0].members)
+    assert len(update.notes["debate"]) == turns
+    assert update.metrics["updates"] == 1.0
+    assert update.metrics["debate/faults"] == 0.0
+    assert all("none" not in note and "absent" not in note for note in update.notes["confidence"].values())
+
+
+def test_weights_by_log_probs_need_an_engine_that_gives_some(long_models, served):
+    served.models.append(long_models["teacher"])
+    speaking = SpeakerConfig(
+        engine="openai", engine_options={"base_url": served.url}, top_k=0, max_new_tokens=5
+    )
+    config = TeacherConfig(model_name_or_path=long_models["teacher"], speaker=speaking)
+    run = make_run(long_models, "mad_opd").model_copy(update={"teachers": (config,)})
+    with pytest.raises(UsageError, match=r"needs log-probs, and teachers\.0 speaks through engine 'openai'"):
+        MAD_OPD.build(run, MAD_OPD.config(confidence="logprob"))
+    MAD_OPD.build(run, MAD_OPD.config())
