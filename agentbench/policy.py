@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from .env import EnvSpec, Info, TextEnv
 from .errors import UsageError
-from .types import Action, Failure, Turn
+from .types import NOTHING, Action, Failure, Turn
 
 
 @dataclass(slots=True)
@@ -53,7 +53,7 @@ class Decision:
     context_ids: Sequence[int] = ()
     fresh: bool = True
     invalid: str = ""
-    shown: Mapping[str, Any] = field(default_factory=dict)
+    shown: Mapping[str, Any] = NOTHING
     end: str = ""
     failure: Failure | None = None
 

@@ -154,10 +154,12 @@ class _Rollout:
             for key, decision in poll_policy(self.policies[author], self._patience()):
                 if self.asked.pop(key, None) is None:
                     continue  # of an episode that was given up
-                if decision.end != "error":  # somebody is there: what broke before was single episodes
+                if self.silent and decision.end != "error":  # somebody is there: single episodes broke
                     self.finished += self.silent
                     self.silent = []
                 self._act(self.running[key], decision)
+        if self.limits.episode_seconds is None:
+            return
         for key in [key for key in self.asked if self._late(self.running[key])]:
             del self.asked[key]
             self._drop(self.running[key], self.limits.episode_timeout("engine"))
@@ -191,7 +193,8 @@ class _Rollout:
             self.steps[self.threads.start(run.env.step, command)] = run.episode.key
             return
         try:
-            result = self.threads.call(run.env.step, command, until=self.limits.until(run.started, step=True))
+            until = self.limits.until(run.started, step=True) if self.threads.timed else None
+            result = self.threads.call(run.env.step, command, until=until)
         except Overdue:
             failure = self._timeout(run)
             self._excuse(run.step_started)
@@ -266,7 +269,7 @@ class _Rollout:
             self._end(run, "max_turns")
         elif limit is not None and run.tokens >= limit:
             self._end(run, "max_tokens")
-        elif self._late(run):
+        elif self.limits.episode_seconds is not None and self._late(run):
             self._drop(run, self.limits.episode_timeout("env"))
         else:
             self.waiting.append(run)
