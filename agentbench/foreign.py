@@ -35,6 +35,14 @@ def printable(text: str, limit: int = SHOWN) -> str:
     return f"{kept} … and {left} more characters" if left > 0 else kept
 
 
+def message_of(error: BaseException) -> str:
+    """What an exception says; a stranger's may fail to say anything."""
+    try:
+        return str(error)
+    except Exception:
+        return "(its message cannot be made)"
+
+
 def page(text: str) -> str:
     """Write a text of several lines whole, with escapes as `printable` has them; line breaks and tabs stay."""
     if text.isascii() and text.replace("\n", "").isprintable():

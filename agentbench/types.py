@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from .errors import ContractError, UsageError
+from .foreign import message_of, writable
 
 Finish = Literal["stop", "length", "abort"]
 End = Literal["terminated", "max_turns", "max_tokens", "context_full", "error"]
@@ -118,6 +119,11 @@ class Failure:
     type: str
     message: str
     where: Literal["env", "engine", "policy"]
+
+    @classmethod
+    def of(cls, error: BaseException, where: Literal["env", "engine", "policy"]) -> Failure:
+        """Describe an exception for the records; its message may hold anything, and may itself fail to be made."""
+        return cls(writable(type(error).__name__), writable(message_of(error)), where)
 
 
 @dataclass(frozen=True, slots=True)

@@ -176,15 +176,6 @@ def broken(
         )
 
 
-def failure_of(error: BaseException, where: Any) -> Failure:
-    """Describe an exception for the records; its message may hold anything, and may itself fail to be made."""
-    try:
-        message = str(error)
-    except Exception:
-        message = "(its message cannot be made)"
-    return Failure(writable(type(error).__name__), writable(message), where)
-
-
 def _frame(episode: Episode, turns: Sequence[Turn], end: End, seconds: float) -> dict[str, Any]:
     start = episode.start
     return {

@@ -20,7 +20,7 @@ from ..errors import ContextFull, ContractError, CorruptData, EngineDown, UsageE
 from ..policy import Decision, InstantPolicy, Policy, View, poll_policy
 from ..types import End, Failure, Trajectory, Turn, author_of, authors_in
 from .episode import Episode, Limits, engine_down, replay
-from .record import broken, check_flags, check_moment, failure_of, make_turn, opening_of, scored
+from .record import broken, check_flags, check_moment, make_turn, opening_of, scored
 from .workers import EnvThreads, Overdue
 
 _GLANCE = 0.05  # seconds between two looks at steps in threads
@@ -86,13 +86,13 @@ class _Rollout:
             if not (self.tolerate_corrupt and isinstance(error, CorruptData)):
                 raise
             self.attempts[episode.key] = self.limits.retries + 1
-            self._fail(episode, started, [], failure_of(error, "env"))
+            self._fail(episode, started, [], Failure.of(error, "env"))
             return
         except Exception as error:
             self.threads.close(env)
             if isinstance(error, ContractError):
                 raise
-            self._fail(episode, started, [], failure_of(error, "env"))
+            self._fail(episode, started, [], Failure.of(error, "env"))
             return
         seed = episode.seed if episode.sampling_seed is None else episode.sampling_seed
         view = View(
@@ -201,7 +201,7 @@ class _Rollout:
             self._drop(run, failure, hung=True)
             return
         except Exception as error:
-            self._drop(run, failure_of(error, "env"))
+            self._drop(run, Failure.of(error, "env"))
             return
         self._answer(run, result)
 
@@ -219,7 +219,7 @@ class _Rollout:
                     continue
                 error = future.exception()
                 if error is not None:
-                    self._drop(run, failure_of(error, "env"))
+                    self._drop(run, Failure.of(error, "env"))
                 else:
                     self._answer(run, future.result())
             elif run is not None and (self._overdue(run) or self._late(run)):
@@ -258,7 +258,7 @@ class _Rollout:
             check_flags(terminated, truncated)
             view.turns.append(make_turn(view, decision, label, reward, info, run.opening))
         except Exception as error:
-            self._drop(run, failure_of(error, "env"))
+            self._drop(run, Failure.of(error, "env"))
             return
         view.observation, view.info = observation, info
         run.tokens += len(decision.action.token_ids)
@@ -281,7 +281,7 @@ class _Rollout:
         try:
             finished = scored(run.episode, view.turns, end, view.observation, view.info, seconds)
         except Exception as error:  # one value that cannot be written costs this episode, not the run
-            self._drop(run, failure_of(error, "env"))
+            self._drop(run, Failure.of(error, "env"))
             return
         self._close(run)
         self.idle_envs.append((run.episode.spec, run.env))

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from ..env import TextEnv
 from ..errors import EnvFailure
+from ..foreign import message_of
 
 _T = TypeVar("_T")
 _CLOSE_SECONDS = 5.0
@@ -35,7 +36,7 @@ def _guarded(function: Callable[..., _T], *args: Any) -> _T:
     except (Exception, KeyboardInterrupt):
         raise
     except BaseException as error:
-        raise EnvFailure(f"{type(error).__name__}: {error}") from error
+        raise EnvFailure(f"{type(error).__name__}: {message_of(error)}") from error
 
 
 class EnvThreads:
@@ -92,7 +93,7 @@ class EnvThreads:
             except (Exception, KeyboardInterrupt):
                 raise
             except BaseException as error:
-                raise EnvFailure(f"{type(error).__name__}: {error}") from error
+                raise EnvFailure(f"{type(error).__name__}: {message_of(error)}") from error
         future = self.start(function, *args)
         wait([future], timeout=None if until is None else max(0.0, until - time.monotonic()))
         if not future.done():
