@@ -80,6 +80,8 @@ _TOO_LONG = {
         400, "This model's maximum context length is 65536 tokens. However, you requested 70000"
     ),
     "Groq": error(413, "Request too large for model `x`", code="rate_limit_exceeded"),
+    "words of nobody known": error(400, "Messages have 9000 tokens, which exceeds the max limit of 8192."),
+    "in Chinese": error(400, "输入内容过长"),
 }
 
 
@@ -98,9 +100,18 @@ def answer(kind: str, body: dict[str, Any], count: int, command: str) -> tuple[i
         "content in parts": said([{"type": "text", "text": full}]),
         "no finish_reason": said(full, None),
         **{f"finish_reason {word}": said(full, word) for word in ("eos_token", "end_turn", "STOP", "weird")},
+        "finish_reason maxTokens": said("<think>hm", "maxTokens"),
         "finish_reason max_tokens": said("<think>hm", "max_tokens"),
         "counts that are none": said(full, usage={"prompt_tokens": "n/a", "completion_tokens": 1e300}),
         "a stream": (200, (_SSE % full).encode()),
+        "a stream with comments": (200, (": keep-alive\n\nevent: message\n" + _SSE % full).encode()),
+        "only streams": (200, (_SSE % full).encode())
+        if body.get("stream")
+        else error(400, "Stream must be set to true"),
+        "thought in a field of another name": said(act, chain_of_thought="hm"),
+        "wrapped in a result": (200, {"success": True, "result": said(full)[1]}),
+        "a mark before the JSON": (200, b"\xef\xbb\xbf" + json.dumps(said(full)[1]).encode()),
+        "comments before the JSON": (200, b": PROCESSING\n\n" + json.dumps(said(full)[1]).encode()),
         "half a character": (200, _HALF),
         "HTML from the start": (200, b"<html>login</html>"),
         "no choices from the start": (200, {"choices": []}),
@@ -132,6 +143,9 @@ def answer(kind: str, body: dict[str, Any], count: int, command: str) -> tuple[i
         "only a tool call": said(
             None, "tool_calls", tool_calls=[{"function": {"name": "act", "arguments": "{}"}}]
         ),
+        "a stream that breaks off": (200, (_SSE % full).partition("\n\n")[0].encode()),
+        "an error without its word": (200, {"status": "error", "message": "fell over"}),
+        "finish_reason contentFilter": said("x", "contentFilter"),
         "HTML": (200, b"<html>login</html>"),
         "502 in a 200": error(200, "upstream provider gave an error", code=502),
         "an error in the choice": (
@@ -167,6 +181,14 @@ KINDS: dict[str, tuple[str, ...]] = {
                 "half a character",
                 "only a tool call",
             ),
+            *(
+                "finish_reason maxTokens",
+                "thought in a field of another name",
+                "wrapped in a result",
+                "a mark before the JSON",
+                "comments before the JSON",
+                "a stream with comments",
+            ),
         ),
         (),
     ),
@@ -175,6 +197,8 @@ KINDS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(
         (
             *("no choices", "no message", "no content", "HTML", "502 in a 200", "an error in the choice"),
+            *("a stream that breaks off", "an error without its word", "finish_reason contentFilter"),
+            *("only streams",),
             *(
                 "content filter",
                 "finish_reason content_filter",

@@ -154,6 +154,12 @@ class Verdict:
     message: str = ""
 
 
+_COMMENTS = re.compile(r"\A\ufeff?(\s*:[^\n]*\n)*\s*")
+"""What gateways send so that nobody hangs up while a model thinks, and marks of an encoding."""
+
+_STREAM = re.compile(r"(data|event|id|retry):")
+
+
 def parse(raw: bytes) -> Any:
     """Read a body; half characters become the replacement character, and a stream that nobody asked for is joined.
 
@@ -164,8 +170,8 @@ def parse(raw: bytes) -> Any:
     try:
         return orjson.loads(raw)
     except orjson.JSONDecodeError:
-        text = raw.decode(errors="replace")
-        if text.lstrip().startswith("data:"):
+        text = _COMMENTS.sub("", raw.decode(json.detect_encoding(raw), errors="replace"))
+        if _STREAM.match(text):
             return _joined(text)
         try:
             return _whole(
@@ -186,22 +192,44 @@ def _whole(value: Any) -> Any:
 
 
 def _joined(text: str) -> dict[str, Any]:
-    """One answer from the pieces of a stream."""
+    """One answer from the pieces of a stream.
+
+    Raises: ValueError: it breaks off; half a reply must not be taken for one.
+    """
     found: dict[str, Any] = {}
     said: dict[str, Any] = {}
-    finish = None
+    finish, whole = None, False
     for line in text.splitlines():
-        data = line.partition("data:")[2].strip()
-        if not data or data == "[DONE]":
+        field, _, data = line.partition(":")
+        data = data.strip()
+        if field != "data" or not data:
+            continue  # a comment, or the name of an event
+        if data == "[DONE]":
+            whole = True
             continue
         piece = json.loads(data)
-        choice = (piece.get("choices") or [{}])[0]
-        for name, value in (choice.get("delta") or {}).items():
-            both_text = isinstance(value, str) and isinstance(said.get(name), str)
-            said[name] = said[name] + value if both_text and name != "role" else value
-        finish = choice.get("finish_reason") or finish
+        if not isinstance(piece, dict):
+            raise ValueError(f"a piece of the stream is {type(piece).__name__}")
+        for choice in piece.get("choices") or []:
+            if choice.get("index") in (0, None):
+                _add(said, choice)
+                finish = choice.get("finish_reason") or finish
         found |= {name: value for name, value in piece.items() if value and name != "choices"}
+    if not (whole or finish or found.get("error")):
+        raise ValueError("the stream breaks off")
     return found | {"choices": [{"message": said, "finish_reason": finish}]}
+
+
+def _add(said: dict[str, Any], choice: Mapping[str, Any]) -> None:
+    """Add a piece of a choice to what was said before."""
+    piece = choice.get("delta") or choice.get("message") or {"content": choice.get("text")}
+    for name, value in piece.items():
+        old = said.get(name)
+        grows = name != "role" and type(old) is type(value) and isinstance(value, str | list)
+        if grows:
+            said[name] = old + value
+        elif value is not None or name not in said:
+            said[name] = value
 
 
 def judge(status: int, body: Any, text: str = "", context_words: Sequence[str] = ()) -> Verdict:

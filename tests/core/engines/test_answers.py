@@ -292,3 +292,50 @@ def test_a_stream_that_nobody_asked_for_is_joined():
         "choices": [{"message": {"role": "assistant", "content": "go left"}, "finish_reason": "stop"}],
         "usage": {"prompt_tokens": 3, "completion_tokens": 2},
     }
+
+
+def stream(*pieces, end="data: [DONE]\n\n"):
+    return ("".join(f"data: {json.dumps(piece)}\n\n" for piece in pieces) + end).encode()
+
+
+def piece(finish=None, index=0, **delta):
+    return {"choices": [{"index": index, "delta": delta, "finish_reason": finish}]}
+
+
+_PARTS = [[{"type": "text", "text": "go "}], [{"type": "text", "text": "left"}]]
+
+
+@pytest.mark.parametrize(
+    ("raw", "content"),
+    [
+        (b": keep-alive\n\n" + stream(piece(content="go "), piece("stop", content="left")), "go left"),
+        (b"event: message\nid: 1\n" + stream(piece(content="go "), piece("stop", content="left")), "go left"),
+        (stream(piece(content=_PARTS[0]), piece("stop", content=_PARTS[1])), _PARTS[0] + _PARTS[1]),
+        (stream(piece(content="go "), piece(index=1, content="x"), piece("stop", content="left")), "go left"),
+        (
+            stream({"choices": [{"text": "go "}]}, {"choices": [{"text": "left", "finish_reason": "stop"}]}),
+            "go left",
+        ),
+        (stream({"choices": [{"message": {"content": "go left"}, "finish_reason": "stop"}]}), "go left"),
+        (stream(piece(content="go left"), {"choices": [], "usage": {"prompt_tokens": 1}}), "go left"),
+        (b": PROCESSING\n\n: PROCESSING\n\n" + json.dumps({"choices": [piece(content="a")]}).encode(), None),
+        (b"\xef\xbb\xbf" + json.dumps({"a": 1}).encode(), None),
+        (json.dumps({"a": 1}).encode("utf-16"), None),
+    ],
+)
+def test_bodies_with_comments_marks_and_pieces_of_every_form_are_read(raw, content):
+    found = parse(raw)
+    if content is not None:
+        assert found["choices"][0]["message"]["content"] == content
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        stream(piece(content="<action>go le"), end=""),
+        stream(piece(content="a"), end='data: {"choices": [{"de'),
+    ],
+)
+def test_a_stream_that_breaks_off_is_no_answer(raw):
+    with pytest.raises(ValueError, match=r"breaks off|Unterminated"):
+        parse(raw)
