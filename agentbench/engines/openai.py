@@ -216,7 +216,7 @@ def _hint(error: RequestRefused) -> str:
         return "; check the model's name, and base_url (most end in /v1)"
     if "max_completion_tokens" in error.reason:
         return "; set engine_options.max_tokens_field: max_completion_tokens"
-    if re.search(r"\bstream", error.reason):
+    if re.search(r"\bstream", error.reason, re.IGNORECASE):
         return "; for an endpoint that only streams, set engine_options.extra_body: {stream: true}"
     for field in _OURS:
         if field in error.reason:
