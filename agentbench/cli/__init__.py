@@ -92,7 +92,7 @@ def main() -> None:
     if (
         "RANK" not in os.environ
     ):  # one of several processes is ended by its launcher, which tells who died of what
-        for number in (signal.SIGTERM, signal.SIGHUP):
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
             if signal.getsignal(number) == signal.SIG_DFL:  # nohup ignores one of them
                 signal.signal(number, _end)
     sys.exit(run(sys.argv[1:]))
@@ -136,6 +136,8 @@ def _tell(error: BaseException) -> int:
     if format_message is not None:
         return _say(str(format_message()), 2)
     told = blamed(error)
+    if told is None and isinstance(error, SystemExit):  # the parser's, when nobody reads on: `| head`
+        return error.code if isinstance(error.code, int) else 1
     if told is None and isinstance(error, OSError):
         # a full disk, a folder that may not be written, a name that is too long
         told = disk_refused(error)
