@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
+from .config import refuse_keys
 from .engine import Engine, TextEngine
 from .env import EnvSpec
 from .errors import AgentBenchError, ConfigError, ContractError, UnknownName, unknown_name
@@ -196,6 +197,9 @@ def check_engine(name: str, model: str | None, options: Mapping[str, Any]) -> No
         that it needs.
     """
     factory = engine_factory(name)
+    for key, value in options.items():
+        if key != "api_key_env":  # which says itself that a name is wanted there
+            refuse_keys(f"engine_options.{key}", value)
     given = [] if model is None else [model]
     signature = inspect.signature(factory)
     try:

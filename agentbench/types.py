@@ -19,6 +19,7 @@ from .foreign import message_of, writable
 Finish = Literal["stop", "length", "abort"]
 End = Literal["terminated", "max_turns", "max_tokens", "context_full", "error"]
 Mode = Literal["episode", "step"]
+Place = Literal["env", "engine", "policy"]
 Odds = tuple[tuple[str, float], ...]
 Authors = tuple[tuple[int, str | Odds], ...]
 """Hand-overs (first turn, who acts from there on); who is an author, or ((author, weight), ...) drawn on every turn."""
@@ -28,6 +29,7 @@ REPLAY = "replay"
 
 FINISHES: tuple[str, ...] = get_args(Finish)
 ENDS: tuple[str, ...] = get_args(End)
+PLACES: tuple[str, ...] = get_args(Place)
 
 
 class _Nothing(dict[str, Any]):
@@ -118,10 +120,10 @@ class Failure:
 
     type: str
     message: str
-    where: Literal["env", "engine", "policy"]
+    where: Place
 
     @classmethod
-    def of(cls, error: BaseException, where: Literal["env", "engine", "policy"]) -> Failure:
+    def of(cls, error: BaseException, where: Place) -> Failure:
         """Describe an exception for the records; its message may hold anything, and may itself fail to be made."""
         return cls(writable(type(error).__name__), writable(message_of(error)), where)
 

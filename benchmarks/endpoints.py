@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 from agentbench import cli
 from agentbench.engines import http
 
-PANEL, EPISODES = "corridor/test@1", 4
+PANEL, EPISODES, PROBES = "corridor/test@1", 4, 2
 GROWING = "agentbench.prompts:corridor/transcript"
 
 
@@ -127,6 +127,8 @@ def answer(kind: str, body: dict[str, Any], count: int, command: str) -> tuple[i
         return always[kind]  # type: ignore[no-any-return]
     if probe:
         return said("yes")
+    if kind in (f"too long, {server}" for server in _TOO_LONG) and count <= PROBES + EPISODES:
+        return said(full)  # the first turns fit
     if kind == "one request hangs":
         time.sleep(120 if count == 5 else 0)
         return said(full)
@@ -137,6 +139,7 @@ def answer(kind: str, body: dict[str, Any], count: int, command: str) -> tuple[i
         return error(400, "Assistant message must contain 'content'!") if empty else said(None, "length")
     later: dict[str, Any] = {
         **{f"too long, {server}": found for server, found in _TOO_LONG.items()},
+        "too long from the first prompt": _TOO_LONG["OpenAI"],
         "no choices": (200, {"choices": []}),
         "no message": (200, {"choices": [{"message": None, "finish_reason": "stop"}]}),
         "no content": said(None),
@@ -194,6 +197,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     ),
     "empty replies, strict about them": ("--prompt", GROWING),
     **{f"too long, {server}": () for server in _TOO_LONG},
+    "too long from the first prompt": (),
     **dict.fromkeys(
         (
             *("no choices", "no message", "no content", "HTML", "502 in a 200", "an error in the choice"),

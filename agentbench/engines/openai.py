@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import httpx
 
+from ..config import refuse_keys
 from ..dialogue.template import ChatTemplate
 from ..engine import Completion, TextEngine, TextRequest
 from ..errors import ContextFull, EngineFailure, UsageError
@@ -24,7 +25,7 @@ from ..models.loading import find_tokenizer
 from ..types import SamplingParams
 from .http import HttpClient, RequestRefused
 from .reply import Said, first_choice, read_reply
-from .secret import key_of, refuse_keys
+from .secret import key_of
 from .settings import checked_url
 
 Api = Literal["chat", "completions"]

@@ -12,7 +12,7 @@ import orjson
 
 from ..errors import ContractError, CorruptData, MissingData
 from ..foreign import shortened
-from ..types import ENDS, FINISHES, Action, Failure, Parent, Trajectory, Turn, trajectory_from_dict
+from ..types import ENDS, FINISHES, PLACES, Action, Failure, Parent, Trajectory, Turn, trajectory_from_dict
 from .files import read_lines
 
 SCHEMA = 2
@@ -123,6 +123,7 @@ def _check(episode: Trajectory) -> None:
         )
     if episode.error is not None:
         _kinds(episode.error, dict.fromkeys(_names(Failure), _TEXT), "error.")
+        _among(episode.error.where, PLACES, "error.where")
         if episode.success is not None:
             raise ValueError(f"success is {episode.success} although the episode broke")
     if episode.parent is not None:

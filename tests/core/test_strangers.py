@@ -121,3 +121,44 @@ def test_what_it_raises_in_an_episode_is_that_episodes_failure(where, place, how
     assert (code, said) == (1, "")
     assert [(item.end, item.error.where) for item in recorded] == [("error", place)] * 2
     assert told.partition(":")[0] in f"{recorded[0].error.type}: {recorded[0].error.message}"
+
+
+KEY = "sk-proj-abcDEF1234567890abcdEFGH"
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        *(
+            f"{name}={KEY}"
+            for name in ("max_tokens_field", "tokenizer", "retries", "api", "base_url", "api_key_env", KEY)
+        ),
+        f"context_words=[{KEY}]",
+        f"template_options={{a: [{KEY}]}}",
+        f"prices={{prompt: {KEY}, completion: 1}}",
+        f"base_url=http://{KEY}.example.invalid/v1",
+    ],
+)
+def test_a_key_in_any_option_of_an_engine_is_refused_and_not_shown(option, tmp_path, capsys):
+    words = ["--panel", "corridor/test@1", "--policy", "model", "--engine", "openai", "--model", "m"]
+    assert run(["eval", *words, "--engine-option", option, "-o", str(tmp_path / "run")]) == 2
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 1
+    assert KEY[8:] not in said
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["--prompt", "--panel", "--engine", "--parser", "--policy"])
+def test_a_key_in_the_place_of_a_name_is_not_shown(name, capsys):
+    given = {"--panel": "corridor/test@1", "--policy": "model", "--engine": "openai", "--model": "m"} | {
+        name: KEY
+    }
+    # nothing listens there: what is wrong with a name is said before anybody is asked
+    words = [
+        *(word for pair in given.items() for word in pair),
+        "--engine-option",
+        "base_url=http://127.0.0.1:9/v1",
+    ]
+    assert run(["eval", *words]) == 2
+    said = capsys.readouterr().err
+    assert (KEY[8:] in said, "127.0.0.1" in said, len(said.splitlines())) == (False, False, 1)

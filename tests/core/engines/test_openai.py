@@ -4,12 +4,11 @@ import time
 import pytest
 from places import FAKE_ENDPOINT
 
-from agentbench.config import validate
+from agentbench.config import refuse_keys, validate
 from agentbench.engine import TextEngine, TextRequest
 from agentbench.engines import http as http_client
 from agentbench.engines.http import HttpClient, ServerUnavailable
 from agentbench.engines.openai import build
-from agentbench.engines.secret import refuse_keys
 from agentbench.errors import ConfigError, ContextFull, EngineDown, UsageError
 from agentbench.evaluation.evaluate import EvalConfig, evaluate
 from agentbench.registry import load

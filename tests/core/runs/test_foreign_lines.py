@@ -94,6 +94,9 @@ EDITS = {
     "log-probs an empty record": put("turns", 0, "action", "logprobs", value={}),
     "context an empty text": put("turns", 0, "context_ids", value=""),
     "schema true": put("schema", value=True),
+    "an error of no known place": lambda line: line.update(
+        end="error", success=None, error={"type": "a", "message": "b", "where": "moon"}
+    ),
 }
 
 
