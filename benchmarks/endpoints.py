@@ -127,8 +127,8 @@ def answer(kind: str, body: dict[str, Any], count: int, command: str) -> tuple[i
         return always[kind]  # type: ignore[no-any-return]
     if probe:
         return said("yes")
-    if kind in (f"too long, {server}" for server in _TOO_LONG) and count <= PROBES + EPISODES:
-        return said(full)  # the first turns fit
+    if kind in (f"too long, {server}" for server in _TOO_LONG) and (count - PROBES) % 2:
+        return said(full)  # one episode at a time: its first turn fits, its second does not
     if kind == "one request hangs":
         time.sleep(120 if count == 5 else 0)
         return said(full)
@@ -196,7 +196,7 @@ KINDS: dict[str, tuple[str, ...]] = {
         (),
     ),
     "empty replies, strict about them": ("--prompt", GROWING),
-    **{f"too long, {server}": () for server in _TOO_LONG},
+    **{f"too long, {server}": ("--concurrency", "1") for server in _TOO_LONG},
     "too long from the first prompt": (),
     **dict.fromkeys(
         (
