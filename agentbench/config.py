@@ -104,6 +104,8 @@ def read_text(path: str | Path, what: str, kind: type[UsageError] = ConfigError)
         kind: of the error raised when it cannot be read.
     """
     try:
+        if Path(path).is_char_device():  # /dev/zero has no end
+            raise OSError(0, "it is a device")
         return Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise kind(f"cannot read {what} {printable(str(path), 300)}: {error.strerror or error}") from error
