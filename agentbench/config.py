@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from .errors import ConfigError, UsageError
-from .foreign import printable, shortened
+from .foreign import looks_like_key, printable, shortened
 
 MOST_VALUES = 1_000_000
 """Values that one YAML text may hold once its anchors are written out."""
@@ -104,6 +104,8 @@ def read_text(path: str | Path, what: str, kind: type[UsageError] = ConfigError)
         kind: of the error raised when it cannot be read.
     """
     try:
+        if Path(path).is_char_device():  # /dev/zero has no end
+            raise OSError(0, "it is a device")
         return Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise kind(f"cannot read {what} {printable(str(path), 300)}: {error.strerror or error}") from error
@@ -264,3 +266,25 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
             yield from differences(before, after, f"{prefix}{key}.")
         elif before != after:
             yield f"{prefix}{key}: {before!r} -> {after!r}"
+
+
+_KEY_NAMES = re.compile(r"(?i)(api[-_]?key|authorization|access[-_]?token|secret|password)$")
+
+
+def refuse_keys(where: str, value: Any) -> None:
+    """Refuse a key that was put where it would be recorded.
+
+    Raises: UsageError: names the place, not the value.
+    """
+    if _holds_key(value):
+        raise UsageError(
+            f"{where} seems to hold an API key, and would be recorded; put the key into an environment variable and "
+            "name that in engine_options.api_key_env"
+        )
+
+
+def _holds_key(value: Any) -> bool:
+    if isinstance(value, dict):
+        named = any(_KEY_NAMES.search(str(name)) and given for name, given in value.items())
+        return named or any(map(_holds_key, value.values()))
+    return any(map(_holds_key, value)) if isinstance(value, list | tuple) else looks_like_key(value)

@@ -15,7 +15,7 @@ import gymnasium
 import numpy as np
 
 from .errors import ConfigError, ContractError, UsageError, unknown_name
-from .foreign import printable, shortened
+from .foreign import message_of, printable, shortened
 
 Info = dict[str, Any]
 StepReturn = tuple[str, float, bool, bool, Info]
@@ -276,7 +276,7 @@ def try_options(spec: EnvSpec, options: Mapping[str, Any]) -> None:
     except Exception as error:
         raise ConfigError(
             f"env {spec.id!r} cannot be made with the options {shortened(dict(options))}: {type(error).__name__}: "
-            f"{printable(str(error), 300)}; its options: {names}"
+            f"{printable(message_of(error), 300)}; its options: {names}"
         ) from error
     env.close()
 

@@ -5,6 +5,7 @@ Leaves out what is said about it: every message of the project passes through he
 
 from __future__ import annotations
 
+import re
 import reprlib
 import unicodedata
 from typing import Any
@@ -15,6 +16,16 @@ SHOWN = 2000
 _UNSEEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 """Unicode categories that move the cursor, turn the direction of writing, hide, or cannot be written at all."""
 
+_KEY_LIKE = re.compile(
+    r"(?<![A-Za-z0-9])("
+    r"(sk|pk|gsk|xai|nvapi|fw|csk|pplx|dapi|tgp|r8|ghp|github_pat|glpat|jina|pa)[-_]|hf_|AIza|AKIA|eyJ(?=[\w-]+\.[\w-]+\.)"
+    r")(?=[\w-]*\d)[\w-]{16,}"
+)
+"""A provider's prefix and a long rest with a digit: names of models and hosts begin like that too ("skywork-…")."""
+
+_SHOWN_KEY = re.compile(_KEY_LIKE.pattern.replace(r"[\w-]*\d)", r"[\w-]*\d)(?=[\w-]*[A-Za-z0-9]{16})"))
+"""As above with one long random part: folders of runs may have names like the others."""
+
 _VALUES = reprlib.Repr()
 _VALUES.maxlevel, _VALUES.maxstring, _VALUES.maxother, _VALUES.maxlong = 3, 120, 120, 60
 _VALUES.maxdict = _VALUES.maxlist = _VALUES.maxtuple = _VALUES.maxset = 6
@@ -23,16 +34,31 @@ _VALUES.maxdict = _VALUES.maxlist = _VALUES.maxtuple = _VALUES.maxset = 6
 def printable(text: str, limit: int = SHOWN) -> str:
     r"""Write control, direction and surrogate characters as escapes ("\x1b", "\u202e"), and cut what is too long.
 
+    What looks like an API key, put into a wrong place, is not repeated.
+
     Args:
         text: as it came.
         limit: characters that are kept, from the beginning; further ones are counted.
     Returns: text on one line that any terminal shows as it is and UTF-8 can hold.
     """
-    kept = " ".join(text[:limit].split())
+    kept = _SHOWN_KEY.sub("(key)", " ".join(text[:limit].split()))
     if not kept.isascii() or not kept.isprintable():
         kept = "".join(_escaped(char) if unicodedata.category(char) in _UNSEEN else char for char in kept)
     left = len(text) - limit
     return f"{kept} … and {left} more characters" if left > 0 else kept
+
+
+def message_of(error: BaseException) -> str:
+    """What an exception says; a stranger's may fail to say anything."""
+    try:
+        return str(error)
+    except Exception:
+        return "(its message cannot be made)"
+
+
+def looks_like_key(value: Any) -> bool:
+    """Whether a text holds what looks like a key of a known provider."""
+    return isinstance(value, str) and _KEY_LIKE.search(value) is not None
 
 
 def page(text: str) -> str:

@@ -62,6 +62,7 @@ def _host() -> dict[str, Any]:
     return {key: value for key, value in hardware().items() if key != "memory_free_gib"}
 
 
+@functools.cache
 def _version(package: str) -> str | None:
     try:
         return version(package)

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from .env import EnvSpec, Info, TextEnv
 from .errors import UsageError
-from .types import Action, Failure, Turn
+from .types import NOTHING, Action, Failure, Turn
 
 
 @dataclass(slots=True)
@@ -53,7 +53,7 @@ class Decision:
     context_ids: Sequence[int] = ()
     fresh: bool = True
     invalid: str = ""
-    shown: Mapping[str, Any] = field(default_factory=dict)
+    shown: Mapping[str, Any] = NOTHING
     end: str = ""
     failure: Failure | None = None
 
@@ -125,11 +125,12 @@ class InstantPolicy(Policy):
             try:
                 decision = self.reply(view)
                 decision.action.text.encode()  # half a surrogate pair could not be put on record
-            except UsageError:
+            except (UsageError, KeyboardInterrupt):
                 raise
-            except Exception as error:  # a broken expert ends its own episode, not the run
-                failure = Failure(type(error).__name__, str(error), "policy")
-                decision = Decision(Action(""), None, end="error", failure=failure)
+            except (
+                BaseException
+            ) as error:  # a broken expert ends its own episode, not the run; `sys.exit` included
+                decision = Decision(Action(""), None, end="error", failure=Failure.of(error, "policy"))
             self._ready.append((view.key, decision))
 
     def poll(self) -> list[tuple[str, Decision]]:

@@ -24,14 +24,18 @@ from typing import Any, TypeVar
 
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
+from .config import refuse_keys
 from .engine import Engine, TextEngine
 from .env import EnvSpec
 from .errors import AgentBenchError, ConfigError, ContractError, UnknownName, unknown_name
-from .foreign import printable, shortened
+from .foreign import message_of, printable, shortened
 from .trainer import TrainerSpec
 
 KINDS = ("envs", "trainers", "engines", "panels", "datasets", "bridges")
 _Spec = TypeVar("_Spec")
+_OF_A_FILE = "agentbench_plugin_"
+_STRANGERS: set[str] = set()
+"""First names of the modules that plug-ins of others came from."""
 _REINSTALL = "A plug-in added after installation is found once its package is installed again."
 
 
@@ -54,16 +58,14 @@ def load(kind: str, name: str) -> Any:
 
     Raises:
         UnknownName: nothing of that name is installed.
-        ImportError: an installed plug-in's own import failed; a note names the plug-in.
-        ContractError: a module or file that was named raised when it was imported.
+        ConfigError: what was named raised when it was imported.
     """
     points = entry_points(kind)
     if name in points:
-        try:
-            return points[name].load()
-        except ImportError as error:
-            error.add_note(f"while loading the plug-in {name!r} of group agentbench.{kind}")
-            raise
+        point = points[name]
+        _remember(point.module)
+        with _own_faults_named(point.value) if _is_strange(point.module) else contextlib.nullcontext():
+            return point.load()
     module_name, colon, attribute = name.rpartition(":")
     if not colon:
         raise unknown_name(kind.removesuffix("s"), name, points, _REINSTALL)
@@ -78,6 +80,7 @@ def _import_module(name: str) -> ModuleType:
         raise UnknownName(
             f"{shortened(name)} is no name of a module; give package.module:Name or file.py:Name"
         )
+    _remember(name)
     with _own_faults_named(name):
         try:
             return importlib.import_module(name)
@@ -90,12 +93,13 @@ def _import_module(name: str) -> ModuleType:
 def _import_file(path: Path) -> ModuleType:
     if not os.path.isfile(path):
         raise UnknownName(f"no file {shortened(str(path))}")
-    name = f"agentbench_plugin_{path.stem}"
+    name = f"{_OF_A_FILE}{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
+    _remember(name)
     with _own_faults_named(str(path)):
         spec.loader.exec_module(module)
     return module
@@ -105,7 +109,7 @@ def _import_file(path: Path) -> ModuleType:
 def _own_faults_named(name: str) -> Iterator[None]:
     """Say in one line what a stranger's code raises when it is imported, and where; `sys.exit` included.
 
-    Raises: UnknownName: it is no Python. ContractError: it raised.
+    Raises: UnknownName: it is no Python. ConfigError: it raised.
     """
     try:
         yield
@@ -115,10 +119,41 @@ def _own_faults_named(name: str) -> Iterator[None]:
         raise UnknownName(f"{name!r} is no Python that can be read: {printable(str(error), 300)}") from error
     except BaseException as error:
         frame = traceback.extract_tb(error.__traceback__)[-1]
-        raise ContractError(
-            f"{name!r} cannot be imported: {type(error).__name__}: {printable(str(error), 300)} "
+        raise ConfigError(
+            f"{name!r} cannot be imported: {type(error).__name__}: {printable(message_of(error), 300)} "
             f"({Path(frame.filename).name}, line {frame.lineno})"
         ) from error
+
+
+def _is_strange(module: str) -> bool:
+    first = module.partition(".")[0]
+    return first != "agentbench" and first not in sys.stdlib_module_names
+
+
+def _remember(module: str) -> None:
+    if _is_strange(module):
+        _STRANGERS.add(module.partition(".")[0])
+
+
+def blamed(error: BaseException) -> str | None:
+    """Say in one line what a plug-in of others raised, and where; None for an exception that passed through none."""
+    found = None
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        module = str(frame.f_globals.get("__name__"))
+        if module.partition(".")[0] in _STRANGERS:
+            code = frame.f_code
+            found = (
+                Path(code.co_filename).name if module.startswith(_OF_A_FILE) else module,
+                line,
+                code.co_name,
+            )
+    if found is None:
+        return None
+    place, line, function = found
+    return (
+        f"the plug-in {place} failed (line {line}, in {function}): {type(error).__name__}: "
+        f"{printable(message_of(error), 300)}; what is on record is kept"
+    )
 
 
 def env_spec(name: str) -> EnvSpec:
@@ -162,6 +197,9 @@ def check_engine(name: str, model: str | None, options: Mapping[str, Any]) -> No
         that it needs.
     """
     factory = engine_factory(name)
+    for key, value in options.items():
+        if key != "api_key_env":  # which says itself that a name is wanted there
+            refuse_keys(f"engine_options.{key}", value)
     given = [] if model is None else [model]
     signature = inspect.signature(factory)
     try:

@@ -14,10 +14,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from .errors import ContractError, UsageError
+from .foreign import message_of, writable
 
 Finish = Literal["stop", "length", "abort"]
 End = Literal["terminated", "max_turns", "max_tokens", "context_full", "error"]
 Mode = Literal["episode", "step"]
+Place = Literal["env", "engine", "policy"]
 Odds = tuple[tuple[str, float], ...]
 Authors = tuple[tuple[int, str | Odds], ...]
 """Hand-overs (first turn, who acts from there on); who is an author, or ((author, weight), ...) drawn on every turn."""
@@ -27,6 +29,23 @@ REPLAY = "replay"
 
 FINISHES: tuple[str, ...] = get_args(Finish)
 ENDS: tuple[str, ...] = get_args(End)
+PLACES: tuple[str, ...] = get_args(Place)
+
+
+class _Nothing(dict[str, Any]):
+    """The mapping of a record that has nothing to say there; one for all of them, and so read-only."""
+
+    __slots__ = ()
+    __hash__ = object.__hash__  # type: ignore[assignment]  # so that it may be a default
+
+    def _refuse(self, *args: Any, **named: Any) -> Any:
+        raise TypeError("records are read-only; dataclasses.replace makes one that says something else")
+
+    __setitem__ = setdefault = update = __ior__ = _refuse
+
+
+NOTHING: Mapping[str, Any] = _Nothing()
+"""An empty mapping. Making one for each field of each turn costs more than all else that a turn is made of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +109,10 @@ class Turn:
     invalid: str = ""
     penalty: float = 0.0
     label: Action | None = None
-    shown: Mapping[str, Any] = field(default_factory=dict)
-    info: Mapping[str, Any] = field(default_factory=dict)
-    annotations: Mapping[str, float] = field(default_factory=dict)
-    notes: Mapping[str, str] = field(default_factory=dict)
+    shown: Mapping[str, Any] = NOTHING
+    info: Mapping[str, Any] = NOTHING
+    annotations: Mapping[str, float] = NOTHING
+    notes: Mapping[str, str] = NOTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +121,12 @@ class Failure:
 
     type: str
     message: str
-    where: Literal["env", "engine", "policy"]
+    where: Place
+
+    @classmethod
+    def of(cls, error: BaseException, where: Place) -> Failure:
+        """Describe an exception for the records; its message may hold anything, and may itself fail to be made."""
+        return cls(writable(type(error).__name__), writable(message_of(error)), where)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +156,8 @@ class Trajectory:
         final_observation: the env's last text, which no turn answers.
         parent: set when the episode was forked from another.
         seconds: wall time; not part of the saved record, so that records are reproducible to the byte.
+        line: its line of episodes.jsonl, from a rollout that has seen that it can be written; None once it is on file
+            and in copies (`dataclasses.replace`), which may say something else.
     """
 
     id: str
@@ -148,6 +174,7 @@ class Trajectory:
     final_observation: str = ""
     parent: Parent | None = None
     seconds: float = field(default=0.0, compare=False)
+    line: bytes | None = field(default=None, init=False, compare=False, repr=False)
 
     @property
     def ok(self) -> bool:
@@ -261,7 +288,7 @@ def authors_in(authors: Authors) -> set[str]:
 
 def derive_seed(*parts: object) -> int:
     """Hash any printable parts to a 63-bit seed; equal parts give equal seeds on every machine."""
-    text = "\x1f".join(str(part) for part in parts)
+    text = "\x1f".join(map(str, parts))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
@@ -271,10 +298,10 @@ def episode_seed(seed: int, env: str, task: str, repeat: int) -> int:
 
 
 def to_dict(record: Any) -> dict[str, Any]:
-    """Turn a record into plain dicts and lists; `Trajectory.seconds` is left out."""
+    """Turn a record into plain dicts and lists; what of a `Trajectory` is not its record is left out."""
     data = dataclasses.asdict(record)
     if isinstance(record, Trajectory):
-        del data["seconds"]
+        del data["seconds"], data["line"]
     return data
 
 

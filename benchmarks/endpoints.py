@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 from agentbench import cli
 from agentbench.engines import http
 
-PANEL, EPISODES = "corridor/test@1", 4
+PANEL, EPISODES, PROBES = "corridor/test@1", 4, 2
 GROWING = "agentbench.prompts:corridor/transcript"
 
 
@@ -80,6 +80,8 @@ _TOO_LONG = {
         400, "This model's maximum context length is 65536 tokens. However, you requested 70000"
     ),
     "Groq": error(413, "Request too large for model `x`", code="rate_limit_exceeded"),
+    "words of nobody known": error(400, "Messages have 9000 tokens, which exceeds the max limit of 8192."),
+    "in Chinese": error(400, "输入内容过长"),
 }
 
 
@@ -98,9 +100,18 @@ def answer(kind: str, body: dict[str, Any], count: int, command: str) -> tuple[i
         "content in parts": said([{"type": "text", "text": full}]),
         "no finish_reason": said(full, None),
         **{f"finish_reason {word}": said(full, word) for word in ("eos_token", "end_turn", "STOP", "weird")},
+        "finish_reason maxTokens": said("<think>hm", "maxTokens"),
         "finish_reason max_tokens": said("<think>hm", "max_tokens"),
         "counts that are none": said(full, usage={"prompt_tokens": "n/a", "completion_tokens": 1e300}),
         "a stream": (200, (_SSE % full).encode()),
+        "a stream with comments": (200, (": keep-alive\n\nevent: message\n" + _SSE % full).encode()),
+        "only streams": (200, (_SSE % full).encode())
+        if body.get("stream")
+        else error(400, "Stream must be set to true"),
+        "thought in a field of another name": said(act, chain_of_thought="hm"),
+        "wrapped in a result": (200, {"success": True, "result": said(full)[1]}),
+        "a mark before the JSON": (200, b"\xef\xbb\xbf" + json.dumps(said(full)[1]).encode()),
+        "comments before the JSON": (200, b": PROCESSING\n\n" + json.dumps(said(full)[1]).encode()),
         "half a character": (200, _HALF),
         "HTML from the start": (200, b"<html>login</html>"),
         "no choices from the start": (200, {"choices": []}),
@@ -116,6 +127,8 @@ def answer(kind: str, body: dict[str, Any], count: int, command: str) -> tuple[i
         return always[kind]  # type: ignore[no-any-return]
     if probe:
         return said("yes")
+    if kind in (f"too long, {server}" for server in _TOO_LONG) and (count - PROBES) % 2:
+        return said(full)  # one episode at a time: its first turn fits, its second does not
     if kind == "one request hangs":
         time.sleep(120 if count == 5 else 0)
         return said(full)
@@ -126,12 +139,16 @@ def answer(kind: str, body: dict[str, Any], count: int, command: str) -> tuple[i
         return error(400, "Assistant message must contain 'content'!") if empty else said(None, "length")
     later: dict[str, Any] = {
         **{f"too long, {server}": found for server, found in _TOO_LONG.items()},
+        "too long from the first prompt": _TOO_LONG["OpenAI"],
         "no choices": (200, {"choices": []}),
         "no message": (200, {"choices": [{"message": None, "finish_reason": "stop"}]}),
         "no content": said(None),
         "only a tool call": said(
             None, "tool_calls", tool_calls=[{"function": {"name": "act", "arguments": "{}"}}]
         ),
+        "a stream that breaks off": (200, (_SSE % full).partition("\n\n")[0].encode()),
+        "an error without its word": (200, {"status": "error", "message": "fell over"}),
+        "finish_reason contentFilter": said("x", "contentFilter"),
         "HTML": (200, b"<html>login</html>"),
         "502 in a 200": error(200, "upstream provider gave an error", code=502),
         "an error in the choice": (
@@ -167,14 +184,25 @@ KINDS: dict[str, tuple[str, ...]] = {
                 "half a character",
                 "only a tool call",
             ),
+            *(
+                "finish_reason maxTokens",
+                "thought in a field of another name",
+                "wrapped in a result",
+                "a mark before the JSON",
+                "comments before the JSON",
+                "a stream with comments",
+            ),
         ),
         (),
     ),
     "empty replies, strict about them": ("--prompt", GROWING),
-    **{f"too long, {server}": () for server in _TOO_LONG},
+    **{f"too long, {server}": ("--concurrency", "1") for server in _TOO_LONG},
+    "too long from the first prompt": (),
     **dict.fromkeys(
         (
             *("no choices", "no message", "no content", "HTML", "502 in a 200", "an error in the choice"),
+            *("a stream that breaks off", "an error without its word", "finish_reason contentFilter"),
+            *("only streams",),
             *(
                 "content filter",
                 "finish_reason content_filter",

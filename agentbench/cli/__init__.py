@@ -46,9 +46,10 @@ class _Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except EOFError as error:
-            raise UsageError(
-                f"a file ends before its content does ({error or 'it is empty or cut'})"
-            ) from error
+            from ..registry import blamed
+
+            what = f"a file ends before its content does ({error or 'it is empty or cut'})"
+            raise UsageError(blamed(error) or what) from error
 
 
 app = typer.Typer(
@@ -91,7 +92,7 @@ def main() -> None:
     if (
         "RANK" not in os.environ
     ):  # one of several processes is ended by its launcher, which tells who died of what
-        for number in (signal.SIGTERM, signal.SIGHUP):
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
             if signal.getsignal(number) == signal.SIG_DFL:  # nohup ignores one of them
                 signal.signal(number, _end)
     sys.exit(run(sys.argv[1:]))
@@ -113,17 +114,8 @@ def run(words: Sequence[str]) -> int:
         return _say(str(error), 2)
     except AgentBenchError as error:
         return _say(f"{type(error).__name__}: {error}", 1)
-    except OSError as error:  # a full disk, a folder that may not be written, a name that is too long
-        from ..runs.files import disk_refused
-
-        return _say(disk_refused(error), 2)
-    except Exception as error:
-        # The parser's own errors have no public base class in every release of typer, but all can format themselves.
-        format_message = getattr(error, "format_message", None)
-        if format_message is not None:
-            return _say(str(format_message()), 2)
-        traceback.print_exc()
-        return 1
+    except BaseException as error:  # `sys.exit` in a plug-in is one too
+        return _tell(error)
     if code == _INTERRUPTED and _ended_by:
         code = 128 + _ended_by[0]
     if code == _INTERRUPTED:  # the parser turns Ctrl-C into this code without a word
@@ -132,6 +124,27 @@ def run(words: Sequence[str]) -> int:
         name = signal.Signals(code - 128).name
         return _say(f"ended by {name}; what is on record is kept, --resume goes on", code)
     return code if isinstance(code, int) else 0
+
+
+def _tell(error: BaseException) -> int:
+    """Say what nobody meant to raise: in one line where it is known to be none of our own faults."""
+    from ..registry import blamed
+    from ..runs.files import disk_refused
+
+    # The parser's own errors have no public base class in every release of typer, but all can format themselves.
+    format_message = getattr(error, "format_message", None)
+    if format_message is not None:
+        return _say(str(format_message()), 2)
+    told = blamed(error)
+    if told is None and isinstance(error, SystemExit):  # the parser's, when nobody reads on: `| head`
+        return error.code if isinstance(error.code, int) else 1
+    if told is None and isinstance(error, OSError):
+        # a full disk, a folder that may not be written, a name that is too long
+        told = disk_refused(error)
+    if told is not None:
+        return _say(told, 2)
+    traceback.print_exception(error)
+    return 1
 
 
 def _say(message: str, code: int) -> int:

@@ -64,8 +64,16 @@ _OPTIONS = (
     ),
     _Option("max_turns", int, ("--max-turns",), _LIMITS, "Turns per episode; the env's own when left out."),
     _Option("max_episode_tokens", int, ("--max-episode-tokens",), _LIMITS, "Sampled tokens per episode."),
-    _Option("step_seconds", float, ("--step-seconds",), _LIMITS, "Wall time of one env step."),
-    _Option("episode_seconds", float, ("--episode-seconds",), _LIMITS, "Wall time of one episode."),
+    _Option(
+        "step_seconds", float, ("--step-seconds",), _LIMITS, "Wall time of one env step, of nothing else."
+    ),
+    _Option(
+        "episode_seconds",
+        float,
+        ("--episode-seconds",),
+        _LIMITS,
+        "Wall time of one episode: making and resetting its env, its model, all tries.",
+    ),
     _Option("retries", int, ("--retries",), _LIMITS, "Tries again after infrastructure failures; default 1."),
     _Option(
         "give_up_after",

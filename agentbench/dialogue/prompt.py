@@ -80,6 +80,7 @@ class Prompt:
         template = self.first if first else self.later
         try:
             text = template.render(slots)
+            text.encode()  # raises for half a surrogate pair, which no model could read
             return text if self.layout == "continuing" and not first else text.strip()
         except Exception as error:  # a template can fail in any way that an expression can
             raise ConfigError(

@@ -30,7 +30,7 @@ CONTEXT_CODES = frozenset(
 CONTEXT_WORDS: tuple[tuple[str, str], ...] = (
     (
         "OpenAI, vLLM, DeepSeek, SGLang, xAI",
-        r"maximum (context|prompt|sequence) length|model's context length",
+        r"max(imum)? (\w+ )?(context|prompt|sequence|token|input) length|model's context length",
     ),
     ("vLLM", r"longer than the maximum model length|max_model_len|max_tokens must be at least 1, got (-|0)"),
     (
@@ -55,7 +55,11 @@ CONTEXT_WORDS: tuple[tuple[str, str], ...] = (
     ("TabbyAPI, SiliconFlow, TensorRT-LLM", r"max_(seq_len|num_tokens|input_len)"),
     (
         "Zhipu and others in Chinese",
-        r"超长|超过.{0,16}(长度|上下文|token)|(长度|上下文|token).{0,16}(超过|超出)",
+        r"[超过太]长|超过.{0,16}(长度|上下文|token)|(长度|上下文|token).{0,16}(超过|超出)",
+    ),
+    (
+        "servers in Japanese and Korean",
+        r"長すぎ|トークン.{0,16}超|(최대|토큰|길이).{0,20}초과",
     ),
     (
         "others",
@@ -71,7 +75,7 @@ CONTEXT_WORDS: tuple[tuple[str, str], ...] = (
 
 _CONTEXT = re.compile("|".join(words for _, words in CONTEXT_WORDS), re.IGNORECASE)
 _TOO_LARGE = re.compile(
-    r"request too large|too many tokens|reduce|max size: \d+ tokens", re.I
+    r"request too large|too many tokens|reduce|max size: \d+ tokens|exceeds the max", re.I
 )  # Groq's, GitHub's 413
 _OTHER_TROUBLE = re.compile(
     r"out of memory|(unknown|unrecogni[sz]ed|unsupported|unexpected|invalid) (request )?(argument|parameter|field)s?"
@@ -80,12 +84,30 @@ _OTHER_TROUBLE = re.compile(
 )
 """Words by which an error that also speaks of a context, or of tokens, is about something else."""
 
+_TOO_LONG = re.compile(
+    r"\b(prompt|input|message|conversation|sequence|token|text)\w*\b.{0,80}?"
+    r"\b(exceed\w*|surpass\w*|(long|larg|great|high)er than|more than|too (long|large|many))\b"
+    r"|\b(exceed\w*|too (long|large|many))\b.{0,60}?\b(prompt|input|conversation|sequence|token)\w*",
+    re.IGNORECASE,
+)
+"""What any server says in its own words: a text, or its tokens, and that there is too much of it."""
+
+_NOT_LENGTH = re.compile(
+    r"quota|billing|credit|subscription|your plan|budget|per.?(second|minute|hour|day|month)|\b(rpm|tpm|rpd|tpd)\b|"
+    r"daily|weekly|monthly|rate.?limit|too many requests|overload|images?\b|tool|function|schema|grammar|api.?key|"
+    r"\bstop\b|logprobs|expire|access.?token|auth",
+    re.IGNORECASE,
+)
+"""Words by which an error that speaks of too much is about something else than the conversation."""
+
 _THROTTLED = re.compile(r"throttl|rate.?limit|too many requests", re.IGNORECASE)
 _AGAIN = frozenset({408, 409, 423, 425, 498, 499})
 """Statuses below 500 that may pass: too slow, locked, too early, no capacity (Groq's 498), a proxy's own 499."""
 _NOT_CONTEXT = frozenset({401, 402, 403, 404, 429})
 _QUOTA = re.compile(
-    r"insufficient_quota|billing|exceeded your current quota|insufficient (credits|balance)", re.I
+    r"insufficient_quota|billing|exceeded your current quota|insufficient.{0,12}(credits?|balance|funds)|credit balance"
+    r"|arrear|overdue|recharge|top.?up|余额|欠费|充值",
+    re.I,
 )
 _CODE_WORDS: tuple[tuple[int, re.Pattern[str]], ...] = tuple(
     (status, re.compile(words, re.IGNORECASE))
@@ -97,6 +119,7 @@ _CODE_WORDS: tuple[tuple[int, re.Pattern[str]], ...] = tuple(
         (404, r"not.?found|does not exist"),
         (429, r"rate.?limit|too many requests"),
         (400, r"invalid.?request|bad.?request|validation|unsupported"),
+        (400, r"inspection|content.?(filter|policy)|moderation|sensitive|safety"),
     )
 )
 _MESSAGE_WORDS: tuple[tuple[int, re.Pattern[str]], ...] = tuple(
@@ -105,7 +128,8 @@ _MESSAGE_WORDS: tuple[tuple[int, re.Pattern[str]], ...] = tuple(
         (429, r"rate.?limit|too many requests|request limit|throttl"),
         (
             401,
-            r"unauthori[sz]ed|authentication|login fail|(api.?key|token) .{0,20}invalid|invalid.{0,12}(api.?key|token)",
+            r"unauthori[sz]ed|authentication|login fail|(api.?key|token) .{0,20}invalid|"
+            r"invalid.{0,12}(api.?key|token|auth)",
         ),
         (404, r"model .{0,40}(not found|not exist)|^not found$"),
     )
@@ -130,6 +154,12 @@ class Verdict:
     message: str = ""
 
 
+_COMMENTS = re.compile(r"\A\ufeff?(\s*:[^\n]*\n)*\s*")
+"""What gateways send so that nobody hangs up while a model thinks, and marks of an encoding."""
+
+_STREAM = re.compile(r"(data|event|id|retry):")
+
+
 def parse(raw: bytes) -> Any:
     """Read a body; half characters become the replacement character, and a stream that nobody asked for is joined.
 
@@ -140,8 +170,8 @@ def parse(raw: bytes) -> Any:
     try:
         return orjson.loads(raw)
     except orjson.JSONDecodeError:
-        text = raw.decode(errors="replace")
-        if text.lstrip().startswith("data:"):
+        text = _COMMENTS.sub("", raw.decode(json.detect_encoding(raw), errors="replace"))
+        if _STREAM.match(text):
             return _joined(text)
         try:
             return _whole(
@@ -162,22 +192,44 @@ def _whole(value: Any) -> Any:
 
 
 def _joined(text: str) -> dict[str, Any]:
-    """One answer from the pieces of a stream."""
+    """One answer from the pieces of a stream.
+
+    Raises: ValueError: it breaks off; half a reply must not be taken for one.
+    """
     found: dict[str, Any] = {}
     said: dict[str, Any] = {}
-    finish = None
+    finish, whole = None, False
     for line in text.splitlines():
-        data = line.partition("data:")[2].strip()
-        if not data or data == "[DONE]":
+        field, _, data = line.partition(":")
+        data = data.strip()
+        if field != "data" or not data:
+            continue  # a comment, or the name of an event
+        if data == "[DONE]":
+            whole = True
             continue
         piece = json.loads(data)
-        choice = (piece.get("choices") or [{}])[0]
-        for name, value in (choice.get("delta") or {}).items():
-            both_text = isinstance(value, str) and isinstance(said.get(name), str)
-            said[name] = said[name] + value if both_text and name != "role" else value
-        finish = choice.get("finish_reason") or finish
+        if not isinstance(piece, dict):
+            raise ValueError(f"a piece of the stream is {type(piece).__name__}")
+        for choice in piece.get("choices") or []:
+            if choice.get("index") in (0, None):
+                _add(said, choice)
+                finish = choice.get("finish_reason") or finish
         found |= {name: value for name, value in piece.items() if value and name != "choices"}
+    if not (whole or finish or found.get("error")):
+        raise ValueError("the stream breaks off")
     return found | {"choices": [{"message": said, "finish_reason": finish}]}
+
+
+def _add(said: dict[str, Any], choice: Mapping[str, Any]) -> None:
+    """Add a piece of a choice to what was said before."""
+    piece = choice.get("delta") or choice.get("message") or {"content": choice.get("text")}
+    for name, value in piece.items():
+        old = said.get(name)
+        grows = name != "role" and type(old) is type(value) and isinstance(value, str | list)
+        if grows:
+            said[name] = old + value
+        elif value is not None or name not in said:
+            said[name] = value
 
 
 def judge(status: int, body: Any, text: str = "", context_words: Sequence[str] = ()) -> Verdict:
@@ -202,7 +254,11 @@ def judge(status: int, body: Any, text: str = "", context_words: Sequence[str] =
     full = bool(CONTEXT_CODES & set(codes)) or (
         status not in _NOT_CONTEXT
         and _OTHER_TROUBLE.search(words) is None
-        and (_CONTEXT.search(words) is not None or any(re.search(own, words, re.I) for own in context_words))
+        and (
+            _CONTEXT.search(words) is not None
+            or any(re.search(own, words, re.I) for own in context_words)
+            or (status < 503 and _TOO_LONG.search(words) is not None and _NOT_LENGTH.search(words) is None)
+        )
     )
     if full or (status == 413 and isinstance(error, Mapping) and _TOO_LARGE.search(words)):
         return Verdict("context_full", status, code, message)
@@ -249,10 +305,21 @@ def _without_the_word(body: Mapping[str, Any]) -> Any:
     if isinstance(errors, list) and errors:  # Cloudflare
         return errors[0]
     coded = body.get("code") and (body.get("message") or body.get("msg"))  # DashScope, SiliconFlow
-    failed = (
-        body.get("success") is False and len(body) > 1
-    )  # alone it is the answer of a route that can say no
-    return body if coded or failed or body.keys() == {"detail"} else None
+    # alone it is the answer of a route that can say no
+    failed = len(body) > 1 and (body.get("success") is False or body.get("ok") is False)
+    status, said = body.get("status"), str(body.get("message") or body.get("msg") or "")
+    bad = _number(status) is not None or status in ("error", "fail", "failed", "failure")
+    named = any(words.search(said) for _, words in _MESSAGE_WORDS)
+    return body if coded or failed or bad or named or body.keys() == {"detail"} else None
+
+
+def _number(code: Any) -> int | None:
+    """The HTTP status of a failure that a code is, in whatever form; None where it is none."""
+    try:
+        number = float(str(code))
+    except ValueError:
+        return None
+    return int(number) if 300 <= number < 600 else None
 
 
 def _said(error: Any) -> tuple[list[str], str, str]:
@@ -278,8 +345,8 @@ def _said(error: Any) -> tuple[list[str], str, str]:
 def _status_of(codes: Sequence[str], message: str) -> int:
     """The status that an error inside a 200 speaks of; 500, which may be asked again, where it does not say."""
     for code in codes:
-        if code.isascii() and code.isdigit() and 300 <= int(code[:4]) <= 599:
-            return int(code)
+        if (number := _number(code)) is not None:
+            return number
     for status, words in _CODE_WORDS:
         if any(words.search(code) for code in codes):
             return status

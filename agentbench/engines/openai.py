@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import queue
+import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,14 +17,15 @@ from typing import Any, Literal
 
 import httpx
 
+from ..config import refuse_keys
 from ..dialogue.template import ChatTemplate
 from ..engine import Completion, TextEngine, TextRequest
 from ..errors import ContextFull, EngineFailure, UsageError
 from ..models.loading import find_tokenizer
 from ..types import SamplingParams
 from .http import HttpClient, RequestRefused
-from .reply import Said, read_reply
-from .secret import key_of, refuse_keys
+from .reply import Said, first_choice, read_reply
+from .secret import key_of
 from .settings import checked_url
 
 Api = Literal["chat", "completions"]
@@ -188,8 +190,7 @@ class OpenAIEngine(TextEngine):
 
 def _probed(answer: Any) -> None:
     """Any choice will do: a model may well think for longer than a probe lasts."""
-    if not isinstance(answer["choices"][0], dict):
-        raise TypeError(f"choices[0] is {type(answer['choices'][0]).__name__}")
+    first_choice(answer)
 
 
 def _read(answer: Any, stop: Sequence[str]) -> Said:
@@ -216,6 +217,8 @@ def _hint(error: RequestRefused) -> str:
         return "; check the model's name, and base_url (most end in /v1)"
     if "max_completion_tokens" in error.reason:
         return "; set engine_options.max_tokens_field: max_completion_tokens"
+    if re.search(r"\bstream", error.reason, re.IGNORECASE):
+        return "; for an endpoint that only streams, set engine_options.extra_body: {stream: true}"
     for field in _OURS:
         if field in error.reason:
             other = "use --temperature 1, or " if field == "temperature" else ""

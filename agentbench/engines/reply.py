@@ -47,10 +47,22 @@ _THOUGHT_FIELDS = (
     "reasoning_content", "reasoning", "thinking", "thought", "thoughts", "reasoning_text", "thinking_blocks",
     "reasoning_details",
 )  # fmt: skip
+_OTHER_THOUGHT = re.compile(
+    r"(?i)(^|_)(reasoning|thinking|thoughts?|chain_of_thought|cot|rationale|analysis)(_(content|text|process|output))?$"
+)
+"""Names of such a field at servers that nobody knows."""
+
 _THOUGHT_PART = re.compile(r"think|thought|reason")
 _FINISH_PREFIX = re.compile(r"^.*(finish|stop)_?reason[._:]")
 """What enumerations of client libraries put before the word: "FinishReason.STOP", "FINISH_REASON_STOP"."""
 
+_CUT = re.compile(r"length|truncat|max.*token|token.*limit|^(output_)?limit")
+_REFUSING = re.compile(
+    r"filter|safety|moderat|inspect|policy|violat|block|prohibit|refus|preempt|abort|cancel|error|fail|time_?out"
+)
+"""Parts of words that nobody listed: that a reply was cut, or that the provider would not go on."""
+
+_CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _ODD = re.compile(r"[^a-z0-9_]+")
 
 
@@ -69,16 +81,34 @@ class Said:
     unknown_finish: str = ""
 
 
+def first_choice(answer: Any) -> Mapping[str, Any]:
+    """The first choice of an answer, which some gateways wrap.
+
+    Raises: KeyError, TypeError, IndexError: there is none.
+    """
+    if isinstance(answer, list) and len(answer) == 1:
+        answer = answer[0]
+    if not isinstance(answer, Mapping):
+        raise TypeError(f"the answer is {type(answer).__name__}")
+    for wrapper in ("data", "result", "response"):
+        inner = answer.get(wrapper)
+        if "choices" not in answer and isinstance(inner, Mapping) and "choices" in inner:
+            answer = inner
+    choice = answer["choices"][0]
+    if not isinstance(choice, Mapping):
+        raise TypeError(f"choices[0] is {type(choice).__name__}")
+    return choice
+
+
 def read_reply(answer: Any, stop: Sequence[str] = ()) -> Said:
     """Read the first choice, as far as its first stop string.
 
     Raises: EngineFailure: the provider stopped the reply. KeyError, TypeError, ValueError, IndexError: there is none.
     """
-    choice = answer["choices"][0]
-    if not isinstance(choice, Mapping):
-        raise TypeError(f"choices[0] is {type(choice).__name__}")
+    choice = first_choice(answer)
     finish, word = _finish(choice.get("finish_reason"))
-    message = choice["message"] if "message" in choice else {"content": choice["text"]}
+    named = next((name for name in ("message", "delta") if name in choice), None)
+    message = {"content": choice["text"]} if named is None else choice[named]
     if not isinstance(message, Mapping):
         raise TypeError(f"message is {type(message).__name__}")
     content, thought = _parts(message.get("content"))
@@ -93,7 +123,7 @@ def read_reply(answer: Any, stop: Sequence[str] = ()) -> Said:
     if thought.strip() and "<think>" not in content:
         closed = finish == "stop" or content.strip()  # a thought that was cut never ended
         text = f"<think>{thought}</think>{content}" if closed else f"<think>{thought}"
-    known = word in _LENGTH or word in _STOP
+    known = finish == "length" or word in _STOP
     return Said(Action(text, finish=finish), content, "" if known else word[:20])
 
 
@@ -116,10 +146,11 @@ def _stopped(text: str, choice: Mapping[str, Any], finish: Finish, stop: Sequenc
 def _finish(reason: Any) -> tuple[Finish, str]:
     """How a reply ended, and the word for it in lower case."""
     word = reason if isinstance(reason, str) else "" if reason is None else type(reason).__name__
-    word = _ODD.sub("_", _FINISH_PREFIX.sub("", word.strip().lower()))
-    if word in _REFUSED:  # the provider's doing, not the agent's
+    word = _CAMEL.sub("_", word.strip()).lower()
+    word = _ODD.sub("_", _FINISH_PREFIX.sub("", word)).strip("_")
+    if word in _REFUSED or _REFUSING.search(word):  # the provider's doing, not the agent's
         raise EngineFailure(f"the endpoint ended the reply with finish_reason {word!r}")
-    return ("length" if word in _LENGTH else "stop"), word
+    return ("length" if word in _LENGTH or _CUT.search(word) else "stop"), word
 
 
 def _parts(content: Any) -> tuple[str, str]:
@@ -142,9 +173,11 @@ def _parts(content: Any) -> tuple[str, str]:
 
 def _thought_beside(message: Mapping[str, Any], choice: Mapping[str, Any]) -> str:
     """The thought in a field of its own; the same thought may stand in several."""
-    specific = message.get("provider_specific_fields")  # LiteLLM
-    for holder in (message, choice, *([specific] if isinstance(specific, Mapping) else [])):
-        for name in _THOUGHT_FIELDS:
+    more = [message.get(name) for name in ("provider_specific_fields", "model_extra", "additional_kwargs")]
+    holders = [message, choice, *(item for item in more if isinstance(item, Mapping))]  # LiteLLM, LangChain
+    for holder in holders:
+        others = [name for name in holder if _OTHER_THOUGHT.search(str(name))]
+        for name in (*_THOUGHT_FIELDS, *others):
             found = _text(holder.get(name))
             if found.strip():
                 return found
@@ -158,6 +191,6 @@ def _text(value: Any) -> str:
     if isinstance(value, list):
         return "".join(map(_text, value))
     if isinstance(value, Mapping):
-        names = ("text", "content", "thinking", "reasoning", "summary", "refusal")
+        names = ("text", "content", "value", "thinking", "reasoning", "summary", "refusal")
         return next((found for name in names if (found := _text(value.get(name)))), "")
     return ""

@@ -1,6 +1,6 @@
 """Keys of endpoints: where they are read, and how they are kept out of every message and record.
 
-Leaves out the header that carries them (`http`).
+Leaves out the header that carries them (`http`) and keys in other places (`config.refuse_keys`).
 """
 
 from __future__ import annotations
@@ -10,17 +10,10 @@ import re
 from typing import Any
 
 from ..errors import UsageError
+from ..foreign import looks_like_key
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_KEY_LIKE = re.compile(
-    r"(?<![A-Za-z0-9])("
-    r"(sk|pk|gsk|xai|nvapi|fw|csk|pplx|dapi|tgp|r8|ghp|github_pat|glpat|jina|pa)[-_]|hf_|AIza|AKIA|eyJ(?=[\w-]+\.[\w-]+\.)"
-    r")(?=[\w-]*\d)[\w-]{16,}"
-)
-"""A provider's prefix and a long rest with a digit: names of models and hosts begin like that too ("skywork-…")."""
-
 _RANDOM = re.compile(r"(?=[A-Za-z]*\d)(?=\d*[A-Za-z])[A-Za-z0-9]{20,}")
-_KEY_NAMES = re.compile(r"(?i)(api[-_]?key|authorization|access[-_]?token|secret|password)$")
 _SHORTEST = 8
 """Keys below this length are no secret, and taking them out of replies would maim those."""
 _PART = 10
@@ -52,30 +45,6 @@ def _is_key(variable: str) -> bool:
     """Whether what should name a variable is a key: by its look, or as random letters and digits that name none."""
     unknown = variable not in os.environ and any(map(_RANDOM.fullmatch, variable.split("_")))
     return looks_like_key(variable) or unknown
-
-
-def looks_like_key(value: Any) -> bool:
-    """Whether a text holds what looks like a key of a known provider."""
-    return isinstance(value, str) and _KEY_LIKE.search(value) is not None
-
-
-def refuse_keys(where: str, value: Any) -> None:
-    """Refuse a key that was put where it would be recorded.
-
-    Raises: UsageError: names the place, not the value.
-    """
-    if _holds_key(value):
-        raise UsageError(
-            f"{where} seems to hold an API key, and would be recorded; put the key into an environment variable and "
-            "name that in engine_options.api_key_env"
-        )
-
-
-def _holds_key(value: Any) -> bool:
-    if isinstance(value, dict):
-        named = any(_KEY_NAMES.search(str(name)) and given for name, given in value.items())
-        return named or any(map(_holds_key, value.values()))
-    return any(map(_holds_key, value)) if isinstance(value, list | tuple) else looks_like_key(value)
 
 
 class Secret:

@@ -9,8 +9,8 @@ from typing import Any
 
 import httpx
 
+from ..config import refuse_keys
 from ..errors import UsageError
-from .secret import refuse_keys
 
 
 def checked_url(text: str) -> str:

@@ -158,10 +158,10 @@ def _model_policy(
     if name is not None and config.engine not in _NAMES_ONLY and "tokenizer" not in config.engine_options:
         _check_model_folder(name)
     prompt = load_prompt(config.prompt or spec.prompt)
-    engine = opened or open_engine(config.engine, name, config.engine_options)
     history = spec.history if config.history is None else config.history
     sampling = sampling_of(config, prompt)
     parser = get_parser(config.parser or prompt.parser or spec.parser)
+    engine = opened or open_engine(config.engine, name, config.engine_options)  # last: it may take minutes
     if isinstance(engine, TextEngine):
         if config.guided:
             raise ConfigError(f"guided choice needs token ids, which engine {config.engine!r} has none of")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,10 +20,12 @@ from ..env import INFO_KEYS, Info
 from ..errors import EnvFailure
 from ..foreign import shortened, writable
 from ..policy import Decision, View
-from ..runs.episodes import encode_episode
-from ..types import Action, End, Failure, Parent, Trajectory, Turn
+from ..runs.episodes import with_line
+from ..types import NOTHING, Action, End, Failure, Parent, Trajectory, Turn
 from .episode import Episode
 
+_wanted = operator.itemgetter(*INFO_KEYS)
+_FIXED = frozenset({str, bool, type(None)})
 _BOOLS, _LISTS = (bool, np.bool_), (list, tuple)
 
 
@@ -35,10 +38,11 @@ def check_moment(observation: Any, info: Any) -> None:
         raise EnvFailure(f"the observation must be text, got {shortened(observation)}")
     if type(info) is not dict and not isinstance(info, Mapping):  # the first is much the faster
         raise EnvFailure(f"info must be a dict, got {shortened(info)}")
-    for key in INFO_KEYS:
-        if key not in info:
-            raise EnvFailure(f"info lacks the key {key!r} ({INFO_KEYS[key]})")
-    commands, score, success = info["admissible"], info["score"], info["success"]
+    try:
+        _, commands, success, score, _ = _wanted(info)
+    except KeyError:
+        key = next(key for key in INFO_KEYS if key not in info)
+        raise EnvFailure(f"info lacks the key {key!r} ({INFO_KEYS[key]})") from None
     try:
         shown = observation + "".join(commands) if isinstance(commands, _LISTS) else None
     except TypeError:  # a command that is no text
@@ -58,6 +62,8 @@ def check_flags(terminated: Any, truncated: Any) -> None:
 
     Raises: EnvFailure: names the flag.
     """
+    if type(terminated) is bool and type(truncated) is bool:
+        return
     for name, flag in (("terminated", terminated), ("truncated", truncated)):
         if not isinstance(flag, _BOOLS):
             raise EnvFailure(f"{name} must be a bool, got {shortened(flag)}")
@@ -67,7 +73,7 @@ def opening_of(info: Info) -> Info:
     """Copy the env's own values at reset, so that a value which the env changes in place is seen to change."""
     own = {name: value for name, value in info.items() if name not in INFO_KEYS}
     try:
-        return copy.deepcopy(own)
+        return copy.deepcopy(own) if own else own
     except Exception:  # an object that cannot be copied; it is refused once it would be recorded
         return own
 
@@ -89,11 +95,13 @@ def make_turn(
     paid = float(reward)
     if not math.isfinite(paid):
         raise EnvFailure(f"the reward must be a finite number, got {reward}")
-    own = {
-        name: value
-        for name, value in info.items()
-        if name not in INFO_KEYS and not _equal(opening.get(name), value)
-    }
+    own: dict[str, Any] = {}
+    if len(info) > len(INFO_KEYS):
+        own = {
+            name: value
+            for name, value in info.items()
+            if name not in INFO_KEYS and not _equal(opening.get(name), value)
+        }
     penalty = view.spec.invalid_penalty if decision.invalid else 0.0
     return Turn(
         index=len(view.turns),
@@ -107,7 +115,7 @@ def make_turn(
         penalty=penalty,
         label=label,
         shown=decision.shown,
-        info=_plain(own) if own else {},
+        info=_plain(own) if own else NOTHING,
     )
 
 
@@ -121,6 +129,8 @@ def _equal(old: Any, new: Any) -> bool:
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
     """Copy an env's values through JSON: they are writable, and what the env does to them later changes no record."""
+    if all(type(value) in _FIXED for value in values.values()):
+        return values  # nothing of it can change, and the whole episode is written in the end
     copied: dict[str, Any] = orjson.loads(orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY))
     return copied
 
@@ -132,15 +142,15 @@ def scored(
 
     Raises: EnvFailure or what the encoder raises: it could not be put on record.
     """
-    trajectory = Trajectory(
-        **_frame(episode, turns, end, seconds),
-        success=bool(info["success"]),
-        score=float(info["score"]),
-        task_type=str(info["task_type"]),
-        final_observation=observation,
+    return with_line(
+        Trajectory(
+            **_frame(episode, turns, end, seconds),
+            success=bool(info["success"]),
+            score=float(info["score"]),
+            task_type=str(info["task_type"]),
+            final_observation=observation,
+        )
     )
-    encode_episode(trajectory)
-    return trajectory
 
 
 def broken(
@@ -155,7 +165,7 @@ def broken(
         error=failure,
     )
     try:
-        encode_episode(whole)
+        return with_line(whole)
     except Exception:
         return Trajectory(
             **_frame(episode, (), "error", seconds),
@@ -164,16 +174,6 @@ def broken(
             task_type=writable(task_type),
             error=failure,
         )
-    return whole
-
-
-def failure_of(error: BaseException, where: Any) -> Failure:
-    """Describe an exception for the records; its message may hold anything, and may itself fail to be made."""
-    try:
-        message = str(error)
-    except Exception:
-        message = "(its message cannot be made)"
-    return Failure(writable(type(error).__name__), writable(message), where)
 
 
 def _frame(episode: Episode, turns: Sequence[Turn], end: End, seconds: float) -> dict[str, Any]:

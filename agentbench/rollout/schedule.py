@@ -20,7 +20,7 @@ from ..errors import ContextFull, ContractError, CorruptData, EngineDown, UsageE
 from ..policy import Decision, InstantPolicy, Policy, View, poll_policy
 from ..types import End, Failure, Trajectory, Turn, author_of, authors_in
 from .episode import Episode, Limits, engine_down, replay
-from .record import broken, check_flags, check_moment, failure_of, make_turn, opening_of, scored
+from .record import broken, check_flags, check_moment, make_turn, opening_of, scored
 from .workers import EnvThreads, Overdue
 
 _GLANCE = 0.05  # seconds between two looks at steps in threads
@@ -86,13 +86,13 @@ class _Rollout:
             if not (self.tolerate_corrupt and isinstance(error, CorruptData)):
                 raise
             self.attempts[episode.key] = self.limits.retries + 1
-            self._fail(episode, started, [], failure_of(error, "env"))
+            self._fail(episode, started, [], Failure.of(error, "env"))
             return
         except Exception as error:
             self.threads.close(env)
             if isinstance(error, ContractError):
                 raise
-            self._fail(episode, started, [], failure_of(error, "env"))
+            self._fail(episode, started, [], Failure.of(error, "env"))
             return
         seed = episode.seed if episode.sampling_seed is None else episode.sampling_seed
         view = View(
@@ -154,10 +154,12 @@ class _Rollout:
             for key, decision in poll_policy(self.policies[author], self._patience()):
                 if self.asked.pop(key, None) is None:
                     continue  # of an episode that was given up
-                if decision.end != "error":  # somebody is there: what broke before was single episodes
+                if self.silent and decision.end != "error":  # somebody is there: single episodes broke
                     self.finished += self.silent
                     self.silent = []
                 self._act(self.running[key], decision)
+        if self.limits.episode_seconds is None:
+            return
         for key in [key for key in self.asked if self._late(self.running[key])]:
             del self.asked[key]
             self._drop(self.running[key], self.limits.episode_timeout("engine"))
@@ -191,14 +193,15 @@ class _Rollout:
             self.steps[self.threads.start(run.env.step, command)] = run.episode.key
             return
         try:
-            result = self.threads.call(run.env.step, command, until=self.limits.until(run.started, step=True))
+            until = self.limits.until(run.started, step=True) if self.threads.timed else None
+            result = self.threads.call(run.env.step, command, until=until)
         except Overdue:
             failure = self._timeout(run)
             self._excuse(run.step_started)
             self._drop(run, failure, hung=True)
             return
         except Exception as error:
-            self._drop(run, failure_of(error, "env"))
+            self._drop(run, Failure.of(error, "env"))
             return
         self._answer(run, result)
 
@@ -216,7 +219,7 @@ class _Rollout:
                     continue
                 error = future.exception()
                 if error is not None:
-                    self._drop(run, failure_of(error, "env"))
+                    self._drop(run, Failure.of(error, "env"))
                 else:
                     self._answer(run, future.result())
             elif run is not None and (self._overdue(run) or self._late(run)):
@@ -255,7 +258,7 @@ class _Rollout:
             check_flags(terminated, truncated)
             view.turns.append(make_turn(view, decision, label, reward, info, run.opening))
         except Exception as error:
-            self._drop(run, failure_of(error, "env"))
+            self._drop(run, Failure.of(error, "env"))
             return
         view.observation, view.info = observation, info
         run.tokens += len(decision.action.token_ids)
@@ -266,7 +269,7 @@ class _Rollout:
             self._end(run, "max_turns")
         elif limit is not None and run.tokens >= limit:
             self._end(run, "max_tokens")
-        elif self._late(run):
+        elif self.limits.episode_seconds is not None and self._late(run):
             self._drop(run, self.limits.episode_timeout("env"))
         else:
             self.waiting.append(run)
@@ -278,7 +281,7 @@ class _Rollout:
         try:
             finished = scored(run.episode, view.turns, end, view.observation, view.info, seconds)
         except Exception as error:  # one value that cannot be written costs this episode, not the run
-            self._drop(run, failure_of(error, "env"))
+            self._drop(run, Failure.of(error, "env"))
             return
         self._close(run)
         self.idle_envs.append((run.episode.spec, run.env))

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from ..env import TextEnv
 from ..errors import EnvFailure
+from ..foreign import message_of
 
 _T = TypeVar("_T")
 _CLOSE_SECONDS = 5.0
@@ -35,7 +36,7 @@ def _guarded(function: Callable[..., _T], *args: Any) -> _T:
     except (Exception, KeyboardInterrupt):
         raise
     except BaseException as error:
-        raise EnvFailure(f"{type(error).__name__}: {error}") from error
+        raise EnvFailure(f"{type(error).__name__}: {message_of(error)}") from error
 
 
 class EnvThreads:
@@ -48,7 +49,7 @@ class EnvThreads:
 
     def __init__(self, *, timed: bool) -> None:
         """`timed`: calls may have to be given up, so they are made in a thread."""
-        self._timed = timed
+        self.timed = timed
         self._free: list[queue.SimpleQueue[Callable[[], None] | None]] = []
         self._closing: list[Future[None]] = []
 
@@ -86,8 +87,13 @@ class EnvThreads:
             until: moment of `time.monotonic` to wait for; None waits as long as it takes.
         Raises: Overdue: it has not returned by then. Whatever the function raises.
         """
-        if not self._timed:
-            return _guarded(function, *args)
+        if not self.timed:
+            try:  # as `_guarded`, without a call more for every step of every episode
+                return function(*args)
+            except (Exception, KeyboardInterrupt):
+                raise
+            except BaseException as error:
+                raise EnvFailure(f"{type(error).__name__}: {message_of(error)}") from error
         future = self.start(function, *args)
         wait([future], timeout=None if until is None else max(0.0, until - time.monotonic()))
         if not future.done():
@@ -98,7 +104,7 @@ class EnvThreads:
         """Close an env that is not used again, whatever it raises; one that hangs is not waited for."""
         if env is None:
             return
-        if not self._timed and not hung:
+        if not self.timed and not hung:
             with contextlib.suppress(Exception):
                 _guarded(env.close)
             return

@@ -12,7 +12,7 @@ import orjson
 
 from ..errors import ContractError, CorruptData, MissingData
 from ..foreign import shortened
-from ..types import ENDS, FINISHES, Action, Failure, Parent, Trajectory, Turn, trajectory_from_dict
+from ..types import ENDS, FINISHES, PLACES, Action, Failure, Parent, Trajectory, Turn, trajectory_from_dict
 from .files import read_lines
 
 SCHEMA = 2
@@ -23,7 +23,7 @@ EPISODES = "episodes.jsonl"
 Key = tuple[str, int]
 """(task id, repeat): what a run plays once."""
 
-_FIELDS = tuple(item.name for item in fields(Trajectory) if item.name != "seconds")
+_FIELDS = tuple(item.name for item in fields(Trajectory) if item.name not in ("seconds", "line"))
 
 
 def encode_episode(trajectory: Trajectory) -> bytes:
@@ -31,6 +31,22 @@ def encode_episode(trajectory: Trajectory) -> bytes:
     # orjson writes the nested records itself, several times faster than dataclasses.asdict would copy them.
     record = {"schema": SCHEMA} | {name: getattr(trajectory, name) for name in _FIELDS}
     return orjson.dumps(record, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def with_line(trajectory: Trajectory) -> Trajectory:
+    """Write an episode's line into it, so that whoever puts it on file need not write it again.
+
+    Raises: TypeError: it holds what cannot be written.
+    """
+    object.__setattr__(trajectory, "line", encode_episode(trajectory))
+    return trajectory
+
+
+def taken_line(trajectory: Trajectory) -> bytes:
+    """An episode's line, which leaves it: in memory it would be a second copy of what is on file."""
+    line = trajectory.line or encode_episode(trajectory)
+    object.__setattr__(trajectory, "line", None)
+    return line
 
 
 def decode_episode(record: Mapping[str, Any]) -> Trajectory:
@@ -107,6 +123,7 @@ def _check(episode: Trajectory) -> None:
         )
     if episode.error is not None:
         _kinds(episode.error, dict.fromkeys(_names(Failure), _TEXT), "error.")
+        _among(episode.error.where, PLACES, "error.where")
         if episode.success is not None:
             raise ValueError(f"success is {episode.success} although the episode broke")
     if episode.parent is not None:

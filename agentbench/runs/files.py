@@ -27,6 +27,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """
     if not path.exists():
         return
+    _refuse_devices(path)
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.endswith(b"\n"):
@@ -47,6 +48,7 @@ class Lines:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        _refuse_devices(path)
         # Without a buffer: what a full disk refuses is not tried again when the file is closed.
         self._file = path.open("ab", buffering=0)
         if fcntl is not None:
@@ -79,6 +81,15 @@ class Lines:
         self._file.close()
 
 
+def _refuse_devices(path: Path) -> None:
+    """Refuse what would keep a reader waiting, or never end.
+
+    Raises: CorruptData: it is a pipe, a socket or a device.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise CorruptData(f"{path} is a pipe, a socket or a device, where a file is wanted")
+
+
 def _cut_torn_line(path: Path) -> None:
     size = path.stat().st_size
     with path.open("rb+") as file:
@@ -97,6 +108,7 @@ def _cut_torn_line(path: Path) -> None:
 
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object. Raises: MissingData or CorruptData, naming the file."""
+    _refuse_devices(path)
     try:
         value = orjson.loads(path.read_bytes())
         if not isinstance(value, dict):

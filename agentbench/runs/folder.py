@@ -27,7 +27,7 @@ from ..config import read_mapping
 from ..errors import CorruptData, MissingData, UsageError
 from ..foreign import shortened
 from ..types import Trajectory
-from .episodes import EPISODES, Key, encode_episode
+from .episodes import EPISODES, Key, taken_line
 from .files import Lines, encode_json, read_json, read_lines, write_whole
 from .resume import FACTS, PINNED_BECAUSE, changes, is_free, pinned
 
@@ -107,7 +107,7 @@ class RunFolder:
         used = {"usage": dict(usage)} if usage else {}
         self.timings.append({**key, "seconds": trajectory.seconds, "at": at, **first, **used})
         self._appended = True
-        self.episodes.append(encode_episode(trajectory))
+        self.episodes.append(taken_line(trajectory))
 
     def close(self) -> None:
         """Close the files once they are on the disk, which also releases their locks."""

@@ -250,6 +250,8 @@ def _refused(episodes: Sequence[Trajectory]) -> int | None:
     """Commands that the env did not carry out."""
     verdicts, listed = [], []
     for item in episodes:
+        if not any(turn.shown or turn.info for turn in item.turns):
+            continue  # nothing says what the env thought of any command
         for turn, after in zip_longest(item.turns, item.turns[1:]):
             if turn.env_action is None:
                 continue

@@ -20,7 +20,7 @@ import orjson
 from markupsafe import Markup
 
 from ..errors import AgentBenchError, CorruptData, MissingData, UsageError
-from ..foreign import printable, visible
+from ..foreign import printable, shortened, visible
 from ..models.loading import open_tokenizer
 from ..types import Action, Trajectory, Turn
 from .episodes import decode_episode, read_episodes
@@ -333,4 +333,8 @@ def _numbers(turn: Turn) -> dict[str, float]:
 
 
 def _plain(value: Any) -> str:
-    return visible(orjson.dumps(value, option=orjson.OPT_INDENT_2, default=str).decode(), _SHOWN)
+    try:
+        text = orjson.dumps(value, option=orjson.OPT_INDENT_2, default=str).decode()
+    except TypeError:  # lists in lists beyond what can be written
+        text = shortened(value)
+    return visible(text, _SHOWN)

@@ -13,6 +13,7 @@ from typing import Any
 
 from ..env import EnvSpec
 from ..errors import ContractError, MissingData, MissingDependency
+from ..foreign import message_of
 from .checks import CHECKS
 from .player import Broken, EnvPlayer, Skip
 
@@ -86,7 +87,7 @@ def check_env(
             raise ContractError(f"env {spec.id!r} fails the check {name!r}: {error}") from None
         except BaseException as error:  # whatever a plug-in throws is a finding here, `sys.exit` too
             raise ContractError(
-                f"env {spec.id!r} fails the check {name!r} with {type(error).__name__}: {error}"
+                f"env {spec.id!r} fails the check {name!r} with {type(error).__name__}: {message_of(error)}"
             ) from error
         else:
             passed.append(name)

@@ -341,6 +341,7 @@ SPEC = replace(KNOWN, make=SlowEnv)
     [
         (signal.SIGTERM, 143, "agentbench: ended by SIGTERM; what is on record is kept, --resume goes on\n"),
         (signal.SIGHUP, 129, "agentbench: ended by SIGHUP; what is on record is kept, --resume goes on\n"),
+        (signal.SIGQUIT, 131, "agentbench: ended by SIGQUIT; what is on record is kept, --resume goes on\n"),
         (signal.SIGINT, 130, "agentbench: interrupted; what is on record is kept, --resume goes on\n"),
     ],
 )
@@ -376,3 +377,9 @@ def test_a_signal_ends_an_evaluation_with_one_line(tmp_path, number, code, said)
         process.kill()
         process.communicate()
     assert (process.returncode, err) == (code, said)
+
+
+def test_a_reader_that_leaves_early_is_no_fault():
+    line = f"{sys.executable} -m agentbench view --help | true"
+    ended = subprocess.run(line, shell=True, stderr=subprocess.PIPE, text=True)
+    assert ended.stderr == ""

@@ -281,14 +281,14 @@ def test_a_dry_run_that_is_fine_ends_with_ok(capsys, config):
 
 
 PLUGINS = {
-    "sys.exit": ("raise SystemExit(3)", 1, "SystemExit: 3 (own.py, line 1)"),
-    "an import of its own": ("import nothing_there", 1, "No module named 'nothing_there' (own.py, line 1)"),
+    "sys.exit": ("raise SystemExit(3)", 2, "SystemExit: 3 (own.py, line 1)"),
+    "an import of its own": ("import nothing_there", 2, "No module named 'nothing_there' (own.py, line 1)"),
     "a panic": (
         "class Panic(BaseException): pass\nraise Panic('\x1b[31m')",
-        1,
+        2,
         r"Panic: \x1b[31m (own.py, line 2)",
     ),
-    "an error below": ("import json\njson.loads('{')", 1, "JSONDecodeError"),
+    "an error below": ("import json\njson.loads('{')", 2, "JSONDecodeError"),
     "no syntax": ("def f(:", 2, "is no Python that can be read"),
     "a NUL": ("SPEC = 1\0", 2, "is no Python that can be read"),
     "no spec": ("SPEC = 5", 1, "must be a EnvSpec, got int"),

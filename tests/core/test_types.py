@@ -1,4 +1,8 @@
+import copy
+import pickle
+
 import orjson
+import pytest
 
 from agentbench.types import (
     Action,
@@ -49,3 +53,16 @@ def test_seeds_follow_from_their_parts_alone():
 def test_hand_overs():
     authors = ((0, "mixture"), (3, "expert"))
     assert [author_of(authors, turn) for turn in range(5)] == ["mixture"] * 3 + ["expert"] * 2
+
+
+def test_a_record_with_nothing_to_say_is_read_only_and_an_empty_mapping():
+    turn = Turn(index=0, observation="o", action=Action("a"), env_action="a", reward=0.0)
+    assert turn.shown == turn.info == turn.annotations == turn.notes == {}
+    for change in (
+        lambda: turn.info.__setitem__("x", 1),
+        lambda: turn.notes.update(x=1),
+        lambda: turn.shown.setdefault("x", 1),
+    ):
+        with pytest.raises(TypeError, match=r"dataclasses\.replace"):
+            change()
+    assert pickle.loads(pickle.dumps(turn)) == copy.deepcopy(turn) == turn

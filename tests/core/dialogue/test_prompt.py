@@ -69,3 +69,15 @@ def test_stop_strings_are_the_prompts_own_and_none_by_default(tmp_path):
     text = "layout: fresh\nfirst: a\nlater: a\n"
     assert load_prompt(write(tmp_path, text)).stop == ()
     assert load_prompt(write(tmp_path / "a", text + "stop: ['</a>', b]\n")).stop == ("</a>", "b")
+
+
+@pytest.mark.parametrize("key", ["system", "first", "later"])
+@pytest.mark.parametrize("text", ['"\\ud800"', "\"{{ '\\\\ud800' }}\""])
+def test_half_a_character_is_refused(tmp_path, key, text):
+    if key == "system" and "{{" in text:
+        pytest.skip("the system text is no template")
+    file = tmp_path / "p.yaml"
+    others = "".join(f"{name}: x\n" for name in ("first", "later") if name != key)
+    file.write_text(f"layout: growing\nparser: plain\n{others}{key}: {text}\n")
+    with pytest.raises(ConfigError, match=r"surrogates not allowed|invalid Unicode"):
+        load_prompt(str(file)).message({}, first=key == "first")

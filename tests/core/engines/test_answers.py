@@ -188,10 +188,67 @@ OTHERS = [
 ]
 
 
+OTHERS += [
+    (429, said("余额不足或无可用资源包,请充值。", code="1113"), "refused", 429),
+    (429, said("Your credit balance is too low to access the API"), "refused", 429),
+    (413, said("Request exceeds the maximum size", type="request_too_large"), "context_full", 413),
+    (200, said("no", code="data_inspection_failed"), "refused", 400),
+    (200, {"message": "Invalid API key"}, "refused", 401),
+    (200, {"ok": False, "error": "invalid_auth"}, "refused", 401),
+    (200, {"status": "error", "message": "boom"}, "server_error", 500),
+    (200, {"status": 429, "message": "too fast"}, "rate_limit", 429),
+    (200, said("slow", code=429.0), "rate_limit", 429),
+    (200, {"status": "ok", "message": "weights loaded"}, "usable", 200),
+    (200, {"status": "completed", "choices": [{"text": "a"}]}, "usable", 200),
+]
+
+
 @pytest.mark.parametrize(("status", "body", "kind", "means"), OTHERS)
 def test_one_function_decides_about_status_and_body(status, body, kind, means):
     found = judge(status, body)
     assert (found.kind, found.status) == (kind, means)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "The number of tokens in the prompt (9000) exceeds the model limit of 8192",
+        "The length of your prompt (9000) exceeds the model's max input limit: (8192).",
+        "Total tokens 140000 exceed the max_total_tokens",
+        "The total length of the prompt and completion exceeds the model's capacity",
+        "The sequence length of 9000 exceeds the maximum of 8192",
+        "Token limit exceeded for this model: 9000 > 8192",
+        "tokens in request more than max tokens allowed 8192",
+        "Messages have 9000 tokens, which exceeds the max limit of 8192 tokens.",
+        "promptTokens exceeds maxInputTokens",
+        "The provided prompt is 9000 tokens long, but the maximum supported sequence length is just 8192!",
+        "input is too large to process. increase the physical batch size",
+        "提示词过长",
+        "输入内容过长，请缩短后重试",
+        "トークン数が上限を超えています",
+    ],
+)
+def test_a_server_that_nobody_knows_says_that_there_is_too_much_of_it(message):
+    assert judge(400, {"error": {"message": message}}).kind == "context_full"
+    assert judge(500, {"error": message}).kind == "context_full"
+    assert judge(429, {"error": {"message": message}}).kind == "rate_limit"
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Daily token limit exceeded",
+        "You exceeded the number of tokens per minute of your plan",
+        "Your credit balance is too low; more than 9000 tokens are owed",
+        "too many stop sequences in the request: 5, at most 4",
+        "the input holds more than 5 images",
+        "the message's tool calls exceed 128 functions",
+        "the access token has expired over 3 days ago",
+        "temperature exceeds the maximum of 2",
+    ],
+)
+def test_too_much_of_something_else_is_no_full_context(message):
+    assert judge(400, {"error": {"message": message}}).kind == "refused"
 
 
 def test_the_servers_words_are_kept():
@@ -235,3 +292,50 @@ def test_a_stream_that_nobody_asked_for_is_joined():
         "choices": [{"message": {"role": "assistant", "content": "go left"}, "finish_reason": "stop"}],
         "usage": {"prompt_tokens": 3, "completion_tokens": 2},
     }
+
+
+def stream(*pieces, end="data: [DONE]\n\n"):
+    return ("".join(f"data: {json.dumps(piece)}\n\n" for piece in pieces) + end).encode()
+
+
+def piece(finish=None, index=0, **delta):
+    return {"choices": [{"index": index, "delta": delta, "finish_reason": finish}]}
+
+
+_PARTS = [[{"type": "text", "text": "go "}], [{"type": "text", "text": "left"}]]
+
+
+@pytest.mark.parametrize(
+    ("raw", "content"),
+    [
+        (b": keep-alive\n\n" + stream(piece(content="go "), piece("stop", content="left")), "go left"),
+        (b"event: message\nid: 1\n" + stream(piece(content="go "), piece("stop", content="left")), "go left"),
+        (stream(piece(content=_PARTS[0]), piece("stop", content=_PARTS[1])), _PARTS[0] + _PARTS[1]),
+        (stream(piece(content="go "), piece(index=1, content="x"), piece("stop", content="left")), "go left"),
+        (
+            stream({"choices": [{"text": "go "}]}, {"choices": [{"text": "left", "finish_reason": "stop"}]}),
+            "go left",
+        ),
+        (stream({"choices": [{"message": {"content": "go left"}, "finish_reason": "stop"}]}), "go left"),
+        (stream(piece(content="go left"), {"choices": [], "usage": {"prompt_tokens": 1}}), "go left"),
+        (b": PROCESSING\n\n: PROCESSING\n\n" + json.dumps({"choices": [piece(content="a")]}).encode(), None),
+        (b"\xef\xbb\xbf" + json.dumps({"a": 1}).encode(), None),
+        (json.dumps({"a": 1}).encode("utf-16"), None),
+    ],
+)
+def test_bodies_with_comments_marks_and_pieces_of_every_form_are_read(raw, content):
+    found = parse(raw)
+    if content is not None:
+        assert found["choices"][0]["message"]["content"] == content
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        stream(piece(content="<action>go le"), end=""),
+        stream(piece(content="a"), end='data: {"choices": [{"de'),
+    ],
+)
+def test_a_stream_that_breaks_off_is_no_answer(raw):
+    with pytest.raises(ValueError, match=r"breaks off|Unterminated"):
+        parse(raw)

@@ -4,12 +4,11 @@ import time
 import pytest
 from places import FAKE_ENDPOINT
 
-from agentbench.config import validate
+from agentbench.config import refuse_keys, validate
 from agentbench.engine import TextEngine, TextRequest
 from agentbench.engines import http as http_client
 from agentbench.engines.http import HttpClient, ServerUnavailable
 from agentbench.engines.openai import build
-from agentbench.engines.secret import refuse_keys
 from agentbench.errors import ConfigError, ContextFull, EngineDown, UsageError
 from agentbench.evaluation.evaluate import EvalConfig, evaluate
 from agentbench.registry import load
@@ -535,6 +534,20 @@ def test_the_probe_has_the_fields_of_a_real_request(server, tmp_path):
     assert probe.keys() == real.keys()
     differ = {name for name in real if real[name] != probe[name]}
     assert differ == {"messages", "seed"}
+
+
+def test_an_endpoint_that_only_streams_is_told_apart_and_can_be_used(server, tmp_path):
+    def streaming(body):
+        if not body.get("stream"):
+            return 400, {"error": {"message": "Stream must be set to true"}}
+        return 200, {
+            "choices": [{"message": {"content": "<action>go left</action>"}, "finish_reason": "stop"}]
+        }
+
+    server._chat = streaming
+    with pytest.raises(UsageError, match=r"extra_body: \{stream: true\}"):
+        evaluate(config(tmp_path, server))
+    assert evaluate(config(tmp_path, server, engine_options={"extra_body": {"stream": True}})).errors == {}
 
 
 @pytest.mark.parametrize(

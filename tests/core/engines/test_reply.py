@@ -164,3 +164,51 @@ def test_a_refusal_and_a_cut_without_content_are_replies():
     assert read_reply(answer(None, refusal="No.")).action.text == "No."
     assert read_reply(answer(None, "length")).action.text == ""
     assert read_reply({"choices": [{"text": "go", "finish_reason": "stop"}]}).action.text == "go"
+
+
+@pytest.mark.parametrize(
+    "whole",
+    [
+        {"result": answer(), "success": True},  # Cloudflare
+        {"data": answer(), "code": 0},
+        [answer()],
+        {"choices": [{"delta": {"content": ACT}, "finish_reason": "stop"}]},
+        answer([{"type": "text", "text": {"value": ACT, "annotations": []}}]),
+    ],
+)
+def test_wrapped_answers_are_unwrapped(whole):
+    assert read_reply(whole).action.text == ACT
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["chain_of_thought", "analysis", "thinking_content", "internal_thoughts", "reasoning_output", "cot"],
+)
+def test_a_thought_in_a_field_of_another_name_is_one_too(name):
+    assert read_reply(answer(**{name: "I go."})).action.text == f"<think>I go.</think>{ACT}"
+    held = answer(model_extra={name: [{"type": "text", "text": "I go."}]})
+    assert read_reply(held).action.text == f"<think>I go.</think>{ACT}"
+
+
+@pytest.mark.parametrize("name", ["reasoning_effort", "thinking_budget", "reasoning_id", "thought_signature"])
+def test_what_only_speaks_of_a_thought_is_none(name):
+    assert read_reply(answer(**{name: "high"})).action.text == ACT
+
+
+@pytest.mark.parametrize(
+    ("word", "finish"),
+    [
+        *((word, "length") for word in ("maxTokens", "length_capped", "LENGTH_LIMIT", "truncated", "limit")),
+        *(
+            (word, None)
+            for word in ("contentFilter", "policy_violation", "preempted", "refusal", "RequestFailed")
+        ),
+        *((word, "stop") for word in ("stop_str", "endOfTurn", "pause_turn")),
+    ],
+)
+def test_words_that_nobody_listed_are_read_by_their_parts(word, finish):
+    if finish is None:
+        with pytest.raises(EngineFailure, match="finish_reason"):
+            read_reply(answer(finish=word))
+    else:
+        assert read_reply(answer(finish=word)).action.finish == finish

@@ -1,6 +1,7 @@
 """One value that cannot be written down costs its own episode: every kind of it, wherever it comes from."""
 
 import asyncio
+import dataclasses
 import math
 
 import numpy as np
@@ -11,7 +12,7 @@ from agentbench.policies.ready import NullPolicy
 from agentbench.policy import InstantPolicy
 from agentbench.rollout.episode import Episode, Limits
 from agentbench.rollout.schedule import run_episodes
-from agentbench.runs.episodes import decode_episode, encode_episode
+from agentbench.runs.episodes import decode_episode, encode_episode, taken_line
 
 HALF = "\ud83d"
 CIRCLE: dict = {}
@@ -223,3 +224,11 @@ def test_an_author_who_says_what_cannot_be_written_spoils_his_own_episode(say):
     import orjson
 
     assert decode_episode(orjson.loads(encode_episode(found["odd"]))) == found["odd"]
+
+
+def test_an_episode_brings_its_line_which_copies_and_what_is_on_file_have_not():
+    found = play(at("score", 1, math.nan))
+    for item in found.values():  # scored and broken ones
+        assert item.line == encode_episode(item)
+        assert dataclasses.replace(item, task_type="other").line is None
+        assert (taken_line(item), item.line) == (encode_episode(item), None)

@@ -1,5 +1,6 @@
 """Lines that the run did not write are refused by name, and never counted: in episodes.jsonl and beside it."""
 
+import os
 import shutil
 
 import orjson
@@ -94,6 +95,9 @@ EDITS = {
     "log-probs an empty record": put("turns", 0, "action", "logprobs", value={}),
     "context an empty text": put("turns", 0, "context_ids", value=""),
     "schema true": put("schema", value=True),
+    "an error of no known place": lambda line: line.update(
+        end="error", success=None, error={"type": "a", "message": "b", "where": "moon"}
+    ),
 }
 
 
@@ -190,3 +194,25 @@ def test_a_folder_in_place_of_a_file_is_one_line(spoilt, capsys, name):
     (folder / name).mkdir()
     assert name in refused(capsys, *words(folder))
     assert name in refused(capsys, "report", str(folder))
+
+
+def in_its_place(kind, path):
+    path.unlink()
+    if kind == "a pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(kind)
+
+
+@pytest.mark.parametrize("name", ["episodes.jsonl", "timings.jsonl", "versions.json"])
+@pytest.mark.parametrize("kind", ["a pipe", "/dev/null", "/dev/zero", "/dev/full"])
+def test_what_never_ends_or_never_begins_is_no_file(done, tmp_path, capsys, name, kind):
+    folder = tmp_path / "run"
+    shutil.copytree(done, folder)
+    in_its_place(kind, folder / name)
+    for command in (words(folder), ("report", str(folder)), ("compare", str(done), str(folder))):
+        if command[0] == "compare" and name == "timings.jsonl":
+            continue  # which it does not read
+        assert cli(command) == 2
+        said = capsys.readouterr().err
+        assert (said.count("\n"), "where a file is wanted" in said) == (1, True), said

@@ -173,3 +173,10 @@ def test_a_training_runs_episodes_are_found_by_step(tmp_path):
     assert [item.task for item in read_recorded(tmp_path, 1).episodes] == ["t0", "t0"]
     with pytest.raises(UsageError, match="there are steps 1 to 2"):
         read_recorded(tmp_path, 7)
+
+
+def test_lists_in_lists_beyond_what_can_be_written_are_shown_short():
+    deep = []
+    for _ in range(400):
+        deep = [deep]
+    assert "[[[" in write(episode(shown={"deep": deep}))
