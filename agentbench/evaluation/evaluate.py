@@ -152,11 +152,11 @@ def evaluate(
         if policy is None and engine is None:  # this function opened what it holds
             stack.callback(actor.close)
         if config.output_dir is not None:
+            made = (
+                training_of(config.model_name_or_path) if policy is None and config.policy == "model" else {}
+            )
             facts = {"tasks": list(tasks), "options": options, "terms": _terms(config, spec)}
-            facts |= {"env": machine} if machine else {}
-            if policy is None and config.policy == "model":
-                made = training_of(config.model_name_or_path)
-                facts |= {"trained": made} if made else {}
+            facts |= {name: known for name, known in (("env", machine), ("trained", made)) if known}
             run = stack.enter_context(_open(config, plan, actor, facts, resume=resume))
             found = _on_record(run, config, plan, tasks)
             for change in run.changed:

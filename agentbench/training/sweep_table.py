@@ -230,11 +230,16 @@ def _method_cells(found: Mapping[str, Any], *, baseline: bool) -> list[str]:
     against = found["against_baseline"]
     if against is None:
         return [*cells, *(["baseline", "–", "–"] if baseline else ["–"] * 3)]
-    by_seed = ", ".join(f"{pair['p']:.2g}" for pair in against["by_seed"].values()) or "–"
+    by_seed = ", ".join(_chance(pair["p"]) for pair in against["by_seed"].values()) or "–"
     if against["difference"] is None:
         return [*cells, "–", "–", by_seed]
     ends = "" if against["low"] is None else f" [{100 * against['low']:+.1f}, {100 * against['high']:+.1f}]"
-    return [*cells, f"{100 * against['difference']:+.1f}{ends}", f"{against['p']:.2g}", by_seed]
+    return [*cells, f"{100 * against['difference']:+.1f}{ends}", _chance(against["p"]), by_seed]
+
+
+def _chance(p: float | None) -> str:
+    """A p value, or a dash where nothing varies and there is none."""
+    return "–" if p is None else f"{p:.2g}"
 
 
 def _shown(found: Mapping[str, Any]) -> str:
