@@ -15,6 +15,7 @@ from agentbench.policy import InstantPolicy, View
 
 _WISH = re.compile(r"find me (.*?)(?: with (.*?))?,? and price lower than ([\d.]+) dollars")
 _ASIN = re.compile(r"b0[0-9a-z]{8}")
+PLACES = ("first", "second", "third")
 
 
 class Shopper(InstantPolicy):
@@ -32,19 +33,49 @@ class Shopper(InstantPolicy):
         if view.info["page"] == "search":
             return f"search[{what}]"
         if view.info["page"] == "results":
-            return _open(parts, limit)
+            return self.open(parts, limit)
+        wanted = [f"click[{option.partition(': ')[2]}]" for option in re.split(r", and |, ", options)]
         said = {turn.env_action for turn in view.turns}
-        for option in re.split(r", and |, ", options):
-            choice = f"click[{option.partition(': ')[2]}]"
-            if choice[6:-1] in parts and choice not in said:
-                return choice
-        return "click[buy now]"
+        return next(
+            (choice for choice in wanted if choice not in said and self.offered(choice, parts)),
+            "click[buy now]",
+        )
+
+    def open(self, parts: list[str], limit: float) -> str:
+        """Click the first product whose lowest price is within the limit."""
+        shown = affordable(parts, limit)
+        return f"click[{shown[0][1]}]" if shown else "click[next >]"
+
+    def offered(self, choice: str, parts: list[str]) -> bool:
+        """Whether the page has it."""
+        return choice[6:-1] in parts
 
 
-def _open(parts: list[str], limit: float) -> str:
-    """Click the first product whose lowest price is within the limit; a price stands two parts after its product."""
-    for place, part in enumerate(parts[:-2]):
-        prices = re.findall(r"[\d.]+", parts[place + 2])
-        if _ASIN.fullmatch(part) and prices and float(prices[0]) <= limit:
-            return f"click[{part}]"
-    return "click[next >]"
+class PlaceShopper(Shopper):
+    """The same where products are clicked by their place (`shops.py`): of the first three, else the first.
+
+    It asks for every wanted option, offered or not (what is not changes nothing), so that a model only has to copy.
+    """
+
+    name = "place-shopper"
+
+    def open(self, parts: list[str], limit: float) -> str:
+        """Click the first affordable of three places."""
+        places = [place for place, _ in affordable(parts, limit)]
+        return f"click[{PLACES[places[0] if places and places[0] < len(PLACES) else 0]}]"
+
+    def offered(self, choice: str, parts: list[str]) -> bool:
+        """Ask anyway, if any option was wanted."""
+        return choice != "click[]"
+
+
+def affordable(parts: list[str], limit: float) -> list[tuple[int, str]]:
+    """Return (place from 0, id) of the products within the limit; a price stands two parts after its product."""
+    found = [
+        (part, re.findall(r"[\d.]+", parts[at + 2]))
+        for at, part in enumerate(parts[:-2])
+        if _ASIN.fullmatch(part)
+    ]
+    return [
+        (place, asin) for place, (asin, prices) in enumerate(found) if prices and float(prices[0]) <= limit
+    ]

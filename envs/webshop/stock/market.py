@@ -194,7 +194,7 @@ def _find_folder(name: str, root: Path) -> Path | None:
     return root / name
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=64)
 def _stock(name: str, folder: Path | None) -> Stock:
     if folder is not None:
         return open_stock(folder)
@@ -207,7 +207,7 @@ def goal_table(catalog: str, order: str) -> GoalTable:
     return _goal_table(catalog, order, _folder(catalog))
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=64)
 def _goal_table(catalog: str, order: str, folder: Path | None) -> GoalTable:
     return GoalTable(_stock(catalog, folder).catalog, ORDERS[order])
 
@@ -217,7 +217,7 @@ def shop(name: str, nouns: str = "auto") -> Shop:
     return _shop(name, nouns, _folder(name))
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=64)
 def _shop(name: str, nouns: str, folder: Path | None) -> Shop:
     goods = _stock(name, folder)
     return Shop(goods.catalog, ProductSearch(goods.catalog, goods.index), noun_test(nouns))
