@@ -55,6 +55,4 @@ def tasks(split: str) -> tuple[str, ...]:
     )
 
 
-SHOPS: EnvSpec = replace(
-    WEBSHOP, id="numbered-shops", gym_id="agentbench/NumberedShops-v1", make=NumberedShop, tasks=tasks
-)
+SHOPS: EnvSpec = replace(WEBSHOP, make=NumberedShop, tasks=tasks, rules=f"{WEBSHOP.rules}/places")
