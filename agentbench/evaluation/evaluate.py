@@ -128,11 +128,9 @@ def evaluate(
         `EvalConfig.give_up_after`. Episodes finished so far are on record.
     """
     panel, spec, options = _what(config)
-    notes: list[str] = []
-    if policy is None:
-        config, notes = follow(config, spec, options)
-        if say is not None and (word := untold(config, spec)):
-            say(word)
+    config, notes = follow(config, spec, options) if policy is None else (config, [])
+    if policy is None and (word := untold(config, spec)):
+        (say or _mute)(word)
     if config.output_dir is not None:  # before a model is loaded for nothing
         folder = Path(config.output_dir)
         check_output(folder, config.model_dump(mode="json"), resume=resume, free=EVALUATION)

@@ -85,18 +85,19 @@ def draw_curves(curves: Sequence[Curve], path: Path, over: str = "steps") -> Non
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(7, 4.2), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(9, 4.2), layout="constrained")
     for number, (name, group) in enumerate(methods(curves).items()):
         found = band(group, over)
         mean, low, high = ([100 * value for value in row] for row in (found.mean, found.low, found.high))
         seeds = f"{len(group)} seed{'s' if len(group) > 1 else ''}"
-        axes.fill_between(found.at, low, high, color=f"C{number}", alpha=0.2, linewidth=0)
-        axes.plot(found.at, mean, marker="o", color=f"C{number}", label=f"{printable(name, 60)} ({seeds})")
+        colour = pyplot.cm.tab20(number % 20)
+        axes.fill_between(found.at, low, high, color=colour, alpha=0.2, linewidth=0)
+        axes.plot(found.at, mean, marker="o", color=colour, label=f"{printable(name, 60)} ({seeds})")
     title = f"{printable(curves[0].panel, 80)}: mean of the seeds, band from lowest to highest"
     axes.set(xlabel=_AXES[over], ylabel="%", title=title)
     axes.set_ylim(0, 100)
     axes.grid(alpha=0.3)
-    axes.legend()
+    figure.legend(loc="outside right center", fontsize="small")  # beside the curves, which it would hide
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
 

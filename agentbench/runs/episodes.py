@@ -12,7 +12,18 @@ import orjson
 
 from ..errors import ContractError, CorruptData, MissingData
 from ..foreign import shortened
-from ..types import ENDS, FINISHES, PLACES, Action, Failure, Parent, Trajectory, Turn, trajectory_from_dict
+from ..types import (
+    ENDS,
+    FINISHES,
+    NOTHING,
+    PLACES,
+    Action,
+    Failure,
+    Parent,
+    Trajectory,
+    Turn,
+    trajectory_from_dict,
+)
 from .files import read_lines
 
 SCHEMA = 2
@@ -150,7 +161,7 @@ def _check_turn(turn: Turn, number: int) -> None:
 def _kinds(record: Any, kinds: Mapping[str, tuple[type, ...]], where: str) -> None:
     for name, allowed in kinds.items():
         value = getattr(record, name)
-        if type(value) not in allowed:  # by type: True is no number here
+        if type(value) not in allowed and value is not NOTHING:  # by type: True is no number here
             names = " or ".join(kind.__name__.replace("NoneType", "null") for kind in allowed)
             raise ValueError(f"{where}{name} is {shortened(value)}, expected {names}")
 

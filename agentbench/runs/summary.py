@@ -338,7 +338,7 @@ def _mean_tokens(episodes: Sequence[Trajectory], kind: str) -> float | None:
 
 def read_plan(run: Path) -> tuple[Assignment, dict[str, Any]]:
     """Read what a run set out to play, and who plays, from its versions.json."""
-    if not (run / VERSIONS).is_file():
+    if not (run / VERSIONS).exists():
         raise MissingData(
             f"{run} is no run folder: it has no {VERSIONS}; name the --output of an evaluation or the folder of a "
             "training run"
