@@ -16,14 +16,15 @@ SHOWN = 2000
 _UNSEEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 """Unicode categories that move the cursor, turn the direction of writing, hide, or cannot be written at all."""
 
-_KEY_LIKE = re.compile(
+_PREFIX = (
     r"(?<![A-Za-z0-9])("
     r"(sk|pk|gsk|xai|nvapi|fw|csk|pplx|dapi|tgp|r8|ghp|github_pat|glpat|jina|pa)[-_]|hf_|AIza|AKIA|eyJ(?=[\w-]+\.[\w-]+\.)"
-    r")(?=[\w-]*\d)[\w-]{16,}"
+    r")(?=[\w-]*\d)"
 )
+_KEY_LIKE = re.compile(_PREFIX + r"[\w-]{16,}")
 """A provider's prefix and a long rest with a digit: names of models and hosts begin like that too ("skywork-…")."""
 
-_SHOWN_KEY = re.compile(_KEY_LIKE.pattern.replace(r"[\w-]*\d)", r"[\w-]*\d)(?=[\w-]*[A-Za-z0-9]{16})"))
+_SHOWN_KEY = re.compile(_PREFIX + r"(?=[\w-]*[A-Za-z0-9]{16})[\w-]{16,}")
 """As above with one long random part: folders of runs may have names like the others."""
 
 _VALUES = reprlib.Repr()

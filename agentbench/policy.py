@@ -127,9 +127,7 @@ class InstantPolicy(Policy):
                 decision.action.text.encode()  # half a surrogate pair could not be put on record
             except (UsageError, KeyboardInterrupt):
                 raise
-            except (
-                BaseException
-            ) as error:  # a broken expert ends its own episode, not the run; `sys.exit` included
+            except BaseException as error:  # `sys.exit`, too: a broken expert ends its episode, not the run
                 decision = Decision(Action(""), None, end="error", failure=Failure.of(error, "policy"))
             self._ready.append((view.key, decision))
 

@@ -150,10 +150,10 @@ def _teachers(run: Path, named: Path | None, digest: str) -> dict[str, Any]:
     if named is not None:
         return _teacher(named, digest)
     home = training_home(run)
-    config = run_config(home) if home is not None else {}
+    if home is None:
+        return {}
     found: dict[str, Any] = {}
-    for number, item in enumerate(config.get("teachers") or []):
-        assert home is not None
+    for number, item in enumerate(run_config(home).get("teachers") or []):
         played = home / TEACHERS / str(number)
         name = item.get("model_name_or_path") or f"the run's own weights ({item.get('backend')})"
         if (played / SUMMARY).is_file():

@@ -14,8 +14,8 @@ it stopped. Leaves out how a panel is played (`evaluate`).
 
 from __future__ import annotations
 
-import math
 import re
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -124,7 +124,7 @@ class Cell:
         n = sum(summary.overall.n for summary in self.summaries.values() if summary.overall is not None)
         mean = sum(values) / len(values)
         if len(values) > 1:
-            sd = math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
+            sd = statistics.stdev(values)
             each = ", ".join(f"{100 * value:.1f}" for value in values)
             ends = mean_interval(values)
             # seeds that move nothing (greedy play, an expert) give no interval

@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import missing_dependency
-from .stats import Estimate
+from .stats import RESAMPLES, Estimate
 
-RESAMPLES = 9999
 _CELLS = 1_000_000
 """Values that a resampling holds at once."""
 

@@ -149,9 +149,9 @@ def _rewarded(group: Group, reward: Callable[[int], float]) -> Group:
     members = []
     for number, member in enumerate(group.members):
         turns = [replace(turn, reward=0.0, penalty=0.0) for turn in member.turns]
-        if turns:
-            turns[-1] = replace(turns[-1], reward=reward(number))
         score = reward(number)
+        if turns:
+            turns[-1] = replace(turns[-1], reward=score)
         members.append(
             replace(member, turns=tuple(turns), score=score, success=score > 0 if member.ok else None)
         )

@@ -1,13 +1,10 @@
 """Makes the untrained base of the small shopper: a tokenizer and a random model.
 
 Wares, qualities, options and brands are one token each, and so are the phrases between them. Nothing is downloaded.
-
-Usage: python make_base.py OUTPUT [--hidden 96] [--layers 3] [--seed 0]
 """
 
 from __future__ import annotations
 
-import argparse
 import re
 from pathlib import Path
 
@@ -49,25 +46,14 @@ class Reader(PlaceShopper):
         return action
 
 
-def make_base(output: Path, *, hidden: int = 96, layers: int = 3, seed: int = 0, episodes: int = 600) -> Path:
+def make_base(output: Path) -> Path:
     """Write tokenizer and model to one Hugging Face folder."""
     reader = Reader()
-    tasks = SHOPS.tasks("mini-train")[::16][:episodes]
+    tasks = SHOPS.tasks("mini-train")[::16][:600]
     list(run_episodes((Episode(SHOPS, task, 0) for task in tasks), reader))
     words = sorted({*reader.words, *PLACES})
     texts = [_PRICE.sub("\n", text) for text in reader.texts]
     phrases = mine_phrases(texts, words, limit=200)
     signs = ["search[", "click[", "]", " | ", ", ", " | $", ".00 dollars", "\n"]
     tokenizer = make_tokenizer(output, texts, phrases=[*signs, *phrases, *words])
-    return make_model(output, tokenizer, hidden=hidden, layers=layers, seed=seed, max_position=1024)
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("output", type=Path)
-    parser.add_argument("--hidden", type=int, default=96)
-    parser.add_argument("--layers", type=int, default=3)
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    made = make_base(arguments.output, hidden=arguments.hidden, layers=arguments.layers, seed=arguments.seed)
-    print(f"base model: {made}")
+    return make_model(output, tokenizer, hidden=96, layers=3, seed=0, max_position=1024)

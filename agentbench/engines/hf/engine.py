@@ -128,9 +128,7 @@ class HFEngine(Engine):
                     found = compare(self.model, self.tokenizer, self.max_context)
             except torch.OutOfMemoryError:
                 raise
-            except (
-                Exception
-            ) as error:  # anything: a forward pass that knows of no such cache may raise what it likes
+            except Exception as error:  # a forward pass that knows of no such cache may raise anything
                 reason = f"its forward pass refused the cache: {type(error).__name__}: {error}"
             else:
                 if found is None:
