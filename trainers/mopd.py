@@ -73,7 +73,7 @@ class Mopd(Algorithm):
         super().__init__(run)
         self.settings = settings
         self.teacher = open_whole_teacher(run.teachers[0], self.student)
-        self.reader = teacher_reader(run, self, where="after")
+        self.reader = teacher_reader(run, self, where="after", opening=True)
         self.limit = min(settings.max_prompt_tokens + run.rollout.max_new_tokens, self.teacher.max_context)
         require_room(
             run,

@@ -56,7 +56,7 @@ class Sdar(Referenced):
         super().__init__(run, settings)
         self.skills = load_skills(env_spec(run.env.name).id, settings.skills)
         self.teacher = open_teacher(run.teachers[0], self.student)
-        self.reader = teacher_reader(run, self, where="before")
+        self.reader = teacher_reader(run, self, where="before", opening=True)
         require_room(
             run,
             max(len(self.tokenizer.encode(text)) for text in self.skills.texts()),

@@ -121,8 +121,8 @@ def test_general_and_task_skills_both_reach_the_teacher(models, skills):
     assert update.metrics["task_skills_share"] == 0.5
 
 
-def test_the_teacher_reads_once_a_step_and_skills_stand_in_the_scored_message_alone(models, skills):
-    """Departures: the gate follows the student within a step, the teacher does not; earlier messages stay bare."""
+def test_the_teacher_reads_an_episode_once_a_step_with_the_skills_in_its_first_message(models, skills):
+    """Departures: the gate follows the student within a step, the teacher does not; later messages stay bare."""
     trainer = build(models, GROWING, skills=skills, values={"updates_per_step": 2})
     groups = spoken_groups(trainer.run, trainer.tokenizer)
     read = []
@@ -131,9 +131,10 @@ def test_the_teacher_reads_once_a_step_and_skills_stand_in_the_scored_message_al
     assert trainer.update(groups, 0).metrics["updates"] == 2.0
     (batch,) = read
     rows = [trainer.tokenizer.decode(row) for row in batch.tokens_BT]
+    assert len(rows) == sum(len(group.members) for group in groups)
     assert {row.count("- walk") for row in rows} == {1}
     assert max(row.count("room ") for row in rows) > 1
-    assert all(row.rindex("- walk") > row.rindex("<|im_start|>user") for row in rows)
+    assert all(row.index("- walk") < row.index("room ") for row in rows)
 
 
 def test_figures_are_the_ones_named(models, skills):

@@ -116,7 +116,9 @@ def mopd(run: TrainConfig, settings: Any, groups: Sequence[Group]) -> dict[str, 
         for turn in turns:
             if "peers" not in turn.turn.notes:
                 continue
-            p_AV = reader.after(turn.turn.notes["peers"], episode, turn.turn, "after").log_softmax(-1)
+            p_AV = reader.after(
+                turn.turn.notes["peers"], episode, turn.turn, "after", opening=True
+            ).log_softmax(-1)
             q_AV = turn.student_AV.log_softmax(-1)
             best_AK = q_AV.topk(settings.k, dim=-1).indices
             q_AL, p_AL = (_with_rest(x_AV.gather(1, best_AK)) for x_AV in (q_AV, p_AV))

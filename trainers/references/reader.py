@@ -7,6 +7,7 @@ nothing from the rooms that are checked; what a teacher read stands in the notes
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -111,12 +112,22 @@ class Reader:
             read.append(ReadTurn(turn, student_TV[at], teacher_AV, said_A))
         return read
 
-    def after(self, text: str, episode: Trajectory, turn: Turn, where: Where) -> Tensor:
-        """The teacher's logits [A, V] of a reply, after the student's prompt with a text on one side of its message."""
+    def after(
+        self, text: str, episode: Trajectory, turn: Turn, where: Where, *, opening: bool = False
+    ) -> Tensor:
+        """The teacher's logits [A, V] of a reply, after the student's prompt with a text on one side of its message.
+
+        With `opening` the message is the one that opens a conversation which grows, and the ids after it stay.
+        """
         assert self.teacher is not None
         spec = env_spec(self.run.env.name).under(self.run.env.options)
         renderer = student_renderer(self.run, spec, self)  # type: ignore[arg-type]  # its tokenizer is all that is read
-        prompt = renderer.render(scene_of(episode, turn.index), text, where=where).prompt_ids
+        if opening and renderer.prompt.layout != "fresh":
+            prompt = renderer.render(scene_of(episode, 0), text, where=where).prompt_ids
+            for before, here in itertools.pairwise(episode.turns[: turn.index + 1]):
+                prompt = [*prompt, *before.action.token_ids, *here.context_ids]
+        else:
+            prompt = renderer.render(scene_of(episode, turn.index), text, where=where).prompt_ids
         ids = [*prompt, *turn.action.token_ids]
         with torch.no_grad():
             logits_TV: Tensor = self.teacher(input_ids=torch.tensor([ids], device=self.ids_V.device)).logits[

@@ -120,7 +120,10 @@ def sdar(run: TrainConfig, settings: Any, groups: Sequence[Group]) -> dict[str, 
         for turn in turns:
             own = torch.full_like(turn.said_A, worth[episode.id, turn.turn.index], dtype=torch.float64)
             skilled = replace(
-                turn, teacher_AV=reader.after(turn.turn.notes["skills"], episode, turn.turn, "before")
+                turn,
+                teacher_AV=reader.after(
+                    turn.turn.notes["skills"], episode, turn.turn, "before", opening=True
+                ),
             )
             gap_A = skilled.log_p(run.rollout.temperature) - turn.log_q(run.rollout.temperature)
             gate_A = 1.0 / (1.0 + (-settings.gate_beta * gap_A.detach()).exp())

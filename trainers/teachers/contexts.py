@@ -1,11 +1,12 @@
 """Private contexts: the student's own reply, scored by a teacher after a prompt that only the teacher reads.
 
 One training step: an algorithm says for each turn which text its teacher may read beside the student's prompt (a skill,
-a debate, what a peer tried). `TeacherReader` writes those prompts, `private_rows` makes one row of each (prompt, then
-the very ids the student said), and `PrivateTeacher` puts what a teacher says of these rows back to where the same
-tokens stand in the student's table, so that every objective works as with any teacher. Nothing of the student's
-changes: its rows, its prompts, its log-probs. A turn without a text has no teacher signal: give `signal_BT` to
-`Algorithm.descend` as `keep_BT`, and it counts in neither loss nor denominator.
+a debate, what a peer tried). `TeacherReader` writes those prompts, `private_rows` makes rows of them (prompt, then the
+very ids the student said; a prompt that goes on where the last one ended shares its row), and `PrivateTeacher` puts
+what a teacher says of these rows back to where the same tokens stand in the student's table, so that every objective
+works as with any teacher. Nothing of the student's changes: its rows, its prompts, its log-probs. A turn without a text
+has no teacher signal: give `signal_BT` to `Algorithm.descend` as `keep_BT`, and it counts in neither loss nor
+denominator.
 
 Leaves out what the texts say (the algorithms) and who scores (`local`, `own`, `server`, `vllm`).
 Letters: B, T the student's table; P, S the private one; X trained tokens of one of the student's micro-batches.
@@ -14,7 +15,7 @@ Letters: B, T the student's table; P, S the private one; X trained tokens of one
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -40,19 +41,22 @@ Texts = Mapping[tuple[str, int], str]
 class TeacherReader:
     """Writes the prompt that a teacher reads in place of the student's own.
 
-    The student's messages up to the turn, with the private text put into the message of that turn, through the
-    student's chat template and its options. A growing conversation keeps the ids on record; a fresh prompt is written
-    again.
+    The student's messages up to the turn, with the private text put into one of them, through the student's chat
+    template and its options. A growing conversation keeps the ids on record; a fresh prompt is written again.
     """
 
-    def __init__(self, renderer: Renderer, *, where: Where = "after") -> None:
+    def __init__(self, renderer: Renderer, *, where: Where = "after", opening: bool = False) -> None:
         """Read as `renderer` does.
 
         Args:
             renderer: the one that wrote the student's prompts.
             where: on which side of the student's message the private text stands.
+            opening: put it into the message that opens the conversation instead of the turn's own. A text that is the
+                same for all turns of an episode then makes prompts that extend each other, and the episode is read
+                once. In prompts that are written anew at every turn the two are one.
         """
         self.renderer, self.where = renderer, where
+        self.opening = opening and renderer.prompt.layout != "fresh"
 
     def prompt_ids(self, trajectory: Trajectory, turn: Turn, text: str) -> list[int]:
         """Token ids of the teacher's prompt for a turn on record; with an empty text they are the student's own.
@@ -67,13 +71,21 @@ class TeacherReader:
                 f"({self.renderer.prompt.name!r}) writes for it, so a teacher's cannot be written either; train on "
                 "episodes that were played with this prompt, template and history"
             )
-        return self.renderer.render(scene, text, where=self.where).prompt_ids if text else own.prompt_ids
+        if not text:
+            return own.prompt_ids
+        if not self.opening:
+            return self.renderer.render(scene, text, where=self.where).prompt_ids
+        first = scene_of(trajectory, 0)
+        opened = self.renderer.render(first, text, where=self.where).prompt_ids
+        return [*opened, *own.prompt_ids[len(self.renderer.render(first).prompt_ids) :]]
 
 
-def teacher_reader(run: TrainConfig, trainer: Trainer, *, where: Where = "after") -> TeacherReader:
+def teacher_reader(
+    run: TrainConfig, trainer: Trainer, *, where: Where = "after", opening: bool = False
+) -> TeacherReader:
     """The reader that belongs to a run: its environment's prompt in the student's tokens."""
     spec = env_spec(run.env.name).under(run.env.options)
-    return TeacherReader(student_renderer(run, spec, trainer), where=where)
+    return TeacherReader(student_renderer(run, spec, trainer), where=where, opening=opening)
 
 
 def require_room(run: TrainConfig, longest: int, limit: int, what: str, advice: str) -> None:
@@ -103,8 +115,9 @@ class PrivateRows:
     """The same replies after other prompts, built once for each step and teacher.
 
     Attributes:
-        batch: one row per turn that has a text and trained tokens: the teacher's prompt, then the reply. It shares the
-            student's tables of turns and trajectories; nobody sampled under these prompts, so `behaviour_BT` is 0.
+        batch: for every turn that has a text and trained tokens the teacher's prompt, then the reply; turns whose
+            prompts extend each other share a row. It shares the student's tables of turns and trajectories; nobody
+            sampled under these prompts, so `behaviour_BT` is 0.
         signal_BT: bool on the student's table, trained tokens that have a teacher signal.
         number_BT: int64 on the student's table: which trained token of `batch` it is, counted row by row; -1 without
             signal.
@@ -128,14 +141,14 @@ class PrivateRows:
         return {key: texts[key] for key in keys}
 
     def prompt_tokens(self) -> Tensor:
-        """Tokens of each teacher's prompt, int64 [P]."""
+        """Tokens of each row that no reply with a signal has, int64 [P]."""
         return self.batch.length_B - self.batch.mask_BT.sum(dim=1)
 
 
 def private_rows(
     groups: Sequence[Group], batch: Batch, texts: Texts, reader: TeacherReader, limit: int
 ) -> PrivateRows:
-    """Write a row for every turn that has a text.
+    """Write the rows of all turns that have a text.
 
     Args:
         groups: the episodes of `batch`.
@@ -152,7 +165,7 @@ def private_rows(
     if strangers:
         raise ContractError(f"a private text belongs to no turn of this step: {min(strangers)}")
     number_BT, count = torch.full_like(batch.turn_BT, -1), 0
-    rows: list[tuple[list[int], int, int]] = []
+    rows: list[_Row] = []
     for n, (row_X, column_X) in _places(batch).items():
         name = (batch.ids_M[int(batch.traj_N[n])], int(batch.index_N[n]))
         if name not in texts:
@@ -165,11 +178,34 @@ def private_rows(
                 f"the {limit} that it may read, and are never cut; shorten the private text or the student's prompt "
                 "(env.history), or take a teacher with a longer context"
             )
+        source = int(row_X[0])
+        if not (rows and rows[-1].goes_on(ids, source)):
+            rows.append(_Row(source))
         # of a reply without any context the student's table trains all tokens but the first
-        rows.append((ids, n, len(row_X)))
+        rows[-1].ids = ids
+        rows[-1].spans.append((n, len(ids) - len(row_X), len(ids)))
         number_BT[row_X, column_X] = torch.arange(count, count + len(row_X))
         count += len(row_X)
     return PrivateRows(_table(batch, rows), number_BT >= 0, number_BT)
+
+
+@dataclass
+class _Row:
+    """A private row in the making.
+
+    Attributes:
+        source: the student's row whose turns it holds; of one row only, so that its micro-batch is all that needs it.
+        ids: its tokens.
+        spans: (turn, first trained token, end).
+    """
+
+    source: int
+    ids: list[int] = field(default_factory=list)
+    spans: list[tuple[int, int, int]] = field(default_factory=list)
+
+    def goes_on(self, ids: list[int], source: int) -> bool:
+        """Whether tokens from the same row of the student extend it."""
+        return source == self.source and ids[: len(self.ids)] == self.ids
 
 
 def _places(batch: Batch) -> dict[int, tuple[Tensor, Tensor]]:
@@ -185,14 +221,15 @@ def _places(batch: Batch) -> dict[int, tuple[Tensor, Tensor]]:
     return places
 
 
-def _table(batch: Batch, rows: Sequence[tuple[list[int], int, int]]) -> Batch:
-    """Rows of (token ids, turn, trained tokens at the end) beside the student's other tables."""
-    lengths = [len(ids) for ids, *_ in rows]
+def _table(batch: Batch, rows: Sequence[_Row]) -> Batch:
+    """Private rows beside the student's other tables."""
+    lengths = [len(row.ids) for row in rows]
     tokens_PS = torch.full((len(rows), max([2, *lengths])), batch.pad_id, dtype=torch.long)
     turn_PS = torch.full_like(tokens_PS, CONTEXT)
-    for p, (ids, n, trained) in enumerate(rows):
-        tokens_PS[p, : len(ids)] = torch.tensor(ids)
-        turn_PS[p, len(ids) - trained : len(ids)] = n
+    for p, row in enumerate(rows):
+        tokens_PS[p, : len(row.ids)] = torch.tensor(row.ids)
+        for n, start, end in row.spans:
+            turn_PS[p, start:end] = n
     return replace(
         batch,
         tokens_BT=tokens_PS,

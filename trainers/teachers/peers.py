@@ -29,8 +29,8 @@ _OPENING = (
     "Other attempts at this very task are shown below. They were made by others, and you may learn from them."
 )
 _CLOSING = (
-    "Now give your own reply to the message above this list, in the form that it asks for. Use what these attempts "
-    "show, and do not mention them."
+    "Now make your own attempt, in the form that the message above this list asks for. Use what these attempts show, "
+    "and do not mention them."
 )
 
 

@@ -20,14 +20,14 @@ SECRET = "open the <|im_end|> red door"
 class Scene:
     """A trainer with its teacher, played groups and their private rows."""
 
-    def __init__(self, models, prompt, texts=None, *, limit=None, **values):
+    def __init__(self, models, prompt, texts=None, *, limit=None, opening=False, **values):
         self.run = prompted(make_run(models, "opd", **values), prompt)
         self.trainer = Algorithm(self.run)
         self.student = self.trainer.student
         self.teacher = LocalTeacher(self.run.teachers[0], self.student)
         self.groups = spoken_groups(self.run, self.trainer.tokenizer)
         self.batch = self.trainer.collate(self.groups)
-        self.reader = teacher_reader(self.run, self.trainer)
+        self.reader = teacher_reader(self.run, self.trainer, opening=opening)
         keys = [(m.id, t.index) for g in self.groups for m in g.members for t in m.turns]
         self.texts = dict.fromkeys(keys, SECRET) if texts is None else texts(keys)
         self.rows = private_rows(
@@ -37,6 +37,7 @@ class Scene:
 
 
 LAYOUTS = pytest.mark.parametrize("prompt", [GROWING, FRESH], ids=["growing", "fresh"])
+PLACES = pytest.mark.parametrize("opening", [False, True], ids=["own message", "opening message"])
 
 
 @LAYOUTS
@@ -51,9 +52,10 @@ def test_an_empty_text_gives_the_plain_teachers_scores(models, prompt):
 
 
 @LAYOUTS
-def test_scores_are_those_of_the_reply_after_the_prompt_with_the_text(models, prompt):
+@PLACES
+def test_scores_are_those_of_the_reply_after_the_prompt_with_the_text(models, prompt, opening):
     """Token by token in float64, on a prompt put together here."""
-    scene = Scene(models, prompt)
+    scene = Scene(models, prompt, opening=opening)
     model = AutoModelForCausalLM.from_pretrained(models["teacher"], dtype=torch.float64)
     scores, tokenizer = scene.private.score(scene.batch), scene.trainer.tokenizer
     for n in range(scene.batch.turns):
@@ -61,13 +63,14 @@ def test_scores_are_those_of_the_reply_after_the_prompt_with_the_text(models, pr
             m for g in scene.groups for m in g.members if m.id == scene.batch.ids_M[scene.batch.traj_N[n]]
         )
         turn = member.turns[int(scene.batch.index_N[n])]
-        own = [i for t in member.turns[: turn.index] for i in (*t.context_ids, *t.action.token_ids)]
-        own = [*(own if prompt is GROWING else []), *turn.context_ids]
-        # the message ends with the end token, a line break and the header of the reply; the text goes before it
+        earlier = member.turns[: turn.index] if prompt is GROWING else ()
+        own = [*(i for t in earlier for i in (*t.context_ids, *t.action.token_ids)), *turn.context_ids]
+        # a message ends with the end token, a line break and the header of the reply; the text goes before it
         tail = tokenizer.encode("<|im_end|>\n<|im_start|>assistant\n", add_special_tokens=False)
-        assert own[-len(tail) :] == tail
+        end = len(earlier[0].context_ids) if opening and earlier else len(own)
+        assert own[end - len(tail) : end] == tail
         letters = [i for piece in ("open the <", "|im_end|> red door") for i in tokenizer.encode(piece)]
-        context = [*own[: -len(tail)], *tokenizer.encode("\n\n"), *letters, *tail]
+        context = [*own[: end - len(tail)], *tokenizer.encode("\n\n"), *letters, *own[end - len(tail) :]]
         ids = torch.tensor([[*context, *turn.action.token_ids]])
         logp_TV = model(input_ids=ids).logits[0].log_softmax(-1)
         said = torch.tensor(turn.action.token_ids)
@@ -77,11 +80,12 @@ def test_scores_are_those_of_the_reply_after_the_prompt_with_the_text(models, pr
 
 
 @LAYOUTS
+@PLACES
 @pytest.mark.parametrize("budget", [1, 200, 10000])
-def test_whole_distributions_stand_at_the_students_tokens(models, prompt, budget):
+def test_whole_distributions_stand_at_the_students_tokens(models, prompt, opening, budget):
     """The head's log-probs of the tokens on record are the scores, however the student's rows are cut."""
     some = lambda keys: {key: SECRET for number, key in enumerate(keys) if number % 3}
-    scene = Scene(models, prompt, some, tokens_per_micro_batch=budget)
+    scene = Scene(models, prompt, some, opening=opening, tokens_per_micro_batch=budget)
     expected, seen = scene.private.score(scene.batch).logp_BT, 0
     for micro in scene.student.micro_batches(scene.batch):
         head = scene.private.linear_head(micro)
@@ -117,6 +121,22 @@ def test_rows_hold_the_students_very_ids_and_nothing_of_the_student_changes(mode
     spelled = "red door"
     assert all(spelled not in scene.trainer.tokenizer.decode(row) for row in scene.batch.tokens_BT)
     assert all(spelled in scene.trainer.tokenizer.decode(row) for row in scene.rows.batch.tokens_BT)
+
+
+@pytest.mark.parametrize("texts", ["one", "of the turn"])
+def test_an_episode_is_one_row_where_its_prompts_extend_each_other(models, texts):
+    """A text that changes from turn to turn costs a row for each."""
+    say = {"one": lambda key: SECRET, "of the turn": lambda key: f"{SECRET} {key[1]}"}[texts]
+    scene = Scene(models, GROWING, lambda keys: {key: say(key) for key in keys}, opening=True)
+    members = [m for g in scene.groups for m in g.members]
+    expected = len(members) if texts == "one" else scene.batch.turns
+    assert len(members) < scene.batch.turns
+    assert len(scene.rows.batch.tokens_BT) == expected
+    own = int((scene.batch.length_B - scene.batch.mask_BT.sum(dim=1)).sum())
+    if texts == "one":  # each row holds the student's row and the text once
+        pieces = ("\n\n", "open the <", "|im_end|> red door")
+        added = sum(len(scene.trainer.tokenizer.encode(piece)) for piece in pieces)
+        assert int(scene.rows.prompt_tokens().sum()) - own == len(members) * added
 
 
 def test_what_the_text_spells_steers_nothing(models):
