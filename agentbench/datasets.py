@@ -20,6 +20,7 @@ Leaves out reading the files: that is the env's own business.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -106,7 +107,12 @@ def silent(done: int, total: int, what: str) -> None:
 
 def data_root() -> Path:
     """Return the folder of all benchmark files: $AGENTBENCH_DATA, else the platform's cache folder."""
-    override = os.environ.get("AGENTBENCH_DATA")
+    return _data_root(*(os.environ.get(name) for name in ("AGENTBENCH_DATA", "XDG_CACHE_HOME", "HOME")))
+
+
+@functools.lru_cache(maxsize=8)
+def _data_root(override: str | None, *_environment: str | None) -> Path:
+    """Answer for these values of the environment; envs ask at every reset."""
     if override:
         return Path(override).expanduser()
     import platformdirs

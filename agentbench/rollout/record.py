@@ -72,8 +72,10 @@ def check_flags(terminated: Any, truncated: Any) -> None:
 def opening_of(info: Info) -> Info:
     """Copy the env's own values at reset, so that a value which the env changes in place is seen to change."""
     own = {name: value for name, value in info.items() if name not in INFO_KEYS}
+    if all(type(value) in _FIXED for value in own.values()):
+        return own
     try:
-        return copy.deepcopy(own) if own else own
+        return copy.deepcopy(own)
     except Exception:  # an object that cannot be copied; it is refused once it would be recorded
         return own
 
@@ -95,13 +97,7 @@ def make_turn(
     paid = float(reward)
     if not math.isfinite(paid):
         raise EnvFailure(f"the reward must be a finite number, got {reward}")
-    own: dict[str, Any] = {}
-    if len(info) > len(INFO_KEYS):
-        own = {
-            name: value
-            for name, value in info.items()
-            if name not in INFO_KEYS and not _equal(opening.get(name), value)
-        }
+    own = _changed(info, opening) if len(info) > len(INFO_KEYS) else None
     penalty = view.spec.invalid_penalty if decision.invalid else 0.0
     return Turn(
         index=len(view.turns),
@@ -119,12 +115,19 @@ def make_turn(
     )
 
 
-def _equal(old: Any, new: Any) -> bool:
-    """Compare two values of an env's own; arrays, which compare by element, count as different."""
-    try:
-        return bool(old == new)
-    except Exception:
-        return False
+def _changed(info: Info, opening: Info) -> dict[str, Any]:
+    """Find an env's own values that differ from those at reset; what cannot be compared, such as arrays, differs."""
+    changed: dict[str, Any] = {}
+    for name, value in info.items():
+        if name in INFO_KEYS:
+            continue
+        try:
+            if opening.get(name) == value:
+                continue
+        except Exception:  # arrays compare by element
+            pass
+        changed[name] = value
+    return changed
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
