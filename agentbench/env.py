@@ -70,7 +70,7 @@ def named_task(options: Any) -> str | None:
     """
     if options is None:
         return None
-    if not isinstance(options, Mapping) or set(options) - {"task"}:
+    if not isinstance(options, Mapping) or any(key != "task" for key in options):
         raise TypeError(f'options must be {{"task": task id}} or None, got {shortened(options)}')
     task = options.get("task")
     if task is not None and not isinstance(task, str):

@@ -72,7 +72,7 @@ def check_flags(terminated: Any, truncated: Any) -> None:
 def opening_of(info: Info) -> Info:
     """Copy the env's own values at reset, so that a value which the env changes in place is seen to change."""
     own = {name: value for name, value in info.items() if name not in INFO_KEYS}
-    if all(type(value) in _FIXED for value in own.values()):
+    if _FIXED.issuperset(map(type, own.values())):
         return own
     try:
         return copy.deepcopy(own)
@@ -132,7 +132,7 @@ def _changed(info: Info, opening: Info) -> dict[str, Any]:
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
     """Copy an env's values through JSON: they are writable, and what the env does to them later changes no record."""
-    if all(type(value) in _FIXED for value in values.values()):
+    if _FIXED.issuperset(map(type, values.values())):
         return values  # nothing of it can change, and the whole episode is written in the end
     copied: dict[str, Any] = orjson.loads(orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY))
     return copied

@@ -169,8 +169,10 @@ class _Rollout:
         if self.steps:
             return _GLANCE
         seconds = self.limits.episode_seconds
+        if seconds is None:
+            return None
         oldest = min(self.running[key].started for key in self.asked)
-        return None if seconds is None else max(_GLANCE, oldest + seconds - time.monotonic())
+        return max(_GLANCE, oldest + seconds - time.monotonic())
 
     def _act(self, run: _Running, decision: Decision) -> None:
         if decision.end == "error":
@@ -246,7 +248,7 @@ class _Rollout:
 
     def _answer(self, run: _Running, result: StepReturn) -> None:
         """Record the turn and decide whether the episode goes on."""
-        if self._overdue(run):
+        if self.limits.step_seconds is not None and self._overdue(run):
             self._drop(run, self.limits.step_timeout())
             return
         decision, view = run.decision, run.view
