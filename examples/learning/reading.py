@@ -22,7 +22,6 @@ from agentbench.trainers.teachers.peers import PeerConfig, peer_contexts
 from agentbench.types import Group, Trajectory, derive_seed
 
 ALFWORLD = env_spec("alfworld")
-PEERS = PeerConfig(block_tokens=160)
 TOKENIZER = "examples/quickstart/start/student"
 TURNS = 20
 
@@ -30,9 +29,10 @@ TURNS = 20
 class ReadingEnv(AlfworldEnv):
     """Shows two peers of which one succeeded, or one that failed, or nothing, by the seed of the episode."""
 
-    def __init__(self, *, shows: str = "", render_mode: str | None = None) -> None:
-        """Take what is shown, "success", "failure" or "nothing"; "" draws it."""
+    def __init__(self, *, shows: str = "", block_tokens: int = 256, render_mode: str | None = None) -> None:
+        """Take what is shown, "success", "failure" or "nothing" ("" draws it), and how long a peer may be."""
         super().__init__(render_mode=render_mode)
+        self.peers = PeerConfig(block_tokens=block_tokens)
         self.always, self.shown, self.drawn = shows, "nothing", 0
         self.tokenizer = AutoTokenizer.from_pretrained(TOKENIZER)
 
@@ -49,7 +49,7 @@ class ReadingEnv(AlfworldEnv):
         if self.shown == "success":
             peers.append(self._peer(task, ExpertPolicy(), rng))
         reader = replace(peers[0], id="reader")
-        contexts = peer_contexts([Group("", 0, (reader, *peers))], PEERS, self.tokenizer, seed=0, step=0)
+        contexts = peer_contexts([Group("", 0, (reader, *peers))], self.peers, self.tokenizer, seed=0, step=0)
         return f"{observation}\n\n{contexts['reader'].text}", info
 
     def step(self, action: str) -> tuple[str, float, bool, bool, Any]:
