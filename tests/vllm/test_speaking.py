@@ -75,8 +75,8 @@ def test_two_teachers_debate_and_teach(models, tmp_path):
             tmp_path / str(seed), tokenizer, hidden=64, heads=2, kv_heads=1, max_position=4096, seed=seed
         )
         speaker = {"engine": "vllm", "engine_options": {"slots": 8}, "max_new_tokens": 10}
-        teachers.append({"model_name_or_path": str(tmp_path / str(seed)), "speaker": speaker})
-    run = prompted(make_run(models, "mad_opd", teachers=teachers), GROWING)
+        teachers.append(TeacherConfig(model_name_or_path=str(tmp_path / str(seed)), speaker=speaker))
+    run = prompted(make_run(models, "mad_opd"), GROWING).model_copy(update={"teachers": tuple(teachers)})
     trainer = MAD_OPD.build(run, MAD_OPD.config(rounds=1))
     update = trainer.update(spoken_groups(run, trainer.tokenizer), 0)
     assert update.metrics["updates"] == 1.0
