@@ -14,6 +14,7 @@ from agentbench.training.config import read_config
 
 FILES = [
     *sorted((ROOT / "examples" / "learning").glob("*.yaml")),
+    *sorted((ROOT / "examples" / "learning" / "prepare").glob("*.yaml")),
     *sorted((ROOT / "examples" / "paper").glob("*.yaml")),
 ]
 FILES = [file for file in FILES if file.stem != "heldout"]

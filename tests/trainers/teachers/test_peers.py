@@ -131,7 +131,7 @@ def test_blocks_are_cut_one_by_one_and_the_instruction_never():
     whole, short = contexts(members)["a"], contexts(members, block_tokens=60)["a"]
     assert (whole.cut, short.cut, short.blocks) == (0, 1, 2)
     assert short.text.endswith(whole.text[-100:])
-    assert "form that it asks for" in short.text
+    assert "form that the message above this list asks for" in short.text
     body = short.text.split("## ")[1].split("\n", 1)[1].split("\n[the rest")[0]
     assert body == transcript(members[1])[:60]
     assert transcript(members[2]) in short.text

@@ -4,7 +4,7 @@ A model that has seen nothing but transcripts says noise after a list of peers, 
 one (`mopd`). Trained here it repeats an attempt that succeeded where one is shown, and otherwise behaves as the mixed
 behaviour that a student of these examples starts from:
 
-    agentbench train examples/learning/reading.yaml
+    agentbench train examples/learning/prepare/reading.yaml
 """
 
 import random
