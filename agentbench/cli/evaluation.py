@@ -332,4 +332,4 @@ def compare(
         else:
             write_whole(path, values if path.suffix == ".json" else page.encode())
     print(values.decode() if json else page, end="")
-    return 0
+    return 1 if any(item.shortfalls for item in found) else 0

@@ -18,6 +18,7 @@ from ..registry import env_spec
 from ..runs.episodes import read_episodes
 from ..runs.files import read_json, read_lines
 from ..runs.folder import CONFIG, METRICS, VERSIONS, run_config, training_home
+from ..runs.shortfalls import remarks
 from ..runs.sides import TEACHERS
 from ..runs.stats import Estimate
 from ..runs.summary import SUMMARY, Summary, read_plan, summary_of
@@ -63,7 +64,7 @@ def card_of(run: Path, teacher: Path | None = None) -> Card:
             "split": plan.split,
             "tasks": plan.tasks,
             "repeats": plan.repeats,
-            "remarks": list(plan.banners),
+            "remarks": list(remarks(summary)),
         },
         "who plays": {
             "policy": policy.get("policy"),

@@ -55,6 +55,7 @@ TRAINING = (
     *("output_dir", "report_to", "save_steps", "save_total_limit"),
     *("tokens_per_micro_batch", "gradient_checkpointing"),
     *("rollout.concurrency", "rollout.publish_tolerance"),
+    *("rollout.step_seconds", "rollout.episode_seconds", "rollout.retries"),  # as in an evaluation
     *("env.prompt", "eval.panel", "rollout.recordings"),  # pinned by digest, too
     "eval.teachers",
     *(f"rollout.engine_options.{name}" for name in ENGINE),

@@ -26,7 +26,8 @@ from ..types import Action, Trajectory, Turn
 from .episodes import decode_episode, read_episodes
 from .files import read_json, read_lines
 from .folder import CONFIG, VERSIONS, is_training, run_config
-from .summary import SUMMARY, load_summary
+from .shortfalls import shortfalls
+from .summary import summary_of
 
 _MARKS = {"won": "✓", "lost": "✗", "broke": "!", "played": "·"}
 _SHOWN = 6000
@@ -81,14 +82,7 @@ def read_recorded(path: Path, step: int | None = None) -> Recorded:
     if path.is_file():
         return Recorded(path.name, _episodes(path))
     episodes = read_episodes(path)
-    facts = []
-    if (path / SUMMARY).exists():
-        overall = load_summary(path).overall
-        found = None if overall is None else overall.success or overall.score
-        if found is not None:
-            facts = [
-                f"{100 * found.value:.1f} % [{100 * found.low:.1f}, {100 * found.high:.1f}], n = {found.n}"
-            ]
+    facts = _headline(path) if all((path / name).exists() for name in (VERSIONS, CONFIG)) else []
     versions = read_json(path / VERSIONS) if (path / VERSIONS).exists() else {}
     panel, policy = versions.get("panel", {}), versions.get("policy", {})
     engine = policy.get("engine") or {}
@@ -100,6 +94,16 @@ def read_recorded(path: Path, step: int | None = None) -> Recorded:
     if is_training(above) and (above / CONFIG).exists():
         named.append(str(run_config(above).get("model_name_or_path", "")))
     return Recorded(str(path), episodes, facts, named)
+
+
+def _headline(run: Path) -> list[str]:
+    """The figure of the records that are shown, and what they lack; summary.json may be older than they are."""
+    summary = summary_of(run)
+    found = summary.overall and (summary.overall.success or summary.overall.score)
+    rate = []
+    if found:
+        rate = [f"{100 * found.value:.1f} % [{100 * found.low:.1f}, {100 * found.high:.1f}], n = {found.n}"]
+    return [*rate, *shortfalls(summary)]
 
 
 def _training(path: Path, step: int | None) -> Recorded:

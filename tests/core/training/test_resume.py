@@ -8,11 +8,13 @@ import pytest
 
 from agentbench.config import validate
 from agentbench.errors import CorruptData, TrainingError, UsageError
+from agentbench.evaluation.evaluate import EvalConfig
 from agentbench.runs.episodes import read_episodes
+from agentbench.runs.resume import EVALUATION, TRAINING, is_free
 from agentbench.training import checkpoints as disk
 from agentbench.training.check import check
 from agentbench.training.checkpoints import checkpoints, newest
-from agentbench.training.config import TrainConfig
+from agentbench.training.config import RolloutConfig, TrainConfig
 from agentbench.training.loop import train
 
 pytest.importorskip("torch")
@@ -156,6 +158,9 @@ FREE = {
     "gradient_checkpointing": {"gradient_checkpointing": True},
     "rollout.concurrency": {"rollout": {"concurrency": 1}},
     "rollout.publish_tolerance": {"rollout": {"publish_tolerance": 0.2}},
+    "rollout.retries": {"rollout": {"retries": 3}},
+    "rollout.step_seconds": {"rollout": {"step_seconds": 100.0}},
+    "rollout.episode_seconds": {"rollout": {"episode_seconds": 100.0}},
     "rollout.engine_options": {"rollout": {"engine_options": {"slots": 2, "request_timeout": 60.0}}},
     "save_steps": {"save_steps": 2},
     "max_steps": {"max_steps": 4},
@@ -194,6 +199,13 @@ def test_what_moves_no_number_may_change_on_resume(copy, model, key):
     (sitting,) = json.loads((copy / "versions.json").read_text())["resumed"]
     assert all(name.startswith(key) for name in sitting)
     assert checkpoints(copy)[-1][0] == (4 if key == "max_steps" else 3)
+
+
+def test_what_an_evaluation_may_change_its_training_run_may_too():
+    shared = RolloutConfig.model_fields.keys() & EvalConfig.model_fields.keys()
+    free = {name for name in shared if is_free(name, EVALUATION)}
+    assert {"concurrency", "retries", "step_seconds", "episode_seconds"} <= free
+    assert [name for name in sorted(free) if not is_free(f"rollout.{name}", TRAINING)] == []
 
 
 @pytest.mark.parametrize("key", PINNED)
