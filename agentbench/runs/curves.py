@@ -99,13 +99,13 @@ class Curve:
         return max(saved, key=lambda point: point.value.value, default=None)
 
 
-def read_curve(run: Path) -> Curve:
-    """Read a training run.
+def read_curve(run: Path, say: Callable[[str], None] = lambda line: None) -> Curve:
+    """Read a training run; what is left out of it is said.
 
     Raises: MissingData: it has no evaluations, or no configuration. CorruptData: a file is broken.
     """
     config = run_config(run)
-    found = [(step, folder, summary_of(folder)) for step, folder in evaluations(run)]
+    found = [(step, folder, summary_of(folder)) for step, folder in evaluations(run, say)]
     costs = _costs(run)
     points = tuple(
         Point(step, _headline(summary, folder), _existing(run / f"checkpoint-{step}"), _until(costs, step))
