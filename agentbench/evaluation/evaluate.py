@@ -6,6 +6,7 @@ printing (`cli`).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import chain
@@ -134,7 +135,7 @@ def evaluate(
     if config.output_dir is not None:  # before a model is loaded for nothing
         folder = Path(config.output_dir)
         check_output(folder, config.model_dump(mode="json"), resume=resume, free=EVALUATION)
-        if resume and not (folder / EPISODES).exists():
+        if resume and not os.path.lexists(folder / EPISODES):  # a link that leads nowhere is refused below
             (say or _mute)(f"nothing to resume in {folder}: starting from the beginning")
     resolved = panel.resolve(spec, allow_missing=config.allow_missing)
     tasks = resolved.tasks[: config.limit]
