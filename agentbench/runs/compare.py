@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 from ..config import differences
 from ..errors import UsageError
 from ..types import Trajectory
-from .files import read_json
+from .files import as_written, read_json
 from .folder import CONFIG, VERSIONS, run_config, training_home
 from .own import read_run
 from .resume import TRAINING, is_free
@@ -210,6 +210,11 @@ def differing_settings(runs: Sequence[Path]) -> Iterator[str]:
 
 def _settings(run: Path) -> dict[str, Any]:
     """What moves a number besides the model: the run's configuration, and what was really played with."""
+    with as_written(run):
+        return _played(run)
+
+
+def _played(run: Path) -> dict[str, Any]:
     plan, policy = read_plan(run)
     config = {key: value for key, value in run_config(run).items() if key not in _MOVES_NOTHING}
     engine = policy.get("engine", {})

@@ -15,7 +15,7 @@ from typing import Any
 
 from ..errors import CorruptData, MissingData
 from .episodes import decode_episode
-from .files import read_lines
+from .files import as_written, read_lines
 from .folder import METRICS, TIMINGS, run_config
 from .resume import TRAINING, changes, is_free
 from .sides import evaluations
@@ -111,7 +111,8 @@ def read_curve(run: Path, say: Callable[[str], None] = lambda line: None) -> Cur
         Point(step, _headline(summary, folder), _existing(run / f"checkpoint-{step}"), _until(costs, step))
         for step, folder, summary in found
     )
-    steps = int(config.get("max_steps", points[-1].step))
+    with as_written(run):
+        steps = int(config.get("max_steps", points[-1].step))
     return Curve(run, config, points, found[-1][2].plan.id, steps, _until(costs, max(costs, default=0)))
 
 

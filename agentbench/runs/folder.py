@@ -28,7 +28,7 @@ from ..errors import CorruptData, MissingData, UsageError
 from ..foreign import shortened
 from ..types import Trajectory
 from .episodes import EPISODES, Key, taken_line
-from .files import Lines, encode_json, read_json, read_lines, write_whole
+from .files import Lines, encode_json, read_json, read_lines, refuse_devices, write_whole
 from .resume import FACTS, PINNED_BECAUSE, changes, is_free, pinned
 
 TIMINGS, METRICS = "timings.jsonl", "metrics.jsonl"
@@ -189,11 +189,12 @@ def check_output(
 def run_config(path: Path) -> dict[str, Any]:
     """Read config.yaml of a run folder.
 
-    Raises: MissingData: there is none. CorruptData: not YAML.
+    Raises: MissingData: there is none. CorruptData: not YAML, or a pipe or device.
     """
     file = path / CONFIG
     if not file.exists():
         raise MissingData(f"{path} is no run folder: it has no {CONFIG}")
+    refuse_devices(file)
     return read_mapping(file, "the configuration", CorruptData)
 
 

@@ -191,7 +191,7 @@ def stale_pages(run: Path) -> list[str]:
     return [
         name
         for name, data in pages(run, _written_limit(run)).items()
-        if not (run / name).exists() or (run / name).read_bytes() != data
+        if not (run / name).is_file() or (run / name).read_bytes() != data
     ]
 
 

@@ -24,7 +24,7 @@ from ..foreign import printable, shortened, visible
 from ..models.loading import open_tokenizer
 from ..types import Action, Trajectory, Turn
 from .episodes import decode_episode, read_episodes
-from .files import read_json, read_lines
+from .files import as_written, read_json, read_lines
 from .folder import CONFIG, VERSIONS, is_training, run_config
 from .shortfalls import shortfalls
 from .summary import summary_of
@@ -84,12 +84,13 @@ def read_recorded(path: Path, step: int | None = None) -> Recorded:
     episodes = read_episodes(path)
     facts = _headline(path) if all((path / name).exists() for name in (VERSIONS, CONFIG)) else []
     versions = read_json(path / VERSIONS) if (path / VERSIONS).exists() else {}
-    panel, policy = versions.get("panel", {}), versions.get("policy", {})
-    engine = policy.get("engine") or {}
-    facts.append(
-        f"{panel.get('id', '?')}, rules {panel.get('rules', '?')}; policy {policy.get('policy', '?')}"
-    )
-    named = [str(engine["model"])] if engine.get("model") else []
+    with as_written(path):
+        panel, policy = versions.get("panel", {}), versions.get("policy", {})
+        engine = policy.get("engine") or {}
+        facts.append(
+            f"{panel.get('id', '?')}, rules {panel.get('rules', '?')}; policy {policy.get('policy', '?')}"
+        )
+        named = [str(engine["model"])] if engine.get("model") else []
     above = path.parent.parent  # TRAINING/eval/step-N: its checkpoint may be gone, the tokenizer is the same
     if is_training(above) and (above / CONFIG).exists():
         named.append(str(run_config(above).get("model_name_or_path", "")))
