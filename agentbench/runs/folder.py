@@ -29,15 +29,15 @@ from ..foreign import shortened
 from ..types import Trajectory
 from .episodes import EPISODES, Key, taken_line
 from .files import Lines, encode_json, read_json, read_lines, refuse_devices, write_whole
-from .resume import FACTS, PINNED_BECAUSE, changes, is_free, pinned
+from .resume import ABSENT, FACTS, PINNED_BECAUSE, changes, is_free, pinned
 
 TIMINGS, METRICS = "timings.jsonl", "metrics.jsonl"
 CONFIG, VERSIONS = "config.yaml", "versions.json"
 
 
-_TOLD = ("python", "packages", "code")
+_TOLD = ("python", "packages", "code", "env")
 """Parts of versions.json that may be others on resume; the record says so."""
-_NEW_FACTS = ("played",)
+_NEW_FACTS = ("played", "played.panel_options", "options", "terms")
 """Parts of versions.json that runs of earlier releases lack."""
 
 
@@ -140,15 +140,8 @@ def fix_versions(
     if not file.exists():
         write_whole(file, encode_json(dict(versions)))
         return
-    old, sitting = read_json(file), list(changed)
-    # Through JSON, so that tuples and numpy numbers compare like what was read.
-    new = orjson.loads(orjson.dumps(dict(versions), option=orjson.OPT_SERIALIZE_NUMPY))
-    for part in binding:
-        if part in old or part not in _NEW_FACTS:
-            found = list(changes(old.get(part), new.get(part), part))
-            for difference in pinned(found, FACTS):
-                raise UsageError(_resume_refused(path, *difference))
-            sitting += [item for item in found if is_free(item[0], FACTS)]
+    old, new = read_json(file), _plain(versions)
+    sitting = [*changed, *check_versions(path, versions, binding=binding)]
     for part in _TOLD:
         if part in old:
             sitting += changes(old[part], new.get(part), part)
@@ -158,6 +151,33 @@ def fix_versions(
         write_whole(
             file, encode_json({**old, "resumed": [*(earlier if isinstance(earlier, list) else []), added]})
         )
+
+
+def check_versions(
+    path: Path, versions: Mapping[str, Any], *, binding: tuple[str, ...]
+) -> list[tuple[str, Any, Any]]:
+    """Check, without touching anything, that `binding` parts are those of a run folder's versions.json, if it has one.
+
+    Returns: what differs and may, because it follows from free keys.
+    Raises: UsageError: a binding part has changed; names its key.
+    """
+    if not (path / VERSIONS).exists():
+        return []
+    old, new, free = read_json(path / VERSIONS), _plain(versions), []
+    for part in binding:
+        if part in old or part not in _NEW_FACTS:
+            found = list(changes(old.get(part), new.get(part), part))
+            found = [item for item in found if not (item[0] in _NEW_FACTS and item[1] == ABSENT)]
+            for difference in pinned(found, FACTS):
+                raise UsageError(_resume_refused(path, *difference))
+            free += [item for item in found if is_free(item[0], FACTS)]
+    return free
+
+
+def _plain(versions: Mapping[str, Any]) -> dict[str, Any]:
+    """Through JSON, so that tuples and numpy numbers compare like what was read."""
+    found: dict[str, Any] = orjson.loads(orjson.dumps(dict(versions), option=orjson.OPT_SERIALIZE_NUMPY))
+    return found
 
 
 def check_output(

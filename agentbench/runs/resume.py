@@ -18,7 +18,6 @@ ENGINE = (
     "api_key_env",
     "base_url",
     "cache_bytes",
-    "keep_cache",
     "max_in_flight",
     "max_tokens_field",
     "prefill_tokens",
