@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -20,6 +21,9 @@ from .foreign import looks_like_key, printable, shortened
 
 MOST_VALUES = 1_000_000
 """Values that one YAML text may hold once its anchors are written out."""
+
+MOST_SECONDS = 1e9
+"""Longest time limit, some thirty years: operating systems wait for no more than three hundred."""
 
 _LONGEST = 2**63
 
@@ -38,17 +42,30 @@ class Section(BaseModel):
         """Refuse what would be read as a number by accident."""
         if isinstance(values, Mapping):
             for name, field in cls.model_fields.items():
-                kinds = {field.annotation, *getattr(field.annotation, "__args__", ())}
-                value = values.get(name)
-                if kinds & {int, float} and bool not in kinds and isinstance(value, bool):
-                    raise ValueError(f"{name} = {value} is not allowed: a number is wanted")
-                if int in kinds and not kinds & {str, float} and isinstance(value, str):
-                    raise ValueError(f"{name} = {shortened(value)} is not allowed: a whole number is wanted")
-                if int in kinds and isinstance(value, int) and abs(value) >= _LONGEST:
-                    raise ValueError(
-                        f"{name} = {shortened(value)} is not allowed: it does not fit into 64 bits"
-                    )
+                _refuse_odd_number(field.annotation, values.get(name), name)
         return values
+
+
+def _refuse_odd_number(kind: Any, value: Any, name: str) -> None:
+    """Refuse a value, or one inside its list or mapping, that a number of this kind would be made of by accident.
+
+    Raises: ValueError: names it.
+    """
+    kinds = {kind, *getattr(kind, "__args__", ())} if get_origin(kind) in (None, Union, UnionType) else {kind}
+    for inner in kinds:
+        items: Iterable[tuple[Any, Any]] = ()
+        if get_origin(inner) is dict and isinstance(value, Mapping):
+            items = value.items()
+        elif get_origin(inner) in (list, tuple) and isinstance(value, list | tuple):
+            items = enumerate(value)
+        for key, item in items:
+            _refuse_odd_number(get_args(inner)[1 if get_origin(inner) is dict else 0], item, f"{name}.{key}")
+    if kinds & {int, float} and bool not in kinds and isinstance(value, bool):
+        raise ValueError(f"{name} = {value} is not allowed: a number is wanted")
+    if int in kinds and not kinds & {str, float} and isinstance(value, str):
+        raise ValueError(f"{name} = {shortened(value)} is not allowed: a whole number is wanted")
+    if int in kinds and isinstance(value, int) and abs(value) >= _LONGEST:
+        raise ValueError(f"{name} = {shortened(value)} is not allowed: it does not fit into 64 bits")
 
 
 # --- YAML -------------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
+from ..config import MOST_SECONDS
 from ..engine import Engine, TextEngine
 from ..env import EnvSpec, try_options
 from ..errors import ConfigError, ContextFull, CorruptData, EngineDown
@@ -75,8 +76,8 @@ class EvalConfig(PolicyConfig):
     concurrency: int = Field(default=16, ge=1)
     max_turns: int | None = Field(default=None, ge=1)
     max_episode_tokens: int | None = Field(default=None, ge=1)
-    step_seconds: float | None = Field(default=None, gt=0)
-    episode_seconds: float | None = Field(default=None, gt=0)
+    step_seconds: float | None = Field(default=None, gt=0, le=MOST_SECONDS)
+    episode_seconds: float | None = Field(default=None, gt=0, le=MOST_SECONDS)
     retries: int = Field(default=1, ge=0)
     env_options: dict[str, Any] = Field(default_factory=dict)
     allow_missing: bool = False

@@ -16,7 +16,7 @@ from typing import Any
 from ..errors import CorruptData, MissingData
 from .episodes import decode_episode
 from .files import as_written, read_lines
-from .folder import METRICS, TIMINGS, run_config
+from .folder import METRICS, TIMINGS, measured, run_config
 from .resume import TRAINING, changes, is_free
 from .sides import evaluations
 from .stats import Estimate
@@ -191,7 +191,8 @@ def _costs(run: Path) -> dict[int, Cost]:
     for step, line in _by_step(run / METRICS):
         found[step] = found.get(step, Cost()) + Cost(trained=int(line.get("trained_tokens", 0)))
     for step, line in _by_step(run / TIMINGS):
-        seconds = sum(value for name, value in line.items() if name.startswith(_SECONDS))
+        with as_written(run / TIMINGS):
+            seconds = sum(measured(value) for name, value in line.items() if name.startswith(_SECONDS))
         found[step] = found.get(step, Cost()) + Cost(seconds=seconds)
     return found
 

@@ -23,7 +23,7 @@ from typing import Any
 import orjson
 import yaml
 
-from ..config import read_mapping
+from ..config import MOST_SECONDS, read_mapping
 from ..errors import CorruptData, MissingData, UsageError
 from ..foreign import shortened
 from ..types import Trajectory
@@ -37,6 +37,7 @@ CONFIG, VERSIONS = "config.yaml", "versions.json"
 
 _TOLD = ("python", "packages", "code", "env")
 """Parts of versions.json that may be others on resume; the record says so."""
+_MOST_USED = 1e18
 _NEW_FACTS = ("played", "played.panel_options", "options", "terms")
 """Parts of versions.json that runs of earlier releases lack."""
 
@@ -241,10 +242,10 @@ def read_timings(path: Path) -> Timings:
         try:
             key, took, at = (
                 (str(line["task"]), int(line["repeat"])),
-                float(line["seconds"]),
-                float(line["at"]),
+                measured(line["seconds"]),
+                measured(line["at"]),
             )
-            used = {str(name): float(value) for name, value in line.get("usage", {}).items()}
+            used = {str(name): measured(value, _MOST_USED) for name, value in line.get("usage", {}).items()}
         except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
             raise CorruptData(
                 f"{path / TIMINGS} line {number} is no timing of an episode ({type(error).__name__}: {error})"
@@ -257,6 +258,16 @@ def read_timings(path: Path) -> Timings:
         sitting = used
     usage.update(sitting)
     return Timings(seconds, wall, dict(usage))
+
+
+def measured(value: Any, most: float = MOST_SECONDS) -> float:
+    """A wall time, or another measure that adds up, as a run writes it: "nan" or 1e308 would spoil every sum.
+
+    Raises: ValueError: it is no number from 0 to `most`.
+    """
+    if type(value) not in (int, float) or not 0 <= value <= most:
+        raise ValueError(f"{shortened(value)} is no number from 0 to {most:g}")
+    return float(value)
 
 
 def _resume_refused(path: Path, key: str, old: Any, new: Any) -> str:

@@ -94,6 +94,14 @@ def test_a_run_without_a_finished_evaluation_says_so(trained):
         read_curve(folder)
 
 
+@pytest.mark.parametrize("value", [1e308, -1.0, 2e9])
+def test_times_that_no_run_takes_are_refused(trained, value):
+    folder = trained("gkd-1", {0: 4})
+    (folder / "timings.jsonl").write_bytes(orjson.dumps({"step": 1, "seconds/rollout": value}) + b"\n")
+    with pytest.raises(CorruptData, match=r"timings\.jsonl holds what no run of ours writes"):
+        read_curve(folder)
+
+
 def test_a_run_without_checkpoints_or_three_evaluations_says_so(trained):
     curve = read_curve(trained("one", {0: 4, 3: 8}))
     assert (curve.best, curve.last_three) == (None, None)
