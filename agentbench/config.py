@@ -7,8 +7,10 @@ Leaves out which keys there are (`agentbench.training.config`, `agentbench.evalu
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
@@ -26,6 +28,7 @@ MOST_SECONDS = 1e9
 """Longest time limit, some thirty years: operating systems wait for no more than three hundred."""
 
 _LONGEST = 2**63
+_DEEPEST = 50
 
 
 class Section(BaseModel):
@@ -42,8 +45,16 @@ class Section(BaseModel):
         """Refuse what would be read as a number by accident."""
         if isinstance(values, Mapping):
             for name, field in cls.model_fields.items():
-                _refuse_odd_number(field.annotation, values.get(name), name)
+                value, kinds = values.get(name), _kinds(field.annotation)
+                _refuse_odd_number(field.annotation, value, name)
+                if isinstance(value, Mapping) and any(get_args(kind)[1:] == (Any,) for kind in kinds):
+                    _refuse_unwritable(value, name)
         return values
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    """What a field may be: the parts of a union, or the annotation itself."""
+    return set(get_args(annotation)) if get_origin(annotation) in (Union, UnionType) else {annotation}
 
 
 def _refuse_odd_number(kind: Any, value: Any, name: str) -> None:
@@ -51,7 +62,7 @@ def _refuse_odd_number(kind: Any, value: Any, name: str) -> None:
 
     Raises: ValueError: names it.
     """
-    kinds = {kind, *getattr(kind, "__args__", ())} if get_origin(kind) in (None, Union, UnionType) else {kind}
+    kinds = _kinds(kind)
     for inner in kinds:
         items: Iterable[tuple[Any, Any]] = ()
         if get_origin(inner) is dict and isinstance(value, Mapping):
@@ -66,6 +77,32 @@ def _refuse_odd_number(kind: Any, value: Any, name: str) -> None:
         raise ValueError(f"{name} = {shortened(value)} is not allowed: a whole number is wanted")
     if int in kinds and isinstance(value, int) and abs(value) >= _LONGEST:
         raise ValueError(f"{name} = {shortened(value)} is not allowed: it does not fit into 64 bits")
+
+
+def _refuse_unwritable(value: Any, name: str, depth: int = 0) -> None:
+    """Refuse, in a mapping whose keys others explain, what config.yaml and the records cannot hold.
+
+    Raises: ValueError: names it.
+    """
+    if depth > _DEEPEST:
+        raise ValueError(f"{printable(name, 100)} is nested more than {_DEEPEST} deep")
+    if isinstance(value, Mapping | list | tuple):
+        items = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for key, item in items:
+            _refuse_unwritable(item, f"{name}.{key}", depth + 1)
+        return
+    if isinstance(value, str):
+        fits = value.encode("utf-8", "replace").decode() == value  # no half of a surrogate pair
+    elif isinstance(value, int):
+        fits = abs(value) < _LONGEST
+    else:
+        fits = math.isfinite(value) if isinstance(value, float) else isinstance(value, date | None)
+    if not fits:
+        kind = type(value).__name__
+        raise ValueError(
+            f"{printable(name, 300)} = {shortened(value)} ({kind}) is not allowed: text, finite numbers of 64 bits, "
+            "true, false, null, dates, and lists and mappings of these are"
+        )
 
 
 # --- YAML -------------------------------------------------------------------------------------------------------------

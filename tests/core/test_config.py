@@ -1,3 +1,4 @@
+import datetime
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from agentbench.engines.settings import check_numbers
 from agentbench.errors import ConfigError, UsageError
 from agentbench.evaluation.evaluate import EvalConfig
 from agentbench.retrieval.client import ClientRetriever
-from agentbench.training.config import RolloutConfig, TrainConfig, read_config
+from agentbench.training.config import EnvConfig, RolloutConfig, TrainConfig, read_config
 
 BASE = {
     "algorithm": "opd",
@@ -142,3 +143,48 @@ def test_so_are_those_of_clients(value):
         check_numbers(value, 0, 1, None, None)
     with pytest.raises(UsageError, match="at most 1e\\+09"):
         ClientRetriever("http://127.0.0.1:9", timeout=value)
+
+
+DEEP = []
+for _ in range(300):
+    DEEP = [DEEP]
+UNWRITABLE = {
+    "bytes": b"\xff\x00",
+    "set": {1},
+    "deep": DEEP,
+    "nan": float("nan"),
+    "inf": float("inf"),
+    "huge": 2**63,
+    "surrogate": "\ud83d",
+    "inside": [{"x": b"\x00"}],
+}
+PLACES = {
+    "rollout.template_options": lambda value: (RolloutConfig, {"template_options": {"a": value}}),
+    "rollout.engine_options": lambda value: (RolloutConfig, {"engine_options": {"a": value}}),
+    "env.options": lambda value: (EnvConfig, {"name": "x", "split": "y", "options": {"a": value}}),
+    "env.prompt": lambda value: (EnvConfig, {"name": "x", "split": "y", "prompt": {"a": value}}),
+    "trainer": lambda value: (TrainConfig, BASE | {"trainer": {"a": value}}),
+    "eval.env_options": lambda value: (
+        EvalConfig,
+        {"panel": "p", "policy": "random", "env_options": {"a": value}},
+    ),
+}
+
+
+@pytest.mark.parametrize("value", UNWRITABLE.values(), ids=UNWRITABLE)
+@pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
+def test_what_cannot_be_written_down_is_refused_in_every_free_mapping(place, value):
+    model, values = place(value)
+    with pytest.raises(
+        ConfigError, match=r"\.a.* (= .* is not allowed|is nested more than 50 deep)"
+    ) as caught:
+        validate(model, values)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
+def test_what_can_be_written_down_passes_and_comes_back(place):
+    model, values = place([1, 2.5, None, True, "x", {"y": [2]}, datetime.date(2026, 1, 1)])
+    found = validate(model, values)
+    assert "2026-01-01" in dump(found)
