@@ -324,7 +324,7 @@ def _open(
     whole = {"panel": plan.model_dump(mode="json"), "policy": actor.info, **versions(), **facts}
     try:
         # Packages may change on resume and stay as first recorded; what is played and by whom may not change.
-        run.fix_versions(whole, binding=("panel", "policy", "options", "terms"))
+        run.fix_versions(whole, binding=("panel", "policy", "options", "terms", "tasks"))
     except BaseException:
         run.close()
         raise

@@ -38,7 +38,7 @@ CONFIG, VERSIONS = "config.yaml", "versions.json"
 _TOLD = ("python", "packages", "code", "env")
 """Parts of versions.json that may be others on resume; the record says so."""
 _MOST_USED = 1e18
-_NEW_FACTS = ("played", "played.panel_options", "options", "terms")
+_NEW_FACTS = ("played", "played.panel_options", "options", "terms", "tasks")
 """Parts of versions.json that runs of earlier releases lack."""
 
 

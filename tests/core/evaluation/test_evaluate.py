@@ -81,6 +81,15 @@ def test_what_is_left_to_the_env_is_pinned_too(tmp_path):
     assert evaluate(config(tmp_path), resume=True).recorded == 12  # of a release that kept neither
 
 
+@pytest.mark.parametrize("tasks", [["t00"], [1, 2], "abc", None, [f"x{n:02d}" for n in range(12)]])
+def test_a_list_of_tasks_that_was_changed_is_refused_and_not_gone_on_with(tmp_path, tasks):
+    evaluate(config(tmp_path))
+    path = tmp_path / "run" / "versions.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"tasks": tasks}))
+    with pytest.raises(UsageError, match=r"versions\.json|tasks"):
+        evaluate(config(tmp_path), resume=True)
+
+
 def test_every_repeat_has_a_seed_of_its_own(tmp_path):
     evaluate(config(tmp_path, repeats=2, seed=7))
     for item in read_episodes(tmp_path / "run"):
