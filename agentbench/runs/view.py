@@ -26,8 +26,9 @@ from ..types import Action, Trajectory, Turn
 from .episodes import decode_episode, read_episodes
 from .files import as_written, read_json, read_lines
 from .folder import CONFIG, VERSIONS, is_training, run_config
-from .shortfalls import shortfalls
-from .summary import summary_of
+from .own import read_run
+from .shortfalls import error_limit, shortfalls
+from .summary import read_plan, summarise
 
 _MARKS = {"won": "✓", "lost": "✗", "broke": "!", "played": "·"}
 _SHOWN = 6000
@@ -98,8 +99,12 @@ def read_recorded(path: Path, step: int | None = None) -> Recorded:
 
 
 def _headline(run: Path) -> list[str]:
-    """The figure of the records that are shown, and what they lack; summary.json may be older than they are."""
-    summary = summary_of(run)
+    """The figure of the records that are shown, and what they lack; summary.json may be older than they are.
+
+    Raises: CorruptData: there are lines of another run among them.
+    """
+    plan, policy = read_plan(run)
+    summary = summarise(read_run(run, plan), plan, policy, max_error_rate=error_limit(run))
     found = summary.overall and (summary.overall.success or summary.overall.score)
     rate = []
     if found:

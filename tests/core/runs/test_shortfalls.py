@@ -129,6 +129,14 @@ def test_the_page_of_episodes_has_the_figure_of_the_episodes_it_shows(play, tmp_
     assert "100.0 %" in page.read_text()
 
 
+@pytest.mark.parametrize("name", ["timings.jsonl", "summary.json"])
+def test_the_page_of_episodes_needs_no_timings_and_no_summary(play, tmp_path, name):
+    play("run")
+    (tmp_path / "run" / name).write_text("spoilt\n")
+    assert agentbench(["view", "run", "-o", "page.html"]) == 0
+    assert "33.3 %" in (tmp_path / "page.html").read_text()
+
+
 def test_a_comparison_tells_apart_what_broke_and_what_is_not_there(play, tmp_path, capsys):
     play("a", max_error_rate=1.0, env_options={"crash": ["t00", "t01"]})
     shutil.copytree(tmp_path / "a", tmp_path / "b")
