@@ -7,10 +7,13 @@ Leaves out which keys there are (`agentbench.training.config`, `agentbench.evalu
 from __future__ import annotations
 
 import difflib
+import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -21,7 +24,11 @@ from .foreign import looks_like_key, printable, shortened
 MOST_VALUES = 1_000_000
 """Values that one YAML text may hold once its anchors are written out."""
 
+MOST_SECONDS = 1e9
+"""Longest time limit, some thirty years: operating systems wait for no more than three hundred."""
+
 _LONGEST = 2**63
+_DEEPEST = 50
 
 
 class Section(BaseModel):
@@ -38,17 +45,64 @@ class Section(BaseModel):
         """Refuse what would be read as a number by accident."""
         if isinstance(values, Mapping):
             for name, field in cls.model_fields.items():
-                kinds = {field.annotation, *getattr(field.annotation, "__args__", ())}
-                value = values.get(name)
-                if kinds & {int, float} and bool not in kinds and isinstance(value, bool):
-                    raise ValueError(f"{name} = {value} is not allowed: a number is wanted")
-                if int in kinds and not kinds & {str, float} and isinstance(value, str):
-                    raise ValueError(f"{name} = {shortened(value)} is not allowed: a whole number is wanted")
-                if int in kinds and isinstance(value, int) and abs(value) >= _LONGEST:
-                    raise ValueError(
-                        f"{name} = {shortened(value)} is not allowed: it does not fit into 64 bits"
-                    )
+                value, kinds = values.get(name), _kinds(field.annotation)
+                _refuse_odd_number(field.annotation, value, name)
+                if isinstance(value, Mapping) and any(get_args(kind)[1:] == (Any,) for kind in kinds):
+                    _refuse_unwritable(value, name)
         return values
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    """What a field may be: the parts of a union, or the annotation itself."""
+    return set(get_args(annotation)) if get_origin(annotation) in (Union, UnionType) else {annotation}
+
+
+def _refuse_odd_number(kind: Any, value: Any, name: str) -> None:
+    """Refuse a value, or one inside its list or mapping, that a number of this kind would be made of by accident.
+
+    Raises: ValueError: names it.
+    """
+    kinds = _kinds(kind)
+    for inner in kinds:
+        items: Iterable[tuple[Any, Any]] = ()
+        if get_origin(inner) is dict and isinstance(value, Mapping):
+            items = value.items()
+        elif get_origin(inner) in (list, tuple) and isinstance(value, list | tuple):
+            items = enumerate(value)
+        for key, item in items:
+            _refuse_odd_number(get_args(inner)[1 if get_origin(inner) is dict else 0], item, f"{name}.{key}")
+    if kinds & {int, float} and bool not in kinds and isinstance(value, bool):
+        raise ValueError(f"{name} = {value} is not allowed: a number is wanted")
+    if int in kinds and not kinds & {str, float} and isinstance(value, str):
+        raise ValueError(f"{name} = {shortened(value)} is not allowed: a whole number is wanted")
+    if int in kinds and isinstance(value, int) and abs(value) >= _LONGEST:
+        raise ValueError(f"{name} = {shortened(value)} is not allowed: it does not fit into 64 bits")
+
+
+def _refuse_unwritable(value: Any, name: str, depth: int = 0) -> None:
+    """Refuse, in a mapping whose keys others explain, what config.yaml and the records cannot hold.
+
+    Raises: ValueError: names it.
+    """
+    if depth > _DEEPEST:
+        raise ValueError(f"{printable(name, 100)} is nested more than {_DEEPEST} deep")
+    if isinstance(value, Mapping | list | tuple):
+        items = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for key, item in items:
+            _refuse_unwritable(item, f"{name}.{key}", depth + 1)
+        return
+    if isinstance(value, str):
+        fits = value.encode("utf-8", "replace").decode() == value  # no half of a surrogate pair
+    elif isinstance(value, int):
+        fits = abs(value) < _LONGEST
+    else:
+        fits = math.isfinite(value) if isinstance(value, float) else isinstance(value, date | None)
+    if not fits:
+        kind = type(value).__name__
+        raise ValueError(
+            f"{printable(name, 300)} = {shortened(value)} ({kind}) is not allowed: text, finite numbers of 64 bits, "
+            "true, false, null, dates, and lists and mappings of these are"
+        )
 
 
 # --- YAML -------------------------------------------------------------------------------------------------------------

@@ -265,7 +265,14 @@ def verify_data(item: Dataset, *, progress: Progress = silent) -> ImportReport:
     found = installed(item.id)
     if not found.present:
         raise missing_data(item.id, f"dataset {item.id!r}")
-    return item.verify(found.folder, progress)
+    report = item.verify(found.folder, progress)
+    gone = [name for name in found.manifest.get("counts", {}) if name not in report.counts]
+    lost = [
+        f"{name} was imported and is not there any more; run: agentbench data import {item.id} DIR --replace"
+        for name in gone
+        if not any(name in problem for problem in report.problems)
+    ]
+    return ImportReport(report.counts, report.notes, [*report.problems, *lost]) if lost else report
 
 
 def fetch_data(

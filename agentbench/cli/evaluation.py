@@ -254,7 +254,7 @@ def _report_training(runs: list[Path], output: list[Path], over: str, *, check: 
         check_suffix(path, (".md", *PICTURES))
     if check and not any(path.suffix == ".md" for path in output):
         raise UsageError("--check of training runs needs the page that was written of them: -o table.md")
-    curves = [read_curve(run) for run in runs]
+    curves = [read_curve(run, note) for run in runs]
     text = page(curves)
     if check:
         pages = [path for path in output if path.suffix == ".md"]
@@ -332,4 +332,4 @@ def compare(
         else:
             write_whole(path, values if path.suffix == ".json" else page.encode())
     print(values.decode() if json else page, end="")
-    return 0
+    return 1 if any(item.shortfalls for item in found) else 0

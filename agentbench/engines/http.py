@@ -31,6 +31,7 @@ _T = TypeVar("_T")
 _CONNECT_SECONDS = 10.0
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0
 _LONGEST_ASKED_WAIT = 300.0
+LOOKUP_SECONDS = 60.0
 _SHOWN = 300
 _MOST_TOKENS = 2**53
 _PROXIES = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY")
@@ -103,11 +104,21 @@ class _Trouble(Exception):
     wait: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Patience:
+    """Repetitions of a request, seconds of one attempt, and seconds after which a silent attempt is the last."""
+
+    retries: int
+    timeout: float
+    seconds: float
+
+
 class HttpClient:
     """Talks JSON to one server; may be used from any thread.
 
     Attributes:
         base_url: without a trailing slash.
+        request_timeout: seconds for one attempt.
         usage: counters.
     """
 
@@ -145,7 +156,7 @@ class HttpClient:
         self._prices = prices
         self._secret = Secret(key_of(api_key_env))
         self._largest, self._context_words = max_answer_bytes, tuple(context_words)
-        self._timeout, self._retries, self._limit = request_timeout, retries, max_in_flight
+        self.request_timeout, self._retries, self._limit = request_timeout, retries, max_in_flight
         self._spacing = 60.0 / requests_per_minute if requests_per_minute else 0.0
         self._next_start = 0.0
         self._http = (
@@ -164,7 +175,7 @@ class HttpClient:
         if self._secret.key:
             headers["Authorization"] = f"Bearer {self._secret.key}"
         limits = httpx.Limits(max_connections=self._limit, max_keepalive_connections=self._limit)
-        timeout = httpx.Timeout(self._timeout, connect=_CONNECT_SECONDS, pool=None)
+        timeout = httpx.Timeout(self.request_timeout, connect=_CONNECT_SECONDS, pool=None)
         # A proxy of the environment would be asked for this machine's addresses too, where it finds another server.
         trust = not is_loopback(self.base_url)
         try:
@@ -209,7 +220,13 @@ class HttpClient:
     # --- asking ------------------------------------------------------------------------------------------------------
 
     def start(
-        self, path: str, body: Any, read: Callable[[Any], _T], *, retries: int | None = None
+        self,
+        path: str,
+        body: Any,
+        read: Callable[[Any], _T],
+        *,
+        retries: int | None = None,
+        patience: float = math.inf,
     ) -> Future[_T]:
         """Post a request and return at once.
 
@@ -219,35 +236,42 @@ class HttpClient:
             read: takes what is wanted out of the answer; KeyError, TypeError, ValueError, IndexError or
                 AttributeError count as a malformed answer, and the request is repeated.
             retries: instead of the client's own.
+            patience: seconds from now after which an attempt without an answer is the last.
         Returns: a future of what `read` returned; it raises RequestRefused or ServerUnavailable. Cancel it to stop.
         """
-        return self._run(self._ask("POST", path, body, read, self._retries if retries is None else retries))
+        count = self._retries if retries is None else retries
+        return self._run(
+            self._ask("POST", path, body, read, _Patience(count, self.request_timeout, patience))
+        )
 
     def post(self, path: str, body: Any, *, retries: int | None = None) -> Any:
         """Post a request and wait for the answer."""
         return self.start(path, body, lambda answer: answer, retries=retries).result()
 
     def get(self, path: str, *, retries: int | None = None) -> Any:
-        """Get a resource and wait for it."""
+        """Look something up and wait for it; what is not sampled is there within a minute or not at all."""
         count = self._retries if retries is None else retries
-        return self._run(self._ask("GET", path, None, lambda answer: answer, count)).result()
+        how = _Patience(count, min(self.request_timeout, LOOKUP_SECONDS), LOOKUP_SECONDS)
+        return self._run(self._ask("GET", path, None, lambda answer: answer, how)).result()
 
     def _run(self, work: Coroutine[Any, Any, _T]) -> Future[_T]:
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
-    async def _ask(self, method: str, path: str, body: Any, read: Callable[[Any], _T], retries: int) -> _T:
+    async def _ask(self, method: str, path: str, body: Any, read: Callable[[Any], _T], how: _Patience) -> _T:
+        began = time.monotonic()
         data = None if body is None else orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
-        for attempt in range(retries + 1):
+        for attempt in range(how.retries + 1):
             try:
                 async with self._room:
                     await self._take_turn()
-                    return await self._attempt(method, path, data, read)
+                    return await self._attempt(method, path, data, read, how.timeout)
             except RequestRefused:
                 self.usage.failures += 1
                 raise
             except _Trouble as trouble:
                 asked = trouble.wait or 0.0
-                if attempt == retries or asked > _LONGEST_ASKED_WAIT:
+                late = trouble.kind == "timeout" and time.monotonic() - began > how.seconds
+                if attempt == how.retries or asked > _LONGEST_ASKED_WAIT or late:
                     self.usage.failures += 1
                     raise ServerUnavailable(self._given_up(path, trouble, attempt + 1)) from None
                 self.usage.retries[trouble.kind] += 1
@@ -261,7 +285,8 @@ class HttpClient:
 
     def _given_up(self, path: str, trouble: _Trouble, attempts: int) -> str:
         asked = f"; it asks to wait {trouble.wait:.0f} s" if trouble.wait is not None else ""
-        return f"{self.base_url}{path} gave no usable answer in {attempts} attempts; the last: {trouble.message}{asked}"
+        times = f"{attempts} attempt" + "s" * (attempts > 1)
+        return f"{self.base_url}{path} gave no usable answer in {times}; the last: {trouble.message}{asked}"
 
     async def _take_turn(self) -> None:
         """Wait until the next request may start: requests are spaced evenly, and a server's wish to wait binds all."""
@@ -269,15 +294,17 @@ class HttpClient:
             await asyncio.sleep(self._next_start - now)
         self._next_start = now + self._spacing
 
-    async def _attempt(self, method: str, path: str, data: bytes | None, read: Callable[[Any], _T]) -> _T:
+    async def _attempt(
+        self, method: str, path: str, data: bytes | None, read: Callable[[Any], _T], timeout: float
+    ) -> _T:
         began = time.monotonic()
         self.usage.requests += 1
         headers = {"Content-Type": "application/json"} if data is not None else {}
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(timeout):
                 answer, raw = await self._receive(method, path, data, headers)
         except (TimeoutError, httpx.TimeoutException) as error:
-            raise _Trouble("timeout", f"no answer within {self._timeout:g} s") from error
+            raise _Trouble("timeout", f"no answer within {timeout:g} s") from error
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             raise _Trouble("connection", self.clean(f"{type(error).__name__}: {error}")) from error
         finally:

@@ -7,6 +7,7 @@ There are no token ids and no log-probs, so nothing can be trained on what it sa
 from __future__ import annotations
 
 import functools
+import logging
 import queue
 import re
 import time
@@ -30,9 +31,13 @@ from .settings import checked_url
 
 Api = Literal["chat", "completions"]
 
+_LOG = logging.getLogger(__name__)
+
 _PROBE_TOKENS = 16
 _PROBE_RETRIES = 3
 _PROBE_SEED = 0
+_PROBE_PATIENCE = 60.0
+_SAY_AFTER = 15.0
 _SEEDS = 2**31
 _LARGEST_ANSWER = 64 * 2**20
 _OURS = ("seed", "temperature", "top_p", "top_k", "stop")
@@ -91,7 +96,9 @@ class OpenAIEngine(TextEngine):
         """Send a short request with every field of a real one."""
         body = self._request([{"role": "user", "content": "Say yes."}], sampling, _PROBE_SEED)
         try:
-            self.http.start(self._path, body, _probed, retries=_PROBE_RETRIES).result()
+            self._wait(
+                self.http.start(self._path, body, _probed, retries=_PROBE_RETRIES, patience=_PROBE_PATIENCE)
+            )
         except ContextFull as error:
             raise UsageError(
                 f"{error}; a reply of max_new_tokens {sampling.max_new_tokens} does not fit, lower it"
@@ -100,6 +107,20 @@ class OpenAIEngine(TextEngine):
             raise UsageError(f"{error}{_hint(error)}") from error
         except EngineFailure as error:
             raise UsageError(f"{error}; is base_url right, and the server up?") from error
+
+    def _wait(self, answer: Future[None]) -> None:
+        """Wait for a probe; nothing else happens meanwhile, so a long wait is told."""
+        try:
+            answer.result(_SAY_AFTER)
+        except TimeoutError:
+            _LOG.warning(
+                "%s has not answered the first short request for %g s; one attempt may take %g s (engine option "
+                "request_timeout)",
+                self.http.base_url,
+                _SAY_AFTER,
+                self.http.request_timeout,
+            )
+            answer.result()
 
     @property
     def _path(self) -> str:

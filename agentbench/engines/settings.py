@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 
-from ..config import refuse_keys
+from ..config import MOST_SECONDS, refuse_keys
 from ..errors import UsageError
 
 
@@ -47,8 +47,10 @@ def check_numbers(
 
     Raises: UsageError: names the option.
     """
-    if not (is_number(request_timeout) and request_timeout > 0):
-        raise UsageError(f"request_timeout must be a positive number of seconds, got {request_timeout!r}")
+    if not (is_number(request_timeout) and 0 < request_timeout <= MOST_SECONDS):
+        raise UsageError(
+            f"request_timeout must be a positive number of seconds, at most {MOST_SECONDS:g}; got {request_timeout!r}"
+        )
     for name, value, least in (("retries", retries, 0), ("max_in_flight", max_in_flight, 1)):
         if not (isinstance(value, int) and is_number(value) and value >= least):
             raise UsageError(f"{name} at least {least} is allowed, as a whole number; got {value!r}")

@@ -16,8 +16,9 @@ from ..config import differences
 from ..dialogue.prompt import load_prompt
 from ..registry import env_spec
 from ..runs.episodes import read_episodes
-from ..runs.files import read_json, read_lines
+from ..runs.files import as_written, read_json, read_lines
 from ..runs.folder import CONFIG, METRICS, VERSIONS, run_config, training_home
+from ..runs.shortfalls import remarks
 from ..runs.sides import TEACHERS
 from ..runs.stats import Estimate
 from ..runs.summary import SUMMARY, Summary, read_plan, summary_of
@@ -48,6 +49,11 @@ def card_of(run: Path, teacher: Path | None = None) -> Card:
         teacher: an evaluation of the teacher, whose own score and weights stand on the card.
     Raises: MissingData, CorruptData: it is no run folder, or parts of it are gone.
     """
+    with as_written(run):
+        return _card(run, teacher)
+
+
+def _card(run: Path, teacher: Path | None) -> Card:
     plan, policy = read_plan(run)
     summary, config = summary_of(run), run_config(run)
     facts = read_json(run / VERSIONS)
@@ -63,7 +69,7 @@ def card_of(run: Path, teacher: Path | None = None) -> Card:
             "split": plan.split,
             "tasks": plan.tasks,
             "repeats": plan.repeats,
-            "remarks": list(plan.banners),
+            "remarks": list(remarks(summary)),
         },
         "who plays": {
             "policy": policy.get("policy"),

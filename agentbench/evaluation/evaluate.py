@@ -6,6 +6,7 @@ printing (`cli`).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import chain
@@ -14,6 +15,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
+from ..config import MOST_SECONDS
 from ..engine import Engine, TextEngine
 from ..env import EnvSpec, try_options
 from ..errors import ConfigError, ContextFull, CorruptData, EngineDown
@@ -74,8 +76,8 @@ class EvalConfig(PolicyConfig):
     concurrency: int = Field(default=16, ge=1)
     max_turns: int | None = Field(default=None, ge=1)
     max_episode_tokens: int | None = Field(default=None, ge=1)
-    step_seconds: float | None = Field(default=None, gt=0)
-    episode_seconds: float | None = Field(default=None, gt=0)
+    step_seconds: float | None = Field(default=None, gt=0, le=MOST_SECONDS)
+    episode_seconds: float | None = Field(default=None, gt=0, le=MOST_SECONDS)
     retries: int = Field(default=1, ge=0)
     env_options: dict[str, Any] = Field(default_factory=dict)
     allow_missing: bool = False
@@ -134,7 +136,7 @@ def evaluate(
     if config.output_dir is not None:  # before a model is loaded for nothing
         folder = Path(config.output_dir)
         check_output(folder, config.model_dump(mode="json"), resume=resume, free=EVALUATION)
-        if resume and not (folder / EPISODES).exists():
+        if resume and not os.path.lexists(folder / EPISODES):  # a link that leads nowhere is refused below
             (say or _mute)(f"nothing to resume in {folder}: starting from the beginning")
     resolved = panel.resolve(spec, allow_missing=config.allow_missing)
     tasks = resolved.tasks[: config.limit]
@@ -322,7 +324,7 @@ def _open(
     whole = {"panel": plan.model_dump(mode="json"), "policy": actor.info, **versions(), **facts}
     try:
         # Packages may change on resume and stay as first recorded; what is played and by whom may not change.
-        run.fix_versions(whole, binding=("panel", "policy"))
+        run.fix_versions(whole, binding=("panel", "policy", "options", "terms", "tasks"))
     except BaseException:
         run.close()
         raise

@@ -32,6 +32,7 @@ from ..foreign import cell as escaped
 from ..foreign import shortened
 from ..registry import open_engine, suite_files
 from ..runs.files import encode_json, read_json, write_whole
+from ..runs.shortfalls import remarks
 from ..runs.significance import mean_interval, require_statistics
 from ..runs.summary import Summary, summary_of
 from .evaluate import EvalConfig, Progress, evaluate
@@ -358,7 +359,7 @@ def table(suite: Suite, cells: Sequence[Cell], published: Sequence[Published] = 
         f"- {cell.player} on {cell.panel}, seed {seed}: {banner}"
         for cell in cells
         for seed, summary in cell.summaries.items()
-        for banner in summary.plan.banners
+        for banner in remarks(summary)
     ]
     return "\n".join(lines).rstrip() + "\n"
 

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import httpx
 import orjson
 
+from ..config import MOST_SECONDS
 from ..engines.settings import checked_url, is_loopback
 from ..errors import EnvFailure, UsageError
 from .contract import Hit, Refused, check_k, clean_query
@@ -81,10 +82,11 @@ class ClientRetriever:
         base_url = checked_url(base_url)
         for path in _PATHS:
             base_url = base_url.removesuffix(path)
-        if min(timeout, patience, probe_seconds) <= 0 or min(tries, largest_batch) < 1:
+        waits = (timeout, patience, probe_seconds)
+        if not all(0 < seconds <= MOST_SECONDS for seconds in waits) or min(tries, largest_batch) < 1:
             raise UsageError(
-                "timeout, patience and probe_seconds must be positive, tries and largest_batch at least 1; "
-                f"got {timeout}, {patience}, {probe_seconds}, {tries} and {largest_batch}"
+                f"timeout, patience and probe_seconds must be positive, at most {MOST_SECONDS:g}, tries and "
+                f"largest_batch at least 1; got {timeout}, {patience}, {probe_seconds}, {tries} and {largest_batch}"
             )
         self.base_url = base_url
         self._timeout, self._tries, self._patience = timeout, tries, patience

@@ -14,10 +14,11 @@ from typing import Any, Protocol, TypeVar
 from ..config import differences
 from ..errors import UsageError
 from ..types import Trajectory
-from .files import read_json
+from .files import as_written, read_json
 from .folder import CONFIG, VERSIONS, run_config, training_home
 from .own import read_run
 from .resume import TRAINING, is_free
+from .shortfalls import shortfalls_of
 from .significance import detectable, holm, mcnemar, paired_bootstrap, sign_flip
 from .stats import Estimate
 from .summary import Assignment, read_plan
@@ -66,7 +67,7 @@ class Comparison:
     Attributes:
         a: name of the first; `b` of the second.
         pairs: episodes, by (task, seed, repeat), that both have and that no error spoilt.
-        excluded: episodes of either side without such a partner.
+        excluded: episodes of either side without such a partner; of these, `absent` are on record on one side only.
         success: None where the env has no yes/no outcome.
         task_types: the headline by type of task, p after Holm over the types.
         settings: every setting in which the runs differ, but for model and seed.
@@ -83,6 +84,8 @@ class Comparison:
     settings: tuple[str, ...]
     verdict: str
     task_types: dict[str, Difference] = field(default_factory=dict)
+    absent: int = 0
+    shortfalls: tuple[str, ...] = ()
 
     @property
     def head(self) -> Difference:
@@ -118,10 +121,13 @@ def compare_players(
         )
     a: dict[Pair, Trajectory] = {}
     b: dict[Pair, Trajectory] = {}
+    short: list[str] = []
     for place, (run_a, run_b) in enumerate(zip(runs_a, runs_b, strict=True)):
         plan_a, plan_b = read_plan(run_a)[0], read_plan(run_b)[0]
         one, other = read_run(run_a, plan_a), read_run(run_b, plan_b)
         _require_same_items(plan_a, plan_b, one, other)
+        short += [f"A ({run_a}) {said}" for said in shortfalls_of(run_a, plan_a, one)]
+        short += [f"B ({run_b}) {said}" for said in shortfalls_of(run_b, plan_b, other)]
         a |= {(item.task, place, item.repeat): item for item in one}
         b |= {(item.task, place, item.repeat): item for item in other}
     keys = sorted(key for key in a if key in b and a[key].ok and b[key].ok)
@@ -139,11 +145,17 @@ def compare_players(
         panel=plan_a.id,
         pairs=len(keys),
         excluded=len({*a, *b}) - len(keys),
+        absent=len({*a} ^ {*b}),
+        shortfalls=tuple(short),
         success=success,
         score=score,
         settings=settings,
         verdict=verdict(
-            (success or score).difference, (success or score).p, (success or score).detectable, settings
+            (success or score).difference,
+            (success or score).p,
+            (success or score).detectable,
+            settings,
+            short,
         ),
         task_types=_by_type(a, b, keys, yes_no=yes_no),
     )
@@ -198,6 +210,11 @@ def differing_settings(runs: Sequence[Path]) -> Iterator[str]:
 
 def _settings(run: Path) -> dict[str, Any]:
     """What moves a number besides the model: the run's configuration, and what was really played with."""
+    with as_written(run):
+        return _played(run)
+
+
+def _played(run: Path) -> dict[str, Any]:
     plan, policy = read_plan(run)
     config = {key: value for key, value in run_config(run).items() if key not in _MOVES_NOTHING}
     engine = policy.get("engine", {})
@@ -249,7 +266,13 @@ def _pinned(values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
 
 
 def verdict(
-    difference: Estimate, p: float | None, least: float | None, settings: Sequence[str], *, of: str = "tasks"
+    difference: Estimate,
+    p: float | None,
+    least: float | None,
+    settings: Sequence[str],
+    short: Sequence[str] = (),
+    *,
+    of: str = "tasks",
 ) -> str:
     """Say in words what a difference shows, by its test: the bootstrap's interval is a little narrow for few pairs."""
     points = f"B - A is {100 * difference.value:+.1f} points"
@@ -269,6 +292,8 @@ def verdict(
         said += (
             f" The runs differ in {len(settings)} setting(s) besides the model: read them before the numbers."
         )
+    if short:  # what is not there may be what was hard, or long
+        said += " Not every episode of the runs stands behind this: what they lack is named below."
     return said
 
 

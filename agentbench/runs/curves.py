@@ -15,8 +15,8 @@ from typing import Any
 
 from ..errors import CorruptData, MissingData
 from .episodes import decode_episode
-from .files import read_lines
-from .folder import METRICS, TIMINGS, run_config
+from .files import as_written, read_lines
+from .folder import METRICS, TIMINGS, measured, run_config
 from .resume import TRAINING, changes, is_free
 from .sides import evaluations
 from .stats import Estimate
@@ -99,19 +99,20 @@ class Curve:
         return max(saved, key=lambda point: point.value.value, default=None)
 
 
-def read_curve(run: Path) -> Curve:
-    """Read a training run.
+def read_curve(run: Path, say: Callable[[str], None] = lambda line: None) -> Curve:
+    """Read a training run; what is left out of it is said.
 
     Raises: MissingData: it has no evaluations, or no configuration. CorruptData: a file is broken.
     """
     config = run_config(run)
-    found = [(step, folder, summary_of(folder)) for step, folder in evaluations(run)]
+    found = [(step, folder, summary_of(folder)) for step, folder in evaluations(run, say)]
     costs = _costs(run)
     points = tuple(
         Point(step, _headline(summary, folder), _existing(run / f"checkpoint-{step}"), _until(costs, step))
         for step, folder, summary in found
     )
-    steps = int(config.get("max_steps", points[-1].step))
+    with as_written(run):
+        steps = int(config.get("max_steps", points[-1].step))
     return Curve(run, config, points, found[-1][2].plan.id, steps, _until(costs, max(costs, default=0)))
 
 
@@ -190,7 +191,8 @@ def _costs(run: Path) -> dict[int, Cost]:
     for step, line in _by_step(run / METRICS):
         found[step] = found.get(step, Cost()) + Cost(trained=int(line.get("trained_tokens", 0)))
     for step, line in _by_step(run / TIMINGS):
-        seconds = sum(value for name, value in line.items() if name.startswith(_SECONDS))
+        with as_written(run / TIMINGS):
+            seconds = sum(measured(value) for name, value in line.items() if name.startswith(_SECONDS))
         found[step] = found.get(step, Cost()) + Cost(seconds=seconds)
     return found
 

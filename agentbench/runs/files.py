@@ -10,7 +10,8 @@ from typing import Any
 
 import orjson
 
-from ..errors import CorruptData, MissingData, UsageError
+from ..errors import AgentBenchError, CorruptData, MissingData, UsageError
+from ..foreign import shortened
 
 try:
     import fcntl
@@ -27,7 +28,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """
     if not path.exists():
         return
-    _refuse_devices(path)
+    refuse_devices(path)
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.endswith(b"\n"):
@@ -43,12 +44,29 @@ def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             yield number, value
 
 
+@contextlib.contextmanager
+def as_written(where: Path) -> Iterator[None]:
+    """Take what lies in a run folder for what our runs write; what breaks the reader is told of the folder.
+
+    Raises: CorruptData: instead of the error that the odd value caused.
+    """
+    try:
+        yield
+    except AgentBenchError:  # some are ValueErrors, too
+        raise
+    except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
+        raise CorruptData(
+            f"{where} holds what no run of ours writes ({type(error).__name__}: {shortened(str(error))}); compare its "
+            f"config.yaml and versions.json with another run's"
+        ) from error
+
+
 class Lines:
     """A JSON lines file open for appending; locked against a second writer, torn last line cut off."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        _refuse_devices(path)
+        refuse_devices(path)
         # Without a buffer: what a full disk refuses is not tried again when the file is closed.
         self._file = path.open("ab", buffering=0)
         if fcntl is not None:
@@ -81,7 +99,7 @@ class Lines:
         self._file.close()
 
 
-def _refuse_devices(path: Path) -> None:
+def refuse_devices(path: Path) -> None:
     """Refuse what would keep a reader waiting, or never end.
 
     Raises: CorruptData: it is a pipe, a socket or a device.
@@ -108,7 +126,7 @@ def _cut_torn_line(path: Path) -> None:
 
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object. Raises: MissingData or CorruptData, naming the file."""
-    _refuse_devices(path)
+    refuse_devices(path)
     try:
         value = orjson.loads(path.read_bytes())
         if not isinstance(value, dict):

@@ -23,21 +23,22 @@ from typing import Any
 import orjson
 import yaml
 
-from ..config import read_mapping
+from ..config import MOST_SECONDS, read_mapping
 from ..errors import CorruptData, MissingData, UsageError
 from ..foreign import shortened
 from ..types import Trajectory
 from .episodes import EPISODES, Key, taken_line
-from .files import Lines, encode_json, read_json, read_lines, write_whole
-from .resume import FACTS, PINNED_BECAUSE, changes, is_free, pinned
+from .files import Lines, encode_json, read_json, read_lines, refuse_devices, write_whole
+from .resume import ABSENT, FACTS, PINNED_BECAUSE, changes, is_free, pinned
 
 TIMINGS, METRICS = "timings.jsonl", "metrics.jsonl"
 CONFIG, VERSIONS = "config.yaml", "versions.json"
 
 
-_TOLD = ("python", "packages", "code")
+_TOLD = ("python", "packages", "code", "env")
 """Parts of versions.json that may be others on resume; the record says so."""
-_NEW_FACTS = ("played",)
+_MOST_USED = 1e18
+_NEW_FACTS = ("played", "played.panel_options", "options", "terms", "tasks")
 """Parts of versions.json that runs of earlier releases lack."""
 
 
@@ -140,15 +141,8 @@ def fix_versions(
     if not file.exists():
         write_whole(file, encode_json(dict(versions)))
         return
-    old, sitting = read_json(file), list(changed)
-    # Through JSON, so that tuples and numpy numbers compare like what was read.
-    new = orjson.loads(orjson.dumps(dict(versions), option=orjson.OPT_SERIALIZE_NUMPY))
-    for part in binding:
-        if part in old or part not in _NEW_FACTS:
-            found = list(changes(old.get(part), new.get(part), part))
-            for difference in pinned(found, FACTS):
-                raise UsageError(_resume_refused(path, *difference))
-            sitting += [item for item in found if is_free(item[0], FACTS)]
+    old, new = read_json(file), _plain(versions)
+    sitting = [*changed, *check_versions(path, versions, binding=binding)]
     for part in _TOLD:
         if part in old:
             sitting += changes(old[part], new.get(part), part)
@@ -158,6 +152,33 @@ def fix_versions(
         write_whole(
             file, encode_json({**old, "resumed": [*(earlier if isinstance(earlier, list) else []), added]})
         )
+
+
+def check_versions(
+    path: Path, versions: Mapping[str, Any], *, binding: tuple[str, ...]
+) -> list[tuple[str, Any, Any]]:
+    """Check, without touching anything, that `binding` parts are those of a run folder's versions.json, if it has one.
+
+    Returns: what differs and may, because it follows from free keys.
+    Raises: UsageError: a binding part has changed; names its key.
+    """
+    if not (path / VERSIONS).exists():
+        return []
+    old, new, free = read_json(path / VERSIONS), _plain(versions), []
+    for part in binding:
+        if part in old or part not in _NEW_FACTS:
+            found = list(changes(old.get(part), new.get(part), part))
+            found = [item for item in found if not (item[0] in _NEW_FACTS and item[1] == ABSENT)]
+            for difference in pinned(found, FACTS):
+                raise UsageError(_resume_refused(path, *difference))
+            free += [item for item in found if is_free(item[0], FACTS)]
+    return free
+
+
+def _plain(versions: Mapping[str, Any]) -> dict[str, Any]:
+    """Through JSON, so that tuples and numpy numbers compare like what was read."""
+    found: dict[str, Any] = orjson.loads(orjson.dumps(dict(versions), option=orjson.OPT_SERIALIZE_NUMPY))
+    return found
 
 
 def check_output(
@@ -189,11 +210,12 @@ def check_output(
 def run_config(path: Path) -> dict[str, Any]:
     """Read config.yaml of a run folder.
 
-    Raises: MissingData: there is none. CorruptData: not YAML.
+    Raises: MissingData: there is none. CorruptData: not YAML, or a pipe or device.
     """
     file = path / CONFIG
     if not file.exists():
         raise MissingData(f"{path} is no run folder: it has no {CONFIG}")
+    refuse_devices(file)
     return read_mapping(file, "the configuration", CorruptData)
 
 
@@ -220,10 +242,10 @@ def read_timings(path: Path) -> Timings:
         try:
             key, took, at = (
                 (str(line["task"]), int(line["repeat"])),
-                float(line["seconds"]),
-                float(line["at"]),
+                measured(line["seconds"]),
+                measured(line["at"]),
             )
-            used = {str(name): float(value) for name, value in line.get("usage", {}).items()}
+            used = {str(name): measured(value, _MOST_USED) for name, value in line.get("usage", {}).items()}
         except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
             raise CorruptData(
                 f"{path / TIMINGS} line {number} is no timing of an episode ({type(error).__name__}: {error})"
@@ -236,6 +258,16 @@ def read_timings(path: Path) -> Timings:
         sitting = used
     usage.update(sitting)
     return Timings(seconds, wall, dict(usage))
+
+
+def measured(value: Any, most: float = MOST_SECONDS) -> float:
+    """A wall time, or another measure that adds up, as a run writes it: "nan" or 1e308 would spoil every sum.
+
+    Raises: ValueError: it is no number from 0 to `most`.
+    """
+    if type(value) not in (int, float) or not 0 <= value <= most:
+        raise ValueError(f"{shortened(value)} is no number from 0 to {most:g}")
+    return float(value)
 
 
 def _resume_refused(path: Path, key: str, old: Any, new: Any) -> str:

@@ -16,6 +16,7 @@ from ..errors import UsageError
 from .compare import adjusted, differing_settings, verdict
 from .folder import run_config
 from .own import read_run
+from .shortfalls import shortfalls_of
 from .significance import detectable_between, pooled, student
 from .stats import Estimate
 from .summary import read_plan
@@ -53,6 +54,7 @@ class GroupComparison:
         settings: as in `compare.Comparison`, of all runs together.
         verdict: the headline in words.
         task_types: the headline by type of task, p after Holm over the types.
+        shortfalls: what runs lack of a full, scored evaluation, each with the run.
     """
 
     a: str
@@ -64,6 +66,7 @@ class GroupComparison:
     settings: tuple[str, ...]
     verdict: str
     task_types: dict[str, Contrast] = field(default_factory=dict)
+    shortfalls: tuple[str, ...] = ()
 
 
 def compare_groups(
@@ -93,6 +96,7 @@ def compare_groups(
         for kind in (types if len(types) > 1 else ())
     }
     settings = tuple(differing_settings([*runs_a, *runs_b]))
+    short = [f"{run} {said}" for run in (*runs_a, *runs_b) for said in _shortfalls(run)]
     return GroupComparison(
         a=names[0],
         b=names[1],
@@ -101,8 +105,9 @@ def compare_groups(
         spread=pooled(head.means_a, head.means_b),
         luck=math.sqrt(sum(map(_variance, everything)) / len(everything)),
         settings=settings,
-        verdict=verdict(head.difference, head.p, head.detectable, settings, of="seeds"),
+        verdict=verdict(head.difference, head.p, head.detectable, settings, short, of="seeds"),
         task_types=adjusted(by_type),
+        shortfalls=tuple(short),
     )
 
 
@@ -158,6 +163,11 @@ def _values(run: Path) -> Values:
         raise UsageError(f"{run} has no episode that went through")
     yes_no = all(item.success is not None for item in items)
     return [(item.task_type, float(bool(item.success)) if yes_no else item.score) for item in items]
+
+
+def _shortfalls(run: Path) -> tuple[str, ...]:
+    plan = read_plan(run)[0]
+    return shortfalls_of(run, plan, read_run(run, plan))
 
 
 def _of(values: Values, kind: str) -> Values:

@@ -13,6 +13,7 @@ from ..errors import MissingData
 from ..foreign import cell, printable
 from .episodes import EPISODES
 from .files import encode_json, write_whole
+from .shortfalls import remarks
 from .stats import Estimate
 from .summary import SUMMARY, Rates, Summary, load_summary, summarise_run
 
@@ -44,19 +45,7 @@ def render(summary: Summary) -> str:
 
 
 def _banners(summary: Summary) -> list[str]:
-    found = list(summary.plan.banners)
-    if summary.recorded < summary.planned:
-        found.append(
-            f"incomplete: {summary.recorded} of {summary.planned} episodes are on record (--resume goes on)"
-        )
-    if summary.missing:
-        names = ", ".join(summary.missing)
-        found.append(f"{len(summary.missing)} tasks could not be played, their data is corrupt: {names}")
-    if summary.withheld:
-        found.append(
-            f"headline withheld: {_percent(summary.error_rate)} of the episodes broke, "
-            f"{_percent(summary.max_error_rate)} are allowed (--max-error-rate)"
-        )
+    found = list(remarks(summary))
     full = summary.ends.get("context_full", 0)
     if full > _WORTH_A_WORD * summary.recorded:
         found.append(
@@ -202,7 +191,7 @@ def stale_pages(run: Path) -> list[str]:
     return [
         name
         for name, data in pages(run, _written_limit(run)).items()
-        if not (run / name).exists() or (run / name).read_bytes() != data
+        if not (run / name).is_file() or (run / name).read_bytes() != data
     ]
 
 

@@ -18,7 +18,6 @@ ENGINE = (
     "api_key_env",
     "base_url",
     "cache_bytes",
-    "keep_cache",
     "max_in_flight",
     "max_tokens_field",
     "prefill_tokens",
@@ -55,6 +54,7 @@ TRAINING = (
     *("output_dir", "report_to", "save_steps", "save_total_limit"),
     *("tokens_per_micro_batch", "gradient_checkpointing"),
     *("rollout.concurrency", "rollout.publish_tolerance"),
+    *("rollout.step_seconds", "rollout.episode_seconds", "rollout.retries"),  # as in an evaluation
     *("env.prompt", "eval.panel", "rollout.recordings"),  # pinned by digest, too
     "eval.teachers",
     *(f"rollout.engine_options.{name}" for name in ENGINE),

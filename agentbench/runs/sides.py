@@ -15,6 +15,7 @@ from ..errors import MissingData, UsageError
 from .compare import Comparison, compare_players
 from .files import read_json
 from .folder import VERSIONS, is_training
+from .summary import SUMMARY
 
 _STEP = re.compile(r"step-(\d+)")
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
@@ -31,14 +32,35 @@ def is_evaluation(folder: Path) -> bool:
     return (folder / VERSIONS).is_file() and "panel" in read_json(folder / VERSIONS)
 
 
-def evaluations(training: Path) -> list[tuple[int, Path]]:
+def evaluations(training: Path, say: Say) -> list[tuple[int, Path]]:
     """Step and folder of every evaluation of a training run, in order.
+
+    One that is under way, or in which the run was killed, is left out, which is said: the episodes that are on record
+    first are not like the others.
 
     Raises: MissingData: there is none.
     """
-    return _numbered(
+    found = _numbered(
         training / "eval", _STEP, f"{training} is a training run without evaluations (eval/step-N)"
     )
+    whole = []
+    for step, folder in found:
+        if is_finished(folder):
+            whole.append((step, folder))
+        else:
+            say(f"{folder} is not finished and is left out; the training run plays it again on --resume")
+    if not whole:
+        raise MissingData(f"{training} is a training run without a finished evaluation (eval/step-N)")
+    return whole
+
+
+def is_finished(evaluation: Path) -> bool:
+    """Whether everything that an evaluation planned is on record; its summary is written at the end."""
+    if not (evaluation / SUMMARY).is_file():
+        return False
+    written = read_json(evaluation / SUMMARY)
+    recorded, planned = written.get("recorded"), written.get("planned")
+    return not (isinstance(recorded, int) and isinstance(planned, int) and recorded < planned)
 
 
 def last_evaluation(folder: Path, say: Say) -> Path:
@@ -57,7 +79,7 @@ def last_evaluation(folder: Path, say: Say) -> Path:
         say(f"{folder} is a checkpoint; its evaluation in training is taken")
         return found
     if is_training(folder):
-        step, found = evaluations(folder)[-1]
+        step, found = evaluations(folder, say)[-1]
         say(f"{folder} is a training run; its last evaluation is taken, at step {step}")
         return found
     return folder

@@ -20,8 +20,9 @@ from ..foreign import shortened, writable
 from ..types import Trajectory, Turn
 from .episodes import EPISODES
 from .files import read_json
-from .folder import CONFIG, VERSIONS, Timings, read_timings, run_config
+from .folder import VERSIONS, Timings, read_timings
 from .own import read_run
+from .shortfalls import error_limit, losses
 from .stats import Estimate, bootstrap_mean, pass_at_k, stratified, wilson_repeated
 
 SUMMARY = "summary.json"
@@ -166,11 +167,6 @@ def _without_empty(values: dict[str, Any], *names: str) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value or name not in names}
 
 
-def is_missing(episode: Trajectory) -> bool:
-    """Tell whether an episode could not be played because its data is corrupt."""
-    return episode.error is not None and episode.error.type == "CorruptData"
-
-
 def summarise(
     episodes: Iterable[Trajectory],
     plan: Assignment,
@@ -190,10 +186,8 @@ def summarise(
     """
     items = sorted(episodes, key=lambda item: (item.task, item.repeat))
     scored = [item for item in items if item.ok]
-    missing = tuple(sorted({item.task for item in items if is_missing(item)}))
-    broken = [item for item in items if not item.ok and not is_missing(item)]
-    error_rate = len(broken) / (len(broken) + len(scored)) if broken else 0.0
-    withheld = error_rate > max_error_rate
+    lost = losses(items)
+    withheld = lost.error_rate > max_error_rate
     shown = [] if withheld else scored
     by_type: dict[str, list[Trajectory]] = {}
     for item in shown:
@@ -207,10 +201,10 @@ def summarise(
         policy=dict(policy),
         planned=plan.tasks * plan.repeats,
         recorded=len(items),
-        errors=_counts(item.error.type for item in broken if item.error),
-        error_rate=error_rate,
+        errors=_counts(item.error.type for item in lost.broken if item.error),
+        error_rate=lost.error_rate,
         max_error_rate=max_error_rate,
-        missing=missing,
+        missing=lost.missing,
         withheld=withheld,
         overall=_rates(shown, plan.figures) if shown else None,
         task_types=types,
@@ -356,9 +350,7 @@ def summarise_run(run: Path, max_error_rate: float | None = None) -> Summary:
     """Compute the numbers of a run folder from its records."""
     plan, policy = read_plan(run)
     if max_error_rate is None:
-        max_error_rate = run_config(run).get("max_error_rate", 0.01)
-        if not isinstance(max_error_rate, int | float):
-            raise CorruptData(f"{run / CONFIG}: max_error_rate is {shortened(max_error_rate)}, no number")
+        max_error_rate = error_limit(run)
     episodes = read_run(run, plan)
     return summarise(episodes, plan, policy, timings=read_timings(run), max_error_rate=max_error_rate)
 

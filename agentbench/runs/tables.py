@@ -26,6 +26,7 @@ def compared_groups(found: GroupComparison) -> str:
     """Write a comparison of two groups of seeds as Markdown."""
     head = found.head
     lines = [f"# {cell(found.panel)}: two groups of seeds", "", f"**{printable(found.verdict)}**", ""]
+    lines += _shortfalls(found.shortfalls)
     for side, name, means in (("A", found.a, head.means_a), ("B", found.b, head.means_b)):
         each = ", ".join(f"{100 * mean:.1f}" for mean in means)
         lines.append(
@@ -92,11 +93,12 @@ def check_suffix(path: Path, allowed: Sequence[str]) -> None:
 
 def _page(found: Comparison) -> str:
     lines = [f"# {cell(found.panel)}: A or B?", "", f"**{printable(found.verdict)}**", ""]
+    lines += _shortfalls(found.shortfalls)
     lines += [f"- A: {cell(found.a)}", f"- B: {cell(found.b)}"]
-    lines += [
-        f"- {found.pairs} pairs of {cell(found.panel)} ({found.excluded} left out: an error on either side)",
-        "",
-    ]
+    broke, absent = found.excluded - found.absent, found.absent
+    why = f"{broke} for an error on either side, {absent} on record on one side only"
+    why = why if absent else "an error on either side"
+    lines += [f"- {found.pairs} pairs of {cell(found.panel)} ({found.excluded} left out: {why})", ""]
     rows = {"success": found.success} if found.success else {}
     if found.score != found.success:
         rows["score"] = found.score
@@ -114,6 +116,10 @@ def _together(found: Sequence[Comparison], values: Sequence[float]) -> list[str]
     ]
     said = f"{len(found)} comparisons were made; Holm's p asks for more of each, because the others were tried too."
     return ["# Together", "", said, "", *markdown_table(("panel", "B", "B - A", "p", "p (Holm)"), rows), ""]
+
+
+def _shortfalls(found: Sequence[str]) -> list[str]:
+    return [line for said in found for line in (f"> **{printable(said)}**", "")]
 
 
 def _settings(settings: Sequence[str]) -> list[str]:

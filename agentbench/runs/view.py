@@ -24,9 +24,11 @@ from ..foreign import printable, shortened, visible
 from ..models.loading import open_tokenizer
 from ..types import Action, Trajectory, Turn
 from .episodes import decode_episode, read_episodes
-from .files import read_json, read_lines
+from .files import as_written, read_json, read_lines
 from .folder import CONFIG, VERSIONS, is_training, run_config
-from .summary import SUMMARY, load_summary
+from .own import read_run
+from .shortfalls import error_limit, shortfalls
+from .summary import read_plan, summarise
 
 _MARKS = {"won": "✓", "lost": "✗", "broke": "!", "played": "·"}
 _SHOWN = 6000
@@ -81,25 +83,33 @@ def read_recorded(path: Path, step: int | None = None) -> Recorded:
     if path.is_file():
         return Recorded(path.name, _episodes(path))
     episodes = read_episodes(path)
-    facts = []
-    if (path / SUMMARY).exists():
-        overall = load_summary(path).overall
-        found = None if overall is None else overall.success or overall.score
-        if found is not None:
-            facts = [
-                f"{100 * found.value:.1f} % [{100 * found.low:.1f}, {100 * found.high:.1f}], n = {found.n}"
-            ]
+    facts = _headline(path) if all((path / name).exists() for name in (VERSIONS, CONFIG)) else []
     versions = read_json(path / VERSIONS) if (path / VERSIONS).exists() else {}
-    panel, policy = versions.get("panel", {}), versions.get("policy", {})
-    engine = policy.get("engine") or {}
-    facts.append(
-        f"{panel.get('id', '?')}, rules {panel.get('rules', '?')}; policy {policy.get('policy', '?')}"
-    )
-    named = [str(engine["model"])] if engine.get("model") else []
+    with as_written(path):
+        panel, policy = versions.get("panel", {}), versions.get("policy", {})
+        engine = policy.get("engine") or {}
+        facts.append(
+            f"{panel.get('id', '?')}, rules {panel.get('rules', '?')}; policy {policy.get('policy', '?')}"
+        )
+        named = [str(engine["model"])] if engine.get("model") else []
     above = path.parent.parent  # TRAINING/eval/step-N: its checkpoint may be gone, the tokenizer is the same
     if is_training(above) and (above / CONFIG).exists():
         named.append(str(run_config(above).get("model_name_or_path", "")))
     return Recorded(str(path), episodes, facts, named)
+
+
+def _headline(run: Path) -> list[str]:
+    """The figure of the records that are shown, and what they lack; summary.json may be older than they are.
+
+    Raises: CorruptData: there are lines of another run among them.
+    """
+    plan, policy = read_plan(run)
+    summary = summarise(read_run(run, plan), plan, policy, max_error_rate=error_limit(run))
+    found = summary.overall and (summary.overall.success or summary.overall.score)
+    rate = []
+    if found:
+        rate = [f"{100 * found.value:.1f} % [{100 * found.low:.1f}, {100 * found.high:.1f}], n = {found.n}"]
+    return [*rate, *shortfalls(summary)]
 
 
 def _training(path: Path, step: int | None) -> Recorded:

@@ -16,7 +16,7 @@ from ..models.loading import check_name
 from ..policies.demonstrations import MixturePolicy
 from ..policies.ready import ExpertPolicy
 from ..registry import check_engine, env_spec, trainer_spec
-from ..runs.folder import check_output
+from ..runs.folder import VERSIONS, check_output, check_versions
 from ..runs.recordings import digest_of, read_recordings
 from ..runs.resume import TRAINING
 from ..trainer import TrainerSpec
@@ -135,13 +135,17 @@ def check_resume(config: TrainConfig, *, resume: bool) -> list[tuple[str, Any, A
     """Refuse an output folder that the run cannot use; see `agentbench.runs.resume` for what is pinned.
 
     Returns: the free keys that differ from the run on record, with both values.
-    Raises: UsageError: the folder is in use, was made with another configuration, or has more steps than are asked for.
+    Raises: UsageError: the folder is in use, was made with another configuration or of other tasks, words or panels, or
+        has more steps than are asked for.
     """
     folder = Path(config.output_dir)
     free = TRAINING if config.lr_scheduler_type != "constant" else (*TRAINING, "max_steps")
     if not config.output_dir:
         raise ConfigError("output_dir is empty; name a folder for the run")
     changed = check_output(folder, config.model_dump(mode="json"), resume=resume, free=free)
+    if (folder / VERSIONS).exists():  # here and not only when it is written, after the models were loaded
+        env = env_spec(config.env.name).under(config.env.options)
+        check_versions(folder, {"played": played(config, env)}, binding=("played",))
     found = checkpoints(folder)
     if found and found[-1][0] > config.max_steps:
         raise ConfigError(
@@ -155,12 +159,14 @@ def played(config: TrainConfig, env: EnvSpec) -> dict[str, Any]:
     """What the run's numbers stand on, by digest: a file that changes between two sittings is refused."""
     tasks = env.tasks(config.env.split)[: config.env.num_tasks]
     recorded = config.rollout.recordings
+    panel = load_panel(config.eval.panel) if config.eval else None
     return {
         "env": env.id,
         "rules": env.rules,
         "tasks": digest(tasks),
         "prompt": load_prompt(config.env.prompt or env.prompt).digest,
-        "panel": load_panel(config.eval.panel).sha256 if config.eval else None,
+        "panel": panel.sha256 if panel else None,
+        "panel_options": panel.env_options if panel else {},
         **({"recordings": digest_of(recorded)} if recorded is not None else {}),
     }
 

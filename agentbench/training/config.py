@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from ..config import Section, StopStrings, apply_override, read_mapping, validate
+from ..config import MOST_SECONDS, Section, StopStrings, apply_override, read_mapping, validate
 from ..errors import ConfigError
 from ..foreign import shortened
 from ..registry import trainer_spec
@@ -78,8 +78,8 @@ class RolloutConfig(Section):
     max_new_tokens: int = Field(default=512, ge=1)
     stop: StopStrings | None = None
     max_episode_tokens: int | None = Field(default=None, ge=1)
-    step_seconds: float | None = Field(default=None, gt=0)
-    episode_seconds: float | None = Field(default=None, gt=0)
+    step_seconds: float | None = Field(default=None, gt=0, le=MOST_SECONDS)
+    episode_seconds: float | None = Field(default=None, gt=0, le=MOST_SECONDS)
     retries: int = Field(default=1, ge=0)
     publish_tolerance: float | None = Field(default=0.05, gt=0)
     demonstrator: str = "expert"

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ..runs.compare import compare_runs
-from ..runs.files import encode_json, read_json, read_lines
-from ..runs.folder import METRICS, TIMINGS, VERSIONS
+from ..runs.files import as_written, encode_json, read_json, read_lines
+from ..runs.folder import METRICS, TIMINGS, VERSIONS, measured
 from ..runs.groups import compare_groups
 from ..runs.significance import mean_interval
 from .check import check_resume
@@ -155,9 +155,13 @@ def _lookup(values: Any, key: str) -> Any:
 
 
 def _total(path: Path, prefix: str) -> float:
-    return math.fsum(
-        value for _, line in read_lines(path) for key, value in line.items() if key.startswith(prefix)
-    )
+    with as_written(path):
+        return math.fsum(
+            measured(value, 1e18)
+            for _, line in read_lines(path)
+            for key, value in line.items()
+            if key.startswith(prefix)
+        )
 
 
 def _versions(runs: Sequence[SweepRun]) -> dict[str, list[str]]:

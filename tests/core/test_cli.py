@@ -77,6 +77,19 @@ def test_resuming_nothing_is_said(panel, capsys):
     assert "nothing to resume" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("target", ["away/episodes.jsonl", "episodes.jsonl"])
+def test_records_behind_a_link_that_leads_nowhere_are_not_begun_anew(panel, capsys, target):
+    assert run(evaluation(panel)) == 0
+    Path("run/episodes.jsonl").rename("kept.jsonl")
+    Path("run/episodes.jsonl").symlink_to(target)
+    capsys.readouterr()
+    assert run(evaluation(panel, "--resume")) == 2
+    said = capsys.readouterr().err
+    assert "run/episodes.jsonl" in said
+    assert "nothing to resume" not in said
+    assert said.count("\n") == 1
+
+
 def test_too_many_errors_exit_with_1(panel, capsys):
     assert run(evaluation(panel, "--env-option", "crash=[t01]")) == 1
     assert "headline withheld" in capsys.readouterr().out

@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 import hashlib
 import json
@@ -210,6 +211,18 @@ def test_verify_names_what_is_broken(games, root):
     assert verify_data(toy()).problems == []
     (root / "toy" / "a.game").write_text("broken")
     assert verify_data(toy()).problems == ["a.game"]
+
+
+@pytest.mark.parametrize("left", [{}, {"other": 1}])
+def test_verify_names_what_was_imported_and_is_gone(games, root, left):
+    import_data(toy(), games)
+    blind = dataclasses.replace(toy(), verify=lambda folder, progress: ImportReport(left))
+    (lost,) = verify_data(blind).problems
+    assert lost.startswith(
+        "games was imported and is not there any more; run: agentbench data import toy DIR --replace"
+    )
+    told = dataclasses.replace(toy(), verify=lambda folder, progress: ImportReport({}, problems=["no games"]))
+    assert verify_data(told).problems == ["no games"]
 
 
 def test_a_torn_manifest_is_named(games, root):

@@ -13,7 +13,7 @@ from concurrent.futures import Future
 import numpy as np
 from pydantic import Field
 
-from agentbench.config import Section, validate
+from agentbench.config import MOST_SECONDS, Section, validate
 from agentbench.engines.http import HttpClient, RequestRefused
 from agentbench.engines.vllm.wire import PROBE_TEXT, Scored, VLLMServer
 from agentbench.errors import EngineFailure, TrainingError, UsageError
@@ -33,7 +33,7 @@ class ServerOptions(Section):
     """
 
     api_key_env: str | None = None
-    request_timeout: float = Field(default=600.0, gt=0)
+    request_timeout: float = Field(default=600.0, gt=0, le=MOST_SECONDS)
     retries: int = Field(default=8, ge=0)
     max_in_flight: int = Field(default=64, ge=1)
     requests_per_minute: float | None = Field(default=None, gt=0)

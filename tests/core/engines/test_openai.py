@@ -263,6 +263,25 @@ def test_what_cannot_work_is_refused_at_the_start(server, options, message):
         build(**{"model": "m", "base_url": server.url} | options)
 
 
+def test_a_server_that_never_answers_the_first_request_is_waited_for_once_and_aloud(
+    server, monkeypatch, caplog
+):
+    # with the defaults it was four times ten minutes without a word; what fails at once is still tried again
+    monkeypatch.setattr("agentbench.engines.openai._PROBE_PATIENCE", 0.2)
+    monkeypatch.setattr("agentbench.engines.openai._SAY_AFTER", 0.1)
+    server.faults[CHAT] = ["slow"] * 4
+    with pytest.raises(
+        UsageError, match=r"in 1 attempt; the last: no answer within 0\.3 s; is base_url right"
+    ):
+        build("m", base_url=server.url, request_timeout=0.3)
+    assert "has not answered the first short request for 0.1 s; one attempt may take 0.3 s" in caplog.text
+    assert len(server.bodies(CHAT)) == 1
+    server.faults[CHAT] = ["die"]
+    caplog.clear()
+    assert answer(build("m", base_url=server.url), ask())["a"].failure is None
+    assert caplog.text == ""
+
+
 # --- keys and limits --------------------------------------------------------------------------------------------------
 
 

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import signal
 import subprocess
 import sys
@@ -51,6 +52,42 @@ def test_records_do_not_depend_on_concurrency(tmp_path):
     assert lines(tmp_path, "narrow") == lines(tmp_path, "wide")
     assert len(lines(tmp_path, "wide")) == 36
     assert (tmp_path / "wide" / "report.md").exists()
+
+
+def test_options_of_the_panels_file_are_pinned_though_its_name_and_tasks_stay(tmp_path):
+    panel = tmp_path / "panel-all-0.yaml"
+    evaluate(config(tmp_path))
+    path = tmp_path / "run" / "episodes.jsonl"
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:5]))  # as a kill leaves it
+    kept, text = path.read_bytes(), panel.read_text()
+    panel.write_text(text + "env_options: {crash: [t01]}\n")
+    with pytest.raises(UsageError, match=r"cannot resume .*: options\.crash was '\(not set\)' and is now"):
+        evaluate(config(tmp_path), resume=True)
+    assert path.read_bytes() == kept
+    panel.write_text(text)
+    assert evaluate(config(tmp_path), resume=True).recorded == 12
+
+
+def test_what_is_left_to_the_env_is_pinned_too(tmp_path):
+    evaluate(config(tmp_path))
+    path = tmp_path / "run" / "versions.json"
+    facts = json.loads(path.read_text())
+    path.write_text(json.dumps(facts | {"terms": facts["terms"] | {"max_turns": 99}}))  # of another release
+    with pytest.raises(UsageError, match=r"cannot resume .*: terms\.max_turns was 99 and is now 5"):
+        evaluate(config(tmp_path), resume=True)
+    path.write_text(
+        json.dumps({key: value for key, value in facts.items() if key not in ("terms", "options")})
+    )
+    assert evaluate(config(tmp_path), resume=True).recorded == 12  # of a release that kept neither
+
+
+@pytest.mark.parametrize("tasks", [["t00"], [1, 2], "abc", None, [f"x{n:02d}" for n in range(12)]])
+def test_a_list_of_tasks_that_was_changed_is_refused_and_not_gone_on_with(tmp_path, tasks):
+    evaluate(config(tmp_path))
+    path = tmp_path / "run" / "versions.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"tasks": tasks}))
+    with pytest.raises(UsageError, match=r"versions\.json|tasks"):
+        evaluate(config(tmp_path), resume=True)
 
 
 def test_every_repeat_has_a_seed_of_its_own(tmp_path):

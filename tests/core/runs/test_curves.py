@@ -15,6 +15,7 @@ from agentbench.policies.ready import ScriptedPolicy
 from agentbench.registry import load
 from agentbench.runs.curves import band, methods, read_curve
 from agentbench.runs.curves_page import draw_curves, page, record
+from agentbench.runs.sides import last_evaluation
 
 pytest.importorskip("scipy")
 write_panel = load("envs", f"{TOY}:write_panel")
@@ -63,6 +64,42 @@ def test_last_is_the_headline_and_best_is_among_the_saved(trained):
     assert curve.last_three == pytest.approx((12 + 8 + 4) / 36)
     assert (curve.cost.episodes, curve.cost.seconds, curve.cost.trained) == (2, 1800.0, 77)
     assert (curve.points[0].cost.episodes, curve.points[1].cost.episodes) == (0, 2)
+
+
+@pytest.mark.parametrize("kept", ["summary", "records", "nothing"])
+def test_an_evaluation_that_is_under_way_is_no_point_of_the_curve(trained, kept, capsys):
+    folder = trained("gkd-1", {0: 4, 4: 8, 6: 12})
+    last = folder / "eval/step-6"
+    lines = (last / "episodes.jsonl").read_bytes().splitlines(keepends=True)
+    (last / "episodes.jsonl").write_bytes(b"".join(lines[:5]))
+    if kept == "summary":  # `agentbench report` of the unfinished evaluation writes one
+        assert agentbench(["report", str(last)]) == 1
+    else:
+        for path in last.iterdir() if kept == "nothing" else [last / "summary.json"]:
+            path.unlink()
+    said = []
+    curve = read_curve(folder, said.append)
+    assert [point.step for point in curve.points] == [0, 4]
+    assert said == [f"{last} is not finished and is left out; the training run plays it again on --resume"]
+    assert last_evaluation(folder, said.append) == folder / "eval/step-4"
+    capsys.readouterr()
+    assert agentbench(["report", str(folder), "--over", "steps"]) == 0
+    assert "step-6 is not finished" in capsys.readouterr().err
+
+
+def test_a_run_without_a_finished_evaluation_says_so(trained):
+    folder = trained("gkd-1", {0: 4})
+    (folder / "eval/step-0/summary.json").unlink()
+    with pytest.raises(MissingData, match=r"without a finished evaluation \(eval/step-N\)"):
+        read_curve(folder)
+
+
+@pytest.mark.parametrize("value", [1e308, -1.0, 2e9])
+def test_times_that_no_run_takes_are_refused(trained, value):
+    folder = trained("gkd-1", {0: 4})
+    (folder / "timings.jsonl").write_bytes(orjson.dumps({"step": 1, "seconds/rollout": value}) + b"\n")
+    with pytest.raises(CorruptData, match=r"timings\.jsonl holds what no run of ours writes"):
+        read_curve(folder)
 
 
 def test_a_run_without_checkpoints_or_three_evaluations_says_so(trained):

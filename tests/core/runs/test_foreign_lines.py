@@ -139,8 +139,10 @@ def test_a_foreign_line_is_refused_by_every_reader(done, spoilt, capsys, edit):
         put("usage", value=3),
         put("usage", value={"requests": "many"}),
         put("repeat", value="x"),
+        *(put("seconds", value=value) for value in ("nan", "inf", "1", -5, 1e308, True, None)),
+        *(put("at", value=value) for value in ("nan", -1, 1e308)),
+        *(put("usage", value={"requests": value}) for value in ("nan", "inf", 1e308, None)),
     ],
-    ids=["seconds", "at", "no task", "usage", "usage in words", "repeat"],
 )
 def test_a_timing_that_is_none_is_refused(spoilt, capsys, edit):
     folder = spoilt(edit, "timings.jsonl")

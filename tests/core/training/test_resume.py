@@ -6,13 +6,17 @@ import shutil
 
 import pytest
 
+from agentbench.cli import run as agentbench
 from agentbench.config import validate
 from agentbench.errors import CorruptData, TrainingError, UsageError
+from agentbench.evaluation.evaluate import EvalConfig
+from agentbench.registry import panel_files
 from agentbench.runs.episodes import read_episodes
+from agentbench.runs.resume import EVALUATION, TRAINING, is_free
 from agentbench.training import checkpoints as disk
 from agentbench.training.check import check
 from agentbench.training.checkpoints import checkpoints, newest
-from agentbench.training.config import TrainConfig
+from agentbench.training.config import RolloutConfig, TrainConfig
 from agentbench.training.loop import train
 
 pytest.importorskip("torch")
@@ -156,6 +160,9 @@ FREE = {
     "gradient_checkpointing": {"gradient_checkpointing": True},
     "rollout.concurrency": {"rollout": {"concurrency": 1}},
     "rollout.publish_tolerance": {"rollout": {"publish_tolerance": 0.2}},
+    "rollout.retries": {"rollout": {"retries": 3}},
+    "rollout.step_seconds": {"rollout": {"step_seconds": 100.0}},
+    "rollout.episode_seconds": {"rollout": {"episode_seconds": 100.0}},
     "rollout.engine_options": {"rollout": {"engine_options": {"slots": 2, "request_timeout": 60.0}}},
     "save_steps": {"save_steps": 2},
     "max_steps": {"max_steps": 4},
@@ -167,6 +174,7 @@ PINNED = {
     "rollout.temperature": {"rollout": {"temperature": 0.5}},
     "rollout.group_size": {"rollout": {"group_size": 4}},
     "rollout.engine_options.max_context": {"rollout": {"engine_options": {"max_context": 100}}},
+    "rollout.engine_options.keep_cache": {"rollout": {"engine_options": {"keep_cache": True}}},
     "env.max_turns": {"env": {"max_turns": 3}},
     "bf16": {"bf16": True},
     "trainer": {"trainer": {"clip": 0.1}},
@@ -194,6 +202,13 @@ def test_what_moves_no_number_may_change_on_resume(copy, model, key):
     (sitting,) = json.loads((copy / "versions.json").read_text())["resumed"]
     assert all(name.startswith(key) for name in sitting)
     assert checkpoints(copy)[-1][0] == (4 if key == "max_steps" else 3)
+
+
+def test_what_an_evaluation_may_change_its_training_run_may_too():
+    shared = RolloutConfig.model_fields.keys() & EvalConfig.model_fields.keys()
+    free = {name for name in shared if is_free(name, EVALUATION)}
+    assert {"concurrency", "retries", "step_seconds", "episode_seconds"} <= free
+    assert [name for name in sorted(free) if not is_free(f"rollout.{name}", TRAINING)] == []
 
 
 @pytest.mark.parametrize("key", PINNED)
@@ -225,6 +240,36 @@ def test_a_prompt_file_that_changed_is_refused_and_one_that_moved_is_not(model, 
         run(
             model, tmp_path / "run", env={**env, "prompt": str(tmp_path / "q.yaml")}, max_steps=3, resume=True
         )
+
+
+@pytest.mark.parametrize("changed", ["prompt", "panel_options", "tasks"])
+def test_what_a_file_pins_is_refused_before_a_model_is_loaded(model, tmp_path, changed, capsys):
+    prompt, panel = tmp_path / "p.yaml", tmp_path / "panel.yaml"
+    shipped = next(file for name, file in panel_files().items() if name == "corridor-test")
+    prompt.write_text(
+        "layout: fresh\nparser: plain\nfirst: '{{ observation }}'\nlater: '{{ observation }}'\n"
+    )
+    panel.write_text(shipped.read_text(encoding="utf-8"))
+    more = {"eval": {"panel": str(panel), "every": 9, "limit": 1}}
+    more["env"] = {"name": "corridor", "split": "train", "max_turns": 2, "prompt": str(prompt)}
+    run(model, tmp_path / "run", max_steps=1, **more)
+    config = tmp_path / "run.yaml"
+    config.write_text(json.dumps(values(model, tmp_path / "run", max_steps=2, **more)))
+    words = ["train", str(config), "--resume", "--dry-run"]
+    assert agentbench(words) == 0
+    if changed == "tasks":
+        facts = json.loads((tmp_path / "run/versions.json").read_text())
+        facts["played"]["tasks"] = "of another release"
+        (tmp_path / "run/versions.json").write_text(json.dumps(facts))
+    else:
+        file, line = {
+            "prompt": (prompt, "system: Win.\n"),
+            "panel_options": (panel, "env_options: {render_mode: ansi}\n"),
+        }[changed]
+        file.write_text(file.read_text() + line)
+    capsys.readouterr()
+    assert agentbench(words) == 2
+    assert f"cannot resume {tmp_path / 'run'}: played.{changed}" in capsys.readouterr().err
 
 
 def test_a_checkpoint_too_many_is_pruned_even_when_nothing_is_left_to_do(copy, model):

@@ -156,6 +156,17 @@ def test_keys_in_flight_must_differ(start, connect):
         engine.submit([ask("a"), ask("a")])
 
 
+@pytest.mark.parametrize("path", ["/version", "/v1/models"])
+def test_a_server_that_never_answers_is_not_looked_up_for_ever(start, connect, monkeypatch, path):
+    monkeypatch.setattr("agentbench.engines.http.LOOKUP_SECONDS", 0.3)  # request_timeout is ten minutes
+    server = start()
+    server.faults[path] = ["slow"] * 4
+    with pytest.raises(
+        UsageError, match=r"no server answers at .* in 1 attempt; the last: no answer within 0\.3 s"
+    ):
+        connect(server)
+
+
 def test_a_request_that_fails_leaves_the_others_alone(start, connect):
     server = start()
     engine = connect(server, retries=1)
