@@ -17,24 +17,21 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import httpx
 import orjson
 
 from ..config import MOST_SECONDS
-from ..engines.settings import checked_url, is_loopback
+from ..engines.settings import checked_url
 from ..errors import EnvFailure, UsageError
+from .connections import Connections, Unanswered
 from .contract import Hit, Refused, check_k, clean_query
 from .dialects import DIALECTS, Dialect
 
 _T = TypeVar("_T")
 LARGEST_BATCH = 256
-MAX_BYTES = 1 << 28
-"""Longest answer that is read: 256 MiB."""
-
 SERVICE = "agentbench-retriever"
 PROBES = ("the capital of France", "who wrote Hamlet")
 
-_CONNECT_SECONDS = 10.0
+_HEALTH_SECONDS = 10.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 8.0
 _SIDE_BY_SIDE = 16
 _SHOWN = 200
@@ -92,14 +89,7 @@ class ClientRetriever:
         self._timeout, self._tries, self._patience = timeout, tries, patience
         self._largest = largest_batch
         self._breaker = Breaker(patience, probe_seconds)
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=_SIDE_BY_SIDE)
-        # a proxy of the environment would catch calls to this machine too, and answer in the server's place
-        self._http = httpx.Client(
-            trust_env=not is_loopback(base_url),
-            verify=base_url.startswith("https:"),  # certificates take a tenth of a second to load
-            limits=limits,
-            follow_redirects=False,
-        )
+        self._connections = Connections(base_url, kept=_SIDE_BY_SIDE)
         self._pool = ThreadPoolExecutor(_SIDE_BY_SIDE, "retrieval")
         try:
             self.dialect, self._digest = self._introduce()
@@ -126,7 +116,7 @@ class ClientRetriever:
     def close(self) -> None:
         """Drop the connections."""
         self._pool.shutdown(wait=False, cancel_futures=True)
-        self._http.close()
+        self._connections.close()
 
     def _ask(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         dialect = self.dialect
@@ -183,28 +173,10 @@ class ClientRetriever:
             raise _Trouble(f"malformed answer: {error}"[:_SHOWN]) from error
 
     def _exchange(self, method: str, path: str, body: Any, seconds: float) -> tuple[int, bytes]:
-        """Send one request and read the whole answer; a server that drips is cut off like one that is silent."""
-        end, data = time.monotonic() + seconds, bytearray()
-        timeout = httpx.Timeout(seconds, connect=min(seconds, _CONNECT_SECONDS))
-        content = None if body is None else orjson.dumps(body)
-        headers = {} if body is None else {"Content-Type": "application/json"}
         try:
-            with self._http.stream(
-                method, self.base_url + path, content=content, headers=headers, timeout=timeout
-            ) as answer:
-                for piece in answer.iter_bytes():
-                    data += piece
-                    if len(data) > MAX_BYTES:
-                        raise _Trouble(f"the answer is longer than {MAX_BYTES} bytes")
-                    if time.monotonic() > end:
-                        raise _Trouble(f"no whole answer within {seconds:g} s")
-                return answer.status_code, bytes(data)
-        except httpx.TimeoutException as error:
-            raise _Trouble(f"no answer within {seconds:g} s") from error
-        except (httpx.HTTPError, httpx.StreamError) as error:
-            raise _Trouble(f"{type(error).__name__}: {error}"[:_SHOWN]) from error
-        except RuntimeError as error:  # closed while asked
-            raise EnvFailure(f"the connection to {self.base_url} is closed") from error
+            return self._connections.exchange(method, path, body, seconds)
+        except Unanswered as error:
+            raise _Trouble(str(error)[:_SHOWN]) from error
 
     # --- finding out who answers ---
 
@@ -233,7 +205,7 @@ class ClientRetriever:
 
     def _health(self) -> str | None:
         """The index of a server that tells; None for others. Raises `_Trouble` where nobody answers."""
-        status, data = self._exchange("GET", "/health", None, min(self._timeout, _CONNECT_SECONDS))
+        status, data = self._exchange("GET", "/health", None, min(self._timeout, _HEALTH_SECONDS))
         if status in (502, 503, 504):
             raise _Trouble(f"status {status}: {_words(data)}")
         try:

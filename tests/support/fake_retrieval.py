@@ -25,8 +25,8 @@ class FakeRetrieval:
     Attributes:
         seen: (path, body) of every request to a search path.
         faults: what happens to the next requests after the introduction, in order: a number of seconds (late by so
-            much), "die" (connection cut), "truncated", "drip" (a byte now and then, without end), (status, text), or
-            a function that changes the answer.
+            much), "die" (connection cut), "truncated", "drip" (a byte now and then, without end), "drip headers" (the
+            same before the answer begins), (status, text), or a function that changes the answer.
         stay: a fault that stays.
     """
 
@@ -109,6 +109,14 @@ class FakeRetrieval:
         data = json.dumps(answer).encode()
         if fault == "truncated":
             data = data[: len(data) // 2]
+        if fault == "drip headers":
+            handler.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+            for _ in range(200):
+                handler.wfile.write(b"a")
+                handler.wfile.flush()
+                time.sleep(0.02)
+            handler.close_connection = True
+            return None
         if fault in ("die", "drip"):
             handler.send_response(200)
             handler.send_header("Content-Length", str(len(data) + 1000))

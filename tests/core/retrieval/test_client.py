@@ -8,7 +8,7 @@ from places import FAKE_RETRIEVAL
 from agentbench.engines.http import is_loopback
 from agentbench.errors import EnvFailure, UsageError
 from agentbench.registry import load
-from agentbench.retrieval import Passage, Retriever
+from agentbench.retrieval import Passage, Retriever, connections
 from agentbench.retrieval import client as client_module
 from agentbench.retrieval.client import Breaker, ClientRetriever
 from agentbench.retrieval.contract import Refused
@@ -144,6 +144,7 @@ ONE_SHORT = lambda answer: {"result": answer["result"][:-1]}
         "die",
         "truncated",
         "drip",
+        "drip headers",
         1.5,
         ONE_SHORT,
         lambda answer: {"result": [*answer["result"], []]},
@@ -382,7 +383,7 @@ def test_queries_of_any_kind_can_be_sent(fake, opened):
 
 def test_long_answers_are_cut_off(fake, monkeypatch, opened):
     client = opened(fake, tries=1)
-    monkeypatch.setattr(client_module, "MAX_BYTES", 1000)
+    monkeypatch.setattr(connections, "MAX_BYTES", 1000)
     fake.stay = (200, " " * 2000)
     with pytest.raises(EnvFailure, match="longer than 1000 bytes"):
         client.search(["oslo"], 1)
