@@ -238,7 +238,7 @@ def test_an_outage_is_waited_out_by_all_and_probed_by_few(fake, opened):
     for thread in threads:
         thread.join()
     assert answers == [[[ROME]]] * 12
-    # 4 attempts may have failed and 12 be under way before the fifth failure; then one probe in 0.3 s, not 12 callers' tries
+    # 4 attempts have failed and 12 are under way, at most, before the fifth failure; then one probe in 0.3 s
     assert during <= 4 + 12 + 1 + waited / 0.3 + 1
 
 
