@@ -99,7 +99,11 @@ def launch(words: Sequence[str], processes: int) -> int:
 
 
 def _how_late(exit_code: int) -> int:
-    """Order failures by which explains the others: a killed process, one that gave up, one stopped on their account."""
+    """Order failures by which explains the others.
+
+    A killed process, one that aborted, as torch may when its peer is gone, one that gave up, one that was stopped on
+    their account.
+    """
     if exit_code > 0:
-        return 1
-    return 2 if exit_code == -signal.SIGTERM else 0
+        return 2
+    return {-signal.SIGABRT: 1, -signal.SIGTERM: 3}.get(exit_code, 0)

@@ -162,9 +162,10 @@ def test_processes_are_not_started_within_processes(monkeypatch):
 
 
 def test_the_failure_that_explains_the_others_is_told():
-    # killed, gave up on its peer, stopped by the launcher
-    assert sorted([-signal.SIGTERM, 1, -signal.SIGKILL], key=_how_late) == [
+    # killed, aborted as its peer was gone, gave up on its peer, stopped by the launcher
+    assert sorted([-signal.SIGTERM, 1, -signal.SIGABRT, -signal.SIGKILL], key=_how_late) == [
         -signal.SIGKILL,
+        -signal.SIGABRT,
         1,
         -signal.SIGTERM,
     ]
