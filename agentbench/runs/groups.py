@@ -87,7 +87,8 @@ def compare_groups(
     _require_different(runs_a)
     _require_different(runs_b)
     _require_same_tasks([*runs_a, *runs_b])
-    values_a, values_b = [_values(run) for run in runs_a], [_values(run) for run in runs_b]
+    short: list[str] = []
+    values_a, values_b = ([_values(run, short) for run in runs] for runs in (runs_a, runs_b))
     head = contrast([_mean(run) for run in values_a], [_mean(run) for run in values_b])
     everything = [*values_a, *values_b]
     types = sorted(set.intersection(*({kind for kind, _ in run} for run in everything)))
@@ -96,7 +97,6 @@ def compare_groups(
         for kind in (types if len(types) > 1 else ())
     }
     settings = tuple(differing_settings([*runs_a, *runs_b]))
-    short = [f"{run} {said}" for run in (*runs_a, *runs_b) for said in _shortfalls(run)]
     return GroupComparison(
         a=names[0],
         b=names[1],
@@ -156,18 +156,16 @@ Values = list[tuple[str, float]]
 """(task type, value) of every sound episode of a run."""
 
 
-def _values(run: Path) -> Values:
-    """Success of a run's sound episodes, or their score where there is no yes or no."""
-    items = [item for item in read_run(run, read_plan(run)[0]) if item.ok]
+def _values(run: Path, short: list[str]) -> Values:
+    """Success of a run's sound episodes, or their score where there is no yes or no; what it lacks goes to `short`."""
+    plan = read_plan(run)[0]
+    episodes = read_run(run, plan)
+    items = [item for item in episodes if item.ok]
     if not items:
         raise UsageError(f"{run} has no episode that went through")
+    short += [f"{run} {said}" for said in shortfalls_of(run, plan, episodes)]
     yes_no = all(item.success is not None for item in items)
     return [(item.task_type, float(bool(item.success)) if yes_no else item.score) for item in items]
-
-
-def _shortfalls(run: Path) -> tuple[str, ...]:
-    plan = read_plan(run)[0]
-    return shortfalls_of(run, plan, read_run(run, plan))
 
 
 def _of(values: Values, kind: str) -> Values:

@@ -5,31 +5,19 @@ Leaves out the numbers (`summary`) and the pages that show both.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from ..errors import CorruptData
 from ..foreign import shortened
 from ..types import Trajectory
 from .folder import CONFIG, run_config
+from .own import Planned
 
 if TYPE_CHECKING:
     from .summary import Summary
-
-
-class Reached(Protocol):
-    """What of a summary says how far the run came."""
-
-    @property
-    def planned(self) -> int: ...
-    @property
-    def recorded(self) -> int: ...
-    @property
-    def error_rate(self) -> float: ...
-    @property
-    def max_error_rate(self) -> float: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,23 +33,6 @@ class Losses:
     missing: tuple[str, ...]
     broken: tuple[Trajectory, ...]
     error_rate: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Reach:
-    planned: int
-    recorded: int
-    error_rate: float
-    max_error_rate: float
-
-
-class Sized(Protocol):
-    """What of an assignment says how many episodes it has."""
-
-    @property
-    def tasks(self) -> int: ...
-    @property
-    def repeats(self) -> int: ...
 
 
 def losses(episodes: Sequence[Trajectory]) -> Losses:
@@ -82,26 +53,27 @@ def remarks(summary: Summary) -> tuple[str, ...]:
     return tuple(said)
 
 
-def shortfalls(found: Reached) -> tuple[str, ...]:
+def shortfalls(summary: Summary) -> tuple[str, ...]:
     """One sentence for each reason for which a run falls short; () where it does not."""
+    return _sentences(summary.planned, summary.recorded, summary.error_rate, summary.max_error_rate)
+
+
+def shortfalls_of(run: Path, plan: Planned, episodes: Sequence[Trajectory]) -> tuple[str, ...]:
+    """The same of a run folder whose episodes were read already; nothing is computed from them."""
+    planned, rate = plan.tasks * plan.repeats, losses(episodes).error_rate
+    return _sentences(planned, len(episodes), rate, error_limit(run))
+
+
+def _sentences(planned: int, recorded: int, error_rate: float, max_error_rate: float) -> tuple[str, ...]:
     said = []
-    if found.recorded < found.planned:
+    if recorded < planned:
+        said.append(f"incomplete: {recorded} of {planned} episodes are on record (--resume goes on)")
+    if error_rate > max_error_rate:
         said.append(
-            f"incomplete: {found.recorded} of {found.planned} episodes are on record (--resume goes on)"
-        )
-    if found.error_rate > found.max_error_rate:
-        said.append(
-            f"headline withheld: {100 * found.error_rate:.1f} % of the episodes broke, "
-            f"{100 * found.max_error_rate:.1f} % are allowed (--max-error-rate)"
+            f"headline withheld: {100 * error_rate:.1f} % of the episodes broke, "
+            f"{100 * max_error_rate:.1f} % are allowed (--max-error-rate)"
         )
     return tuple(said)
-
-
-def shortfalls_of(run: Path, plan: Sized, episodes: Iterable[Trajectory]) -> tuple[str, ...]:
-    """The same of a run folder whose episodes were read already; nothing is computed from them."""
-    items = tuple(episodes)
-    planned, rate = plan.tasks * plan.repeats, losses(items).error_rate
-    return shortfalls(_Reach(planned, len(items), rate, error_limit(run)))
 
 
 def error_limit(run: Path) -> float:

@@ -75,9 +75,8 @@ class TeacherReader:
             return own.prompt_ids
         if not self.opening:
             return self.renderer.render(scene, text, where=self.where).prompt_ids
-        first = scene_of(trajectory, 0)
-        opened = self.renderer.render(first, text, where=self.where).prompt_ids
-        return [*opened, *own.prompt_ids[len(self.renderer.render(first).prompt_ids) :]]
+        opened = self.renderer.render(scene_of(trajectory, 0), text, where=self.where).prompt_ids
+        return [*opened, *own.prompt_ids[len(trajectory.turns[0].context_ids) :]]
 
 
 def teacher_reader(
